@@ -1,0 +1,61 @@
+"""Run Python functions in parallel: processes, threads, both, sub-interpreters, by one API.
+
+Example:
+    >>> import fullcourt
+    >>> with fullcourt.Pool(processes=2) as pool:
+    ...     pool.map(len, ["one", "three"])
+    [3, 5]
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from fullcourt.errors import (
+        FullcourtError,
+        NotSupported,
+        PicklingError,
+        PoolBroken,
+        PoolClosed,
+        RemoteError,
+        TaskCancelled,
+        TaskTimeout,
+        WorkerDied,
+    )
+    from fullcourt.pool import Failure, Future, Pool, map  # noqa: A004
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Failure",
+    "FullcourtError",
+    "Future",
+    "NotSupported",
+    "PicklingError",
+    "Pool",
+    "PoolBroken",
+    "PoolClosed",
+    "RemoteError",
+    "TaskCancelled",
+    "TaskTimeout",
+    "WorkerDied",
+    "map",
+]
+
+_IN_POOL = ("Failure", "Future", "Pool", "map")
+
+
+def __getattr__(name: str) -> Any:
+    """Load what is asked for when it is asked for: a worker needs little of it, and should start quickly."""
+    if name in __all__:
+        from importlib import import_module
+
+        value = getattr(import_module("fullcourt.pool" if name in _IN_POOL else "fullcourt.errors"), name)
+        globals()[name] = value
+        return value
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

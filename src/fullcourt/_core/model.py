@@ -1,0 +1,101 @@
+"""The words that the scheduler and the engines share: chunks, streams, estimates, workers, and a task's states.
+
+A *task* is one call of the user's function. Tasks travel in *chunks*: a chunk is one task of ``submit``, or some
+consecutive items of one ``map``. A *stream* is where chunks come from, in order. A task's life::
+
+    waiting --take--> sent --(worker reads it)--> started --> result | error
+       ^                |                            |
+       |   taken back,  |                            +-- worker died: WorkerDied
+       +-- worker died -+
+
+"Sent" and "started" are different facts: a chunk that lies unread in a worker's link has not started, and runs
+elsewhere at no cost; a task that has started is never run again unless the caller allowed it.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+__all__ = ["Chunk", "Estimate", "Stream", "Worker"]
+
+
+class Estimate:
+    """The running mean of the seconds that one function's tasks take; None until one has been measured."""
+
+    __slots__ = ("mean_s",)
+
+    def __init__(self) -> None:
+        self.mean_s: float | None = None
+
+    def add(self, n_tasks: int, seconds: float) -> None:
+        """Take in that n tasks took so many seconds together. Half the weight goes to the newest measurement."""
+        per_task = seconds / n_tasks
+        mean = self.mean_s
+        self.mean_s = per_task if mean is None else mean + 0.5 * (per_task - mean)
+
+
+class Chunk:
+    """Some consecutive tasks of one stream that travel together.
+
+    Attributes:
+        id: unique in the pool, from 1 on (0 in a worker's record means "nothing yet").
+        start: index of its first task in its job.
+        count: how many tasks.
+        estimate: what is known of the time that its tasks take.
+        worker_id: where it was sent, or None while it waits.
+        expected_s: what it added to that worker's load.
+        done: how many of its tasks, from the first on, have ended.
+    """
+
+    __slots__ = ("count", "done", "estimate", "expected_s", "id", "start", "worker_id")
+
+    def __init__(self, chunk_id: int, start: int, count: int, estimate: Estimate) -> None:
+        self.id = chunk_id
+        self.start = start
+        self.count = count
+        self.estimate = estimate
+        self.worker_id: int | None = None
+        self.expected_s = 0.0
+        self.done = 0
+
+    def cut(self, n_tasks: int) -> Chunk:
+        """Keep the first n tasks; give back a new chunk with the others. Only chunks of a map are ever cut."""
+        raise NotImplementedError
+
+
+class Stream(Protocol):
+    """Where chunks come from. The scheduler owns ``queued`` and ``last_size``, and asks the rest."""
+
+    queued: bool
+    last_size: int
+    estimate: Estimate
+
+    def available(self) -> int:
+        """How many tasks can be taken now (0 or more)."""
+        ...
+
+    def remaining(self) -> int | None:
+        """How many tasks are still to come, if that is known."""
+        ...
+
+    def fixed_size(self) -> int | None:
+        """The chunk size that the caller asked for; None where the scheduler may choose."""
+        ...
+
+    def take(self, n_tasks: int) -> Chunk:
+        """Give a chunk of at most so many tasks, at least one. Only called while some are available."""
+        ...
+
+
+class Worker:
+    """What the scheduler knows of one worker."""
+
+    __slots__ = ("id", "load_s", "n_given", "progress_at", "sent", "stopping")
+
+    def __init__(self, worker_id: int, now: float) -> None:
+        self.id = worker_id
+        self.sent: dict[int, Chunk] = {}
+        self.load_s = 0.0
+        self.n_given = 0
+        self.progress_at = now
+        self.stopping = False

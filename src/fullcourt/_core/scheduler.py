@@ -1,0 +1,293 @@
+"""The scheduler: a pure function of the events that it has seen.
+
+It decides which tasks go where, and nothing else: it has no clock (times come in with the events), no lock, no
+thread, no socket. Events are its methods, named in the past tense; what it wants done it appends to ``actions``, and
+the driver does it, in order. One thread at a time may call it.
+
+Cost per task: one dictionary insertion and removal, some comparisons; all sets are dictionaries, so that nothing
+depends on how many workers or tasks there are.
+
+Invariants (``check`` asserts them; the property tests call it after every event):
+
+1. While a task waits, no worker has room (work is never held back while a slot is free).
+2. A chunk is in exactly one place: its stream, ``returned``, or one worker's ``sent``.
+3. A worker is in ``idle`` if and only if it may be given tasks and holds fewer chunks than it has slots; in
+   ``roomy`` if and only if it may be given tasks and has room; in ``laden`` if and only if it holds more chunks
+   than it has slots.
+4. A worker that was given its last task (``max_tasks``) gets no other; it is stopped when what it holds has ended,
+   and its successor is started when that last task is given, so that recycling costs no stall.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Any, Literal
+
+from fullcourt._core.chunking import TARGET_S, chunk_size
+from fullcourt._core.model import Chunk, Stream, Worker
+
+__all__ = ["Action", "Scheduler"]
+
+# A worker's link holds this much work in advance, so that it never waits for the driver.
+WINDOW_S = TARGET_S
+# No more chunks than these lie in one link: a default AF_UNIX buffer holds 278 small messages.
+MAX_SENT = 64
+UNKNOWN_S = 0.001  # what an untimed task counts for in a worker's load
+STEAL_S = 0.0002  # queued work below this is not worth taking back, unless it lies still
+STILL_S = 0.002  # a worker that reported nothing for so long is taken to be stuck in a long task
+
+Action = (
+    tuple[Literal["send"], int, Chunk]
+    | tuple[Literal["take_back"], int]
+    | tuple[Literal["start"], int]
+    | tuple[Literal["stop"], int]
+)
+
+
+class Scheduler:
+    """Gives waiting tasks to workers; see the module's head for the rules."""
+
+    def __init__(self, n_workers: int, n_slots: int, *, max_tasks: int | None = None, may_take_back: bool = True) -> None:
+        self.n_workers = n_workers
+        self.n_slots = n_slots  # of each worker
+        self.max_tasks = max_tasks
+        self.may_take_back = may_take_back
+        self.workers: dict[int, Worker] = {}
+        self.actions: list[Action] = []
+        self.idle: dict[int, Worker] = {}
+        self.roomy: dict[int, Worker] = {}
+        self.laden: dict[int, Worker] = {}
+        self.streams: deque[Stream] = deque()
+        self.returned: deque[Chunk] = deque()
+        self.look_again_at: float | None = None
+        self.closing = False
+        self.n_sent_tasks = 0
+        self._next_worker = 1
+
+    # -- events ---------------------------------------------------------------------------------------------------
+
+    def opened(self, now: float) -> None:
+        """The pool was opened: start the workers."""
+        for _ in range(self.n_workers):
+            self._start_worker(now)
+
+    def stream_filled(self, stream: Stream, now: float) -> None:
+        """A stream that had nothing has tasks."""
+        if not stream.queued and stream.available():
+            stream.queued = True
+            self.streams.append(stream)
+            if self.roomy:
+                self._dispatch(now)
+
+    def ended(self, chunk: Chunk, n_tasks: int, seconds: float, now: float) -> None:
+        """The next n tasks of a chunk that a worker holds have ended, in so many seconds."""
+        worker_id = chunk.worker_id
+        if worker_id is None:
+            return
+        chunk.done += n_tasks
+        chunk.estimate.add(n_tasks, seconds)
+        worker = self.workers[worker_id]
+        worker.progress_at = now
+        self.n_sent_tasks -= n_tasks
+        if chunk.done < chunk.count:
+            return
+        self._drop(worker, chunk)
+        self._place(worker)
+        if self.returned or self.streams:
+            self._dispatch(now)
+        elif worker.id in self.idle and self.laden:
+            self._steal(now)
+        if not worker.sent and worker.n_given == self.max_tasks and not worker.stopping:
+            self._stop(worker)
+
+    def withdrawn(self, chunk: Chunk, now: float) -> None:
+        """A chunk that a worker was given did not start there, and shall not run (cancelled, or it cannot travel)."""
+        if chunk.worker_id is None:
+            return
+        worker = self.workers[chunk.worker_id]
+        self._drop(worker, chunk)
+        self.n_sent_tasks -= chunk.count - chunk.done
+        worker.n_given -= chunk.count - chunk.done
+        self._place(worker)
+        if self.returned or self.streams:
+            self._dispatch(now)
+
+    def taken_back(self, chunks: list[Chunk], now: float) -> None:
+        """Chunks that had not started came back from workers; they go elsewhere, before all else."""
+        for chunk in chunks:
+            if chunk.worker_id is None:
+                continue
+            worker = self.workers[chunk.worker_id]
+            self._drop(worker, chunk)
+            self.n_sent_tasks -= chunk.count - chunk.done
+            worker.n_given -= chunk.count - chunk.done
+            self._place(worker)
+            self.returned.append(chunk)
+        self._dispatch(now)
+
+    def came_back(self, chunks: list[Chunk], now: float) -> None:
+        """Chunks that belong to no worker (the rest of one whose worker died, a retry) wait to be sent."""
+        self.returned.extend(chunks)
+        if self.roomy:
+            self._dispatch(now)
+
+    def worker_lost(self, worker_id: int, now: float) -> list[Chunk]:
+        """A worker is gone. Returns what it held; a successor is started unless the pool needs none."""
+        worker = self.workers.pop(worker_id)
+        for place in (self.idle, self.roomy, self.laden):
+            place.pop(worker_id, None)
+        held = list(worker.sent.values())
+        for chunk in held:
+            chunk.worker_id = None
+            self.n_sent_tasks -= chunk.count - chunk.done
+        if not self.closing and self._n_serving() < self.n_workers:
+            self._start_worker(now)
+        return held
+
+    def time_passed(self, now: float) -> None:
+        """The moment ``look_again_at`` has come: a slot is free while work lies still in another worker's link."""
+        if self.look_again_at is not None and now >= self.look_again_at:
+            self.look_again_at = None
+            if self.idle and self.laden and not self.streams and not self.returned:
+                self._steal(now)
+
+    def closed(self) -> None:
+        """No more tasks will come and all have ended: stop the workers."""
+        self.closing = True
+        for worker in list(self.workers.values()):
+            if not worker.stopping:
+                self._stop(worker)
+
+    # -- rules ----------------------------------------------------------------------------------------------------
+
+    def has_waiting(self) -> bool:
+        """Whether any task waits to be sent."""
+        return bool(self.streams or self.returned)
+
+    def _n_serving(self) -> int:
+        return sum(not w.stopping and w.n_given != self.max_tasks for w in self.workers.values())
+
+    def _start_worker(self, now: float) -> None:
+        worker = Worker(self._next_worker, now)
+        self._next_worker += 1
+        self.workers[worker.id] = worker
+        self.actions.append(("start", worker.id))
+        self._place(worker)
+        self._dispatch(now)
+
+    def _stop(self, worker: Worker) -> None:
+        worker.stopping = True
+        self._place(worker)
+        self.actions.append(("stop", worker.id))
+
+    def _drop(self, worker: Worker, chunk: Chunk) -> None:
+        del worker.sent[chunk.id]
+        chunk.worker_id = None
+        worker.load_s = worker.load_s - chunk.expected_s if worker.sent else 0.0
+
+    def _place(self, worker: Worker) -> None:
+        """Put a worker into the sets where it belongs (invariant 3)."""
+        n_held = len(worker.sent)
+        n_slots = self.n_slots
+        usable = not worker.stopping and worker.n_given != self.max_tasks
+        if usable and n_held < n_slots:
+            self.idle[worker.id] = worker
+        else:
+            self.idle.pop(worker.id, None)
+        if usable and (n_held < 2 * n_slots or (worker.load_s < WINDOW_S * n_slots and n_held < MAX_SENT * n_slots)):
+            self.roomy[worker.id] = worker
+        else:
+            self.roomy.pop(worker.id, None)
+        if n_held > n_slots:
+            self.laden[worker.id] = worker
+        else:
+            self.laden.pop(worker.id, None)
+
+    def _dispatch(self, now: float) -> None:
+        """Send what waits to whoever has room: first to those with a free slot, the last to fall idle first."""
+        idle, roomy, streams, returned = self.idle, self.roomy, self.streams, self.returned
+        while roomy and (returned or streams):
+            if idle:
+                worker = idle[next(reversed(idle))]
+            else:
+                worker = next(iter(roomy.values()))
+                del roomy[worker.id]  # to the end of the row: those with room take turns
+            if returned:
+                chunk = returned.popleft()
+                if self.max_tasks is not None and chunk.count - chunk.done > self.max_tasks - worker.n_given:
+                    # It does not fit in what is left of this worker's life.
+                    returned.appendleft(chunk.cut(chunk.done + self.max_tasks - worker.n_given))
+            else:
+                stream = streams[0]
+                chunk = stream.take(self._size(stream, worker))
+                if stream.available():
+                    streams.rotate(-1)
+                else:
+                    streams.popleft()
+                    stream.queued = False
+                    if stream.available():  # filled by another thread, which saw it still queued
+                        stream.queued = True
+                        streams.append(stream)
+            self._give(worker, chunk, now)
+
+    def _size(self, stream: Stream, worker: Worker) -> int:
+        size = stream.fixed_size()
+        if size is None:
+            n_slots = self.n_workers * self.n_slots
+            size = chunk_size(stream.estimate.mean_s, stream.last_size, stream.remaining(), n_slots)
+            stream.last_size = size
+        if self.max_tasks is not None:
+            size = min(size, self.max_tasks - worker.n_given)
+        return size
+
+    def _give(self, worker: Worker, chunk: Chunk, now: float) -> None:
+        mean_s = chunk.estimate.mean_s
+        n_tasks = chunk.count - chunk.done
+        chunk.expected_s = UNKNOWN_S if mean_s is None else mean_s * n_tasks
+        if not worker.sent:
+            worker.progress_at = now
+        chunk.worker_id = worker.id
+        worker.sent[chunk.id] = chunk
+        worker.load_s += chunk.expected_s
+        worker.n_given += n_tasks
+        self.n_sent_tasks += n_tasks
+        self._place(worker)
+        self.actions.append(("send", worker.id, chunk))
+        if worker.n_given == self.max_tasks and not self.closing:
+            self._start_worker(now)
+
+    def _steal(self, now: float) -> None:
+        """A slot is free and nothing waits: take back what lies unread behind a long task."""
+        if not self.may_take_back:
+            return
+        best: Worker | None = None
+        for i, worker in enumerate(self.laden.values()):
+            still = now - worker.progress_at >= STILL_S
+            if (still or worker.load_s >= STEAL_S) and (best is None or worker.load_s > best.load_s):
+                best = worker
+            if i == 7:  # enough to choose from; the cost must not grow with the number of workers
+                break
+        if best is not None:
+            self.actions.append(("take_back", best.id))
+        if self.laden:
+            self.look_again_at = now + STILL_S
+
+    def check(self) -> None:
+        """Assert the invariants of the module's head."""
+        if self.roomy:
+            assert not self.streams and not self.returned, "work waits while a worker has room"
+        for worker in self.workers.values():
+            usable = not worker.stopping and worker.n_given != self.max_tasks
+            n_held = len(worker.sent)
+            assert (worker.id in self.idle) == (usable and n_held < self.n_slots)
+            assert (worker.id in self.laden) == (n_held > self.n_slots)
+            assert all(c.worker_id == worker.id for c in worker.sent.values())
+            if self.max_tasks is not None:
+                assert worker.n_given <= self.max_tasks
+        assert all(c.worker_id is None for c in self.returned)
+        total = sum(c.count - c.done for w in self.workers.values() for c in w.sent.values())
+        assert total == self.n_sent_tasks
+
+    def snapshot(self) -> dict[str, Any]:
+        """Say what is where, for people who debug."""
+        return {w.id: {"sent": list(w.sent), "load_s": w.load_s, "given": w.n_given} for w in self.workers.values()}

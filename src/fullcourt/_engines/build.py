@@ -1,0 +1,84 @@
+"""Making the driver and the engine for what was asked."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from fullcourt._core.scheduler import Scheduler
+from fullcourt._engines.driver import Driver
+from fullcourt.errors import NotSupported
+
+__all__ = ["build_driver", "default_start_method", "portable_transport"]
+
+START_METHODS = ("fork", "forkserver", "spawn")
+
+
+def portable_transport() -> bool:
+    """Whether links go over ``multiprocessing.connection``: where the system lacks what the fast ones need.
+
+    The environment variable ``FULLCOURT_TRANSPORT=portable`` forces it, for testing.
+    """
+    forced = os.environ.get("FULLCOURT_TRANSPORT", "")
+    if forced not in ("", "portable", "native"):
+        raise ValueError(f"FULLCOURT_TRANSPORT is {forced!r}; it takes 'portable' or 'native'")
+    return forced == "portable" or not sys.platform.startswith("linux")
+
+
+def default_start_method() -> str:
+    """The running Python's own default, as ``multiprocessing.get_start_method()`` names it."""
+    import multiprocessing
+
+    return multiprocessing.get_start_method(allow_none=True) or multiprocessing.get_all_start_methods()[0]
+
+
+def build_driver(
+    *,
+    name: str,
+    processes: int,
+    threads: int | None,
+    interpreters: int | None,
+    start_method: str | None,
+    initializer: Callable[..., object] | None,
+    initargs: tuple[Any, ...],
+    max_tasks: int | None,
+    preload: tuple[str, ...],
+) -> Driver:
+    """Make a driver with its engine; its workers are not started yet. The arguments were checked."""
+    engine: Any
+    if interpreters is not None:
+        if sys.version_info < (3, 14):
+            raise NotSupported(
+                f"interpreters= needs Python 3.14 or later, where sub-interpreters have a GIL each and an API "
+                f"(concurrent.interpreters); this is {sys.version.split()[0]}. Use processes= or threads= here."
+            )
+        from fullcourt._engines.interpreters import InterpreterEngine
+
+        engine = InterpreterEngine(name, initializer, initargs)
+        n_workers, n_slots = interpreters, 1
+    elif processes == 0:
+        from fullcourt._engines.local import InlineEngine, ThreadEngine
+
+        n_workers = 1
+        n_slots = threads or 1
+        engine = ThreadEngine(n_slots, name, initializer, initargs) if threads else InlineEngine(name, initializer, initargs)
+    else:
+        from fullcourt._engines.template import Setup
+
+        n_workers, n_slots = processes, threads or 1
+        method = start_method or default_start_method()
+        setup = Setup(n_slots=n_slots, name=name, initializer=initializer, initargs=initargs, preload=preload)
+        if portable_transport():
+            from fullcourt._engines.portable import PortableEngine
+
+            engine = PortableEngine(n_slots, name, start_method, setup)
+        else:
+            from fullcourt._engines.processes import ProcessEngine
+
+            engine = ProcessEngine(n_slots, name, method, setup)
+    scheduler = Scheduler(n_workers, n_slots, max_tasks=max_tasks, may_take_back=engine.can_take_back)
+    driver = Driver(engine, scheduler, name)
+    engine.driver = driver
+    return driver

@@ -1,0 +1,891 @@
+"""The driver: where scheduler and engine meet.
+
+It takes work from the callers, feeds events to the scheduler, has the engine do what the scheduler decided, and
+settles futures. No thread of its own is needed while callers wait: *whoever waits drives*. At most one thread leads
+(waits on the engine); others that wait follow, and one of them is promoted when the leader leaves. A background
+thread leads when nobody waits, after a grace of 2 ms (at once where a future has callbacks); it gives way to a caller.
+
+Cost per call with processes (submit and result, one at a time): two pickles, two system calls here, one wait, no
+thread switch; about twice a bare socket pair.
+
+Locks, in the order in which they may be taken:
+
+- ``_lock``: the scheduler, the open jobs, the counts. Held for microseconds; no user code runs under it (pickling,
+  callbacks, iterators are outside).
+- ``_roles``: who leads, who follows, what the background thread does.
+
+Invariants:
+
+1. Every future is settled exactly once, by whoever took its chunk out of the scheduler under ``_lock``.
+2. While work is open and somebody waits, somebody leads; while work is open and nobody waits, the background thread
+   is armed.
+3. An idle pool causes no wake-ups: the background thread sleeps without a time-out.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import threading
+from collections.abc import Callable
+from time import monotonic
+from typing import Any
+
+from fullcourt._core.model import Estimate
+from fullcourt._core.scheduler import Action, Scheduler
+from fullcourt._engines.future import Future, let_go
+from fullcourt._engines.jobs import Call, CallStream, MapChunk, MapJob, Settlement, StreamJob
+from fullcourt._engines.linked import Broken, FrameArrived, Handle, Lost
+from fullcourt._transport import frames
+from fullcourt._transport.codec import FunctionTable, decode, load_exception
+from fullcourt._transport.link import read_body
+from fullcourt.errors import PicklingError, PoolBroken, PoolClosed, TaskCancelled, WorkerDied, exit_name
+
+__all__ = ["Driver"]
+
+GRACE_S = 0.002
+PARKED, GRACE, LEADING = 0, 1, 2
+# A thread that submits without waiting looks for results itself this often: the background thread, competing with it
+# for the GIL, would get its turn only every 5 ms.
+DRIVE_EVERY = 32
+# So many workers in a row that die before they are ready mean that none ever will be.
+MAX_STILLBORN = 4
+
+
+class Driver:
+    """Runs one pool's work on one engine. All public methods may be called from any thread."""
+
+    def __init__(self, engine: Any, scheduler: Scheduler, name: str) -> None:
+        self.engine = engine
+        self.scheduler = scheduler
+        self.name = name
+        self.pid = os.getpid()
+        self._lock = threading.Lock()
+        self._roles = threading.Lock()
+        self._leader: int | None = None
+        self._followers: dict[Any, None] = {}
+        self._background: threading.Thread | None = None
+        self._background_state = PARKED
+        self._background_wake = threading.Semaphore(0)
+        self._give_way = False
+        self._urgent = False
+        self._ids = itertools.count(1)
+        self.new_id = self._ids.__next__
+        self._streams: dict[int, CallStream] = {}
+        self._jobs: set[MapJob] = set()
+        self._n_open = 0
+        self._since_driven = 0
+        self._n_stillborn = 0
+        self.closed = False
+        self._terminated = False
+        self._abandoned = False
+        self._broken: BaseException | None = None
+        self.ended: Future[None] = Future(self)  # settled when the last worker is gone
+        self.n_done = 0
+        self.n_failed = 0
+        self.functions = FunctionTable(engine.codec) if engine.codec is not None else None
+        self._deferred: list[Callable[[], None]] = []
+        self._abandoned_jobs: list[StreamJob] = []
+        self._busy_of_lost_s = 0.0
+
+    def open(self) -> None:
+        """Start the workers."""
+        self.engine.open()
+        with self._lock:
+            self.scheduler.opened(monotonic())
+        self._perform()
+
+    # -- work in ---------------------------------------------------------------------------------------------------
+
+    def submit(
+        self,
+        fn: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        future: Future[Any],
+        *,
+        waits: bool = False,
+    ) -> None:
+        """Have ``fn(*args, **kwargs)`` run, and the future settled. ``waits``: the caller will wait at once."""
+        if self.functions is None:
+            call = Call(self.new_id(), Estimate(), future, fn, args, kwargs)
+        else:
+            try:
+                function = self.functions.get(fn)
+                payload = self.engine.codec.encode((args, kwargs))
+            except PicklingError as error:
+                self._check_open()
+                self.n_failed += 1
+                future._settle(None, error)
+                return
+            call = Call(self.new_id(), function.estimate, future, fn, args, kwargs)
+            call.function = function
+            call.payload = payload
+        future.work = call
+        me = threading.get_ident()
+        with self._lock:
+            self._check_open()
+            stream = self._streams.get(me)
+            if stream is None:
+                stream = self._streams[me] = CallStream(Estimate())
+                self._forget_streams()
+            self._n_open += 1
+            call.stream = stream
+            stream.append(call)
+            if not stream.queued:
+                self.scheduler.stream_filled(stream, monotonic())
+        if self.scheduler.actions:
+            self._perform()
+        if not waits and self.engine.needs_driving:
+            self._since_driven += 1
+            if self._background_state == PARKED:
+                self._arm()
+            if self._since_driven >= DRIVE_EVERY and self._leader is None:
+                self._drive_a_little()
+
+    def start_job(self, job: MapJob) -> None:
+        """Have a map run."""
+        job.future.work = job
+        with self._lock:
+            self._check_open()
+            self._jobs.add(job)
+            self._n_open += 1
+            self.scheduler.stream_filled(job, monotonic())
+        self._perform()
+
+    def feed(self, job: StreamJob) -> None:
+        """A job's input, which was empty or had no place in the scheduler, has items."""
+        with self._lock:
+            self.scheduler.stream_filled(job, monotonic())
+        self._perform()
+
+    def input_ended(self, job: StreamJob, error: BaseException | None) -> None:
+        """A job's iterator is exhausted, or raised."""
+        with self._lock:
+            settlements = job.input_ended(error)
+            self._close_job(job)
+            self._after_event()
+        self._perform()
+        self._settle(settlements)
+
+    def finished(
+        self, handle: Any, chunk: Any, start: int, values: list[Any], error: BaseException | None, seconds: float
+    ) -> None:
+        """A slot in this process has run tasks: these results, or the one at ``start`` failed. Called by the slot."""
+        with self._lock:
+            worker_id = chunk.worker_id
+            if worker_id is None:
+                return  # the job is over
+            count = 1 if error is not None else len(values)
+            handle.n_done += count
+            handle.busy_s += seconds
+            self.scheduler.ended(chunk, count, seconds, monotonic())
+            if error is None:
+                settlements = self._tasks_done(chunk, start, values)
+            else:
+                settlements = self._task_failed(chunk, start, error, handle)
+            if self.closed:
+                self._after_event()
+        if self.scheduler.actions and not self.engine.runs_inline:
+            self._perform()
+        self._settle(settlements)
+
+    def initializer_failed(self, error: BaseException) -> None:
+        """An initializer in this process failed: so does the pool, with that error."""
+        error.add_note(f"fullcourt: this is the initializer of {self.name}")
+        with self._lock:
+            settlements = self._break(error)
+            self._after_event()
+        self._perform()
+        self._settle(settlements)
+
+    def worker_ended(self, worker_id: int) -> None:
+        """A worker in this process has ended, as it was told."""
+        with self._lock:
+            if worker_id in self.scheduler.workers:
+                self.scheduler.worker_lost(worker_id, monotonic())
+            self._after_event()
+        self._settle([])
+
+    def lift_windows(self) -> None:
+        """Somebody waits for the end: streams whose consumer may be that very thread must be able to end."""
+        for job in list(self._jobs):
+            if isinstance(job, StreamJob):
+                job.unbounded = True
+                if job.refill is not None:
+                    job.refill()
+
+    def abandon_job(self, job: StreamJob) -> None:
+        """Nobody will take this job's results. Called by the garbage collector: never waits for a lock."""
+        self._abandoned_jobs.append(job)
+        if self._lock.acquire(blocking=False):
+            try:
+                self._abort_abandoned()
+                self._after_event()
+            finally:
+                self._lock.release()
+
+    def _abort_abandoned(self) -> None:
+        while self._abandoned_jobs:
+            job = self._abandoned_jobs.pop()
+            job.abort(None)
+            self._close_job(job)
+            if job.queued:
+                self.scheduler.streams.remove(job)
+                job.queued = False
+
+    def _check_open(self) -> None:
+        if self._broken is not None:
+            raise self._broken
+        if self.closed:
+            raise PoolClosed("the pool is closed and takes no more work; open a new one, or submit before close()")
+        if self.pid != os.getpid():
+            raise PoolClosed(
+                f"this pool belongs to process {self.pid}; a forked process cannot use it, but can open one of its own"
+            )
+
+    def _forget_streams(self) -> None:
+        """Threads come and go; keep no streams for those that went."""
+        if len(self._streams) > 64:
+            for ident, stream in list(self._streams.items()):
+                if not stream.queued and not stream.n_live and ident != threading.get_ident():
+                    del self._streams[ident]
+
+    # -- actions and events ----------------------------------------------------------------------------------------
+
+    def _perform(self) -> None:
+        """Do what the scheduler decided. Outside of the lock: pickling runs user code, sending releases the GIL."""
+        scheduler, engine = self.scheduler, self.engine
+        while scheduler.actions:
+            with self._lock:
+                actions, scheduler.actions = scheduler.actions, []
+                settlements = self._start_workers(actions)
+            if settlements:
+                self._settle(settlements)
+            for action in actions:
+                if action[0] == "send":
+                    problem = engine.send(action[1], action[2])
+                    if problem is not None:
+                        self._settle(self._cannot_send(action[2], problem))
+                elif action[0] == "take_back":
+                    self._take_back(action[1])
+                elif action[0] == "stop":
+                    engine.stop(action[1])
+
+    def _start_workers(self, actions: list[Action]) -> list[Settlement]:
+        """Start those that are to be started: under the lock, since other threads may be told to send to them."""
+        for action in actions:
+            if action[0] == "start":
+                try:
+                    self.engine.start(action[1])
+                except OSError as error:
+                    return self._break(PoolBroken(f"a worker could not be started: {error}"))
+        return []
+
+    def _cannot_send(self, chunk: Any, problem: PicklingError) -> list[Settlement]:
+        """A chunk would not pickle: its one task fails, or its tasks are sent one by one to find the bad one."""
+        with self._lock:
+            now = monotonic()
+            self.scheduler.withdrawn(chunk, now)
+            if chunk.count > 1:
+                self.scheduler.came_back(self._singles(chunk), now)
+                return []
+            return self._task_failed(chunk, chunk.start, problem, None)
+
+    def _singles(self, chunk: MapChunk) -> list[Any]:
+        return [MapChunk(chunk.job, self.new_id(), chunk.start + i, [item]) for i, item in enumerate(chunk.items)]
+
+    def _take_back(self, worker_id: int) -> None:
+        ids = self.engine.take_back(worker_id)
+        with self._lock:
+            worker = self.scheduler.workers.get(worker_id)
+            if worker is not None:
+                chunks = [worker.sent[i] for i in ids if i in worker.sent]
+                self._forget_functions(worker_id, chunks)
+                self.scheduler.taken_back(chunks, monotonic())
+
+    def _forget_functions(self, worker_id: int, chunks: list[Any]) -> None:
+        """What a frame that was taken back brought along has not arrived."""
+        handle = self.engine.handles.get(worker_id) if self.functions is not None else None
+        if handle is not None:
+            for chunk in chunks:
+                handle.known.discard(chunk.function.id)
+
+    def handle_events(self, events: list[Any]) -> None:
+        """Take in what the engine reported."""
+        if not events:
+            if self.scheduler.look_again_at is not None:
+                with self._lock:
+                    self.scheduler.time_passed(monotonic())
+                self._perform()
+            return
+        read: list[Any] = []
+        for event in events:  # reading runs user code: before the lock
+            if type(event) is FrameArrived:
+                read.append((event, *self._read(event)))
+            else:
+                read.append((event, None, None))
+        settlements: list[Settlement] = []
+        with self._lock:
+            now = monotonic()
+            for event, value, problem in read:
+                if type(event) is FrameArrived:
+                    settlements += self._frame(event, value, problem, now)
+                elif type(event) is Lost:
+                    settlements += self._worker_lost(event, now)
+                elif type(event) is Broken:
+                    settlements += self._break(event.error)
+            if self.scheduler.look_again_at is not None:
+                self.scheduler.time_passed(now)
+            self._after_event()
+        self._perform()
+        self._settle(settlements)
+
+    def _read(self, event: FrameArrived) -> tuple[Any, BaseException | None]:
+        kind = event.fields[0]
+        try:
+            body = read_body(event.data, event.fields, event.fd)
+            if kind in (frames.RESULT, frames.RESULTS):
+                return decode(body.payload, body.buffers), None
+            if kind in (frames.ERROR, frames.INIT_FAILED):
+                return None, load_exception(body.payload)
+        except BaseException as error:  # noqa: BLE001
+            error.add_note("fullcourt: the task ran, but its result could not be read back in this process")
+            return None, error
+        return None, None
+
+    def _frame(self, event: FrameArrived, value: Any, problem: BaseException | None, now: float) -> list[Settlement]:
+        kind, _, _, chunk_id, start, count, _, seconds = event.fields
+        handle = event.handle
+        if kind == frames.READY:
+            handle.ready = True
+            self._n_stillborn = 0
+            return []
+        if kind == frames.INIT_FAILED:
+            assert problem is not None
+            problem.add_note(f"fullcourt: this is the initializer of {self.name}, in worker pid {handle.pid}")
+            return self._break(problem)
+        worker = self.scheduler.workers.get(handle.id)
+        chunk: Any = worker.sent.get(chunk_id) if worker is not None else None
+        if chunk is None:
+            return []  # told twice, or of a job that is over
+        if kind == frames.MISSING:
+            handle.known.discard(chunk.function.id)
+            self.scheduler.taken_back([chunk], now)
+            return []
+        if kind == frames.UNLOADABLE:
+            self.scheduler.withdrawn(chunk, now)
+            self.scheduler.came_back(self._singles(chunk), now)
+            return []
+        handle.n_done += count
+        handle.busy_s += seconds
+        self.scheduler.ended(chunk, count, seconds, now)
+        if problem is None:
+            return self._tasks_done(chunk, start, value if kind == frames.RESULTS else [value])
+        settlements: list[Settlement] = []
+        for index in range(start, start + count):
+            settlements += self._task_failed(chunk, index, problem, handle)
+        return settlements
+
+    # -- outcomes (under the lock) ------------------------------------------------------------------------------------
+
+    def _tasks_done(self, chunk: Any, start: int, values: list[Any]) -> list[Settlement]:
+        self.n_done += len(values)
+        if type(chunk) is Call:
+            self._n_open -= 1
+            future = chunk.future
+            chunk.future = None
+            return [(future, values[0], None)]
+        settlements: list[Settlement] = chunk.job.put(start, values)
+        self._close_job(chunk.job)
+        return settlements
+
+    def _task_failed(
+        self, chunk: Any, index: int, error: BaseException, handle: Handle | None
+    ) -> list[Settlement]:
+        self.n_failed += 1
+        if type(chunk) is Call:
+            annotate(error, chunk.fn, (chunk.args, chunk.kwargs), None, handle, chunk.attempt)
+            self._n_open -= 1
+            future = chunk.future
+            chunk.future = None
+            return [(future, None, error)]
+        job = chunk.job
+        annotate(error, job.fn, chunk.items[index - chunk.start], index, handle, 1, starred=job.kind == frames.STARMAP)
+        settlements: list[Settlement] = job.fail(index, error)
+        self._close_job(job)
+        return settlements
+
+    def _close_job(self, job: MapJob) -> None:
+        if not job.open and job in self._jobs:
+            self._jobs.discard(job)
+            self._n_open -= 1
+
+    def _worker_lost(self, event: Lost, now: float) -> list[Settlement]:
+        """A worker died, or ended as it was told. What had not started goes elsewhere; what had, fails."""
+        handle = event.handle
+        settlements: list[Settlement] = []
+        if handle.id not in self.scheduler.workers:
+            return settlements
+        started = self.engine.started(handle)
+        self._busy_of_lost_s += handle.busy_s
+        held: list[Any] = self.scheduler.worker_lost(handle.id, now)
+        if not handle.ready and not self.scheduler.closing:
+            self._n_stillborn += 1
+            if self._n_stillborn >= MAX_STILLBORN:
+                how = f"{MAX_STILLBORN} workers in a row ended before they were ready; the last {exit_name(event.exitcode)}"
+                settlements += self._break(WorkerDied(f"{how}. Look at the initializer and at what is imported."))
+        back: list[Any] = []
+        for chunk in held:
+            if chunk.id not in started:
+                back.append(chunk)
+                continue
+            if type(chunk) is Call:
+                settlements += self._task_failed(chunk, 0, self._death(event, chunk.fn, (chunk.args, chunk.kwargs)), handle)
+                continue
+            first = chunk.done
+            values = self.engine.results_of(handle, chunk, started[chunk.id])
+            if values:
+                settlements += self._tasks_done(chunk, chunk.start + first, values)
+            culprit = first + len(values)
+            if culprit < chunk.count:
+                error = self._death(event, chunk.job.fn, chunk.items[culprit])
+                settlements += self._task_failed(chunk, chunk.start + culprit, error, handle)
+                if culprit + 1 < chunk.count and chunk.job.open:
+                    back.append(chunk.cut(culprit + 1))
+        self.scheduler.came_back([chunk for chunk in back if type(chunk) is Call or chunk.job.open], now)
+        return settlements
+
+    def _death(self, event: Lost, fn: Callable[..., Any], item: Any) -> WorkerDied:
+        call = describe(fn, item)
+        message = f"Worker pid {event.handle.pid} {exit_name(event.exitcode)} while it ran {call}."
+        if event.peak_bytes:
+            message += f" Its peak memory was {event.peak_bytes / 2**20:.0f} MiB."
+        if event.exitcode == -9:
+            message += " The kernel's out-of-memory killer does this, or somebody who sent SIGKILL."
+        message += " Only this task is lost: it had started, and is not run again unasked."
+        return WorkerDied(message, pid=event.handle.pid or 0, exitcode=event.exitcode, peak_bytes=event.peak_bytes)
+
+    def _break(self, error: BaseException) -> list[Settlement]:
+        """The pool cannot go on: everything that is open ends with this error."""
+        if self._broken is None and not self.closed:
+            self._broken = error
+        settlements = self._fail_all(error)
+        self.closed = True
+        if not self.scheduler.closing:
+            self.scheduler.closed()
+        return settlements
+
+    def _fail_all(self, error: BaseException | None) -> list[Settlement]:
+        settlements: list[Settlement] = []
+        calls = [call for stream in self._streams.values() for call in stream.drain()]
+        others: list[Any] = list(self.scheduler.returned)
+        self.scheduler.returned.clear()
+        for stream in list(self.scheduler.streams):
+            stream.queued = False
+        self.scheduler.streams.clear()
+        for worker in list(self.scheduler.workers.values()):
+            for chunk in list(worker.sent.values()):
+                others.append(chunk)
+                self.scheduler.withdrawn(chunk, 0.0)
+        calls += [chunk for chunk in others if type(chunk) is Call]
+        for call in calls:
+            if call.future is not None:
+                settlements.append((call.future, None, error))
+                call.future = None  # type: ignore[assignment]
+        for job in list(self._jobs):
+            settlements += job.abort(error)
+        self._jobs.clear()
+        self._n_open = 0
+        return settlements
+
+    def _after_event(self) -> None:
+        """Close down when the last work has ended."""
+        if self._abandoned_jobs:
+            self._abort_abandoned()
+        if self.closed and not self._n_open and not self.scheduler.closing:
+            self.scheduler.closed()
+        if self.scheduler.closing and not self.scheduler.workers:
+            self._deferred.append(self._finish)
+
+    def _finish(self) -> None:
+        if not self.ended.done():
+            self.engine.close()
+            self.ended._settle(None, None)
+
+    def _settle(self, settlements: list[Settlement]) -> None:
+        """Tell the users; their callbacks run here, without any lock."""
+        for future, result, error in settlements:
+            if future is None:
+                result()
+            elif error is None:
+                future._settle(result, None)
+            elif isinstance(error, TaskCancelled):
+                future._settle_cancelled()
+            else:
+                future._settle(None, error)
+        if self._deferred:
+            with self._roles:
+                deferred, self._deferred = self._deferred, []
+            for act in deferred:
+                act()
+
+    # -- waiting: leaders, followers, the background thread -------------------------------------------------------
+
+    def wait(self, future: Future[Any], timeout: float | None) -> bool:
+        """Wait for a future of this pool, driving it if nobody else does."""
+        if future.done():
+            return True
+        if not self.engine.needs_driving or self.pid != os.getpid():
+            return self._wait_aside(future, timeout)
+        me = threading.get_ident()
+        deadline = None if timeout is None else monotonic() + timeout
+        if self._leader == me:  # a callback waits, inside of the drive
+            self._lead_until(future, deadline)
+            return future.done()
+        while not future.done():
+            with self._roles:
+                leads = self._leader is None
+                if leads:
+                    self._leader = me
+                else:
+                    mine = threading.Lock()
+                    mine.acquire()
+                    self._followers[mine] = None
+                    if self._background_state == LEADING:
+                        self._give_way = True
+                        self.engine.wake()
+            try:
+                if leads:
+                    self._lead_until(future, deadline)
+                elif future.block(mine):
+                    mine.acquire(timeout=-1 if deadline is None else max(0.0, deadline - monotonic()))
+            finally:
+                with self._roles:
+                    if leads:
+                        self._leader = None
+                    else:
+                        self._followers.pop(mine, None)
+                        future.unblock(mine)
+                self._promote()
+            if deadline is not None and monotonic() >= deadline:
+                break
+        return future.done()
+
+    def _wait_aside(self, future: Future[Any], timeout: float | None) -> bool:
+        """Wait without driving: the engine's own threads settle futures."""
+        mine = threading.Lock()
+        mine.acquire()
+        if future.block(mine):
+            mine.acquire(timeout=-1 if timeout is None else max(0.0, timeout))
+        future.unblock(mine)
+        return future.done()
+
+    def _promote(self) -> None:
+        """Somebody left. Whoever leaves sees to it that somebody leads, if there is a reason to."""
+        with self._roles:
+            if self._leader is not None:
+                return
+            for lock in self._followers:
+                del self._followers[lock]
+                let_go(lock)
+                return
+        if (self._n_open or self.scheduler.closing) and self._background_state == PARKED:
+            self._arm()
+
+    def _lead_until(self, future: Future[Any], deadline: float | None) -> None:
+        while not future.done():
+            timeout = None if deadline is None else deadline - monotonic()
+            if timeout is not None and timeout < 0:
+                return
+            self._step(timeout)
+
+    def _step(self, timeout: float | None) -> None:
+        """Wait for something to happen, and deal with it. Only the leader calls this."""
+        self._since_driven = 0
+        look_again_at = self.scheduler.look_again_at
+        if look_again_at is not None:
+            left = max(0.0, look_again_at - monotonic())
+            timeout = left if timeout is None else min(timeout, left)
+        self.handle_events(self.engine.poll(timeout))
+
+    def _drive_a_little(self) -> None:
+        with self._roles:
+            if self._leader is not None:
+                return
+            self._leader = threading.get_ident()
+        try:
+            self._step(0)
+        finally:
+            with self._roles:
+                self._leader = None
+            self._promote()
+
+    def arm_if_parked(self) -> None:
+        """Work was started that the caller may not wait for."""
+        if self._background_state == PARKED:
+            self._arm()
+
+    def hurry(self) -> None:
+        """Somebody wants to be called back: the background thread should not wait for its grace to end."""
+        if self.engine.needs_driving:
+            self._arm(urgent=True)
+
+    def _arm(self, *, urgent: bool = False) -> None:
+        with self._roles:
+            if urgent:
+                self._urgent = True
+            if self._background is None:
+                self._background_state = GRACE
+                self._background = threading.Thread(target=self._run_background, name=f"{self.name}-driver", daemon=True)
+                self._background.start()
+            elif self._background_state == PARKED or (urgent and self._background_state == GRACE):
+                self._background_state = GRACE
+                self._background_wake.release()
+
+    def _run_background(self) -> None:
+        me = threading.get_ident()
+        wake = self._background_wake
+        while True:
+            if not self._urgent:
+                wake.acquire(timeout=GRACE_S)
+            with self._roles:
+                self._urgent = False
+                has_work = self._n_open > 0 or self._abandoned or (self.closed and not self.ended.done())
+                leads = self._leader is None and has_work
+                if leads:
+                    self._leader = me
+                    self._background_state = LEADING
+                else:
+                    self._background_state = PARKED
+            if leads:
+                self._lead_in_background()
+                continue
+            if self.ended.done():
+                return
+            # Work that came between our look and our parking has seen the state of before: look again.
+            if self._n_open and self._leader is None:
+                with self._roles:
+                    self._background_state = GRACE
+                continue
+            wake.acquire()
+
+    def _lead_in_background(self) -> None:
+        try:
+            while not self._give_way and (self._n_open or self.closed) and not self.ended.done():
+                if self._abandoned and not self.closed:
+                    self.close()
+                self._step(None)
+        finally:
+            with self._roles:
+                self._leader = None
+                self._give_way = False
+                self._background_state = GRACE
+                for lock in self._followers:
+                    del self._followers[lock]
+                    let_go(lock)
+                    break
+
+    # -- cancelling and ending -------------------------------------------------------------------------------------
+
+    def is_running(self, future: Future[Any]) -> bool:
+        """Whether a future's task was handed to a worker."""
+        work = future.work
+        return isinstance(work, Call) and work.worker_id is not None
+
+    def cancel(self, future: Future[Any]) -> bool:
+        """Cancel a call that has not started, or stop a map from starting more."""
+        work = future.work
+        if isinstance(work, MapJob):
+            with self._lock:
+                settlements = work.abort(TaskCancelled("cancelled"))
+                self._close_job(work)
+                self._after_event()
+            self._perform()
+            self._settle(settlements)
+            return future.cancelled()
+        if not isinstance(work, Call):
+            return future.cancelled()
+        with self._lock:
+            worker_id = work.worker_id
+            if worker_id is None and work.future is not None:
+                self._withdraw_waiting(work)
+                cancelled = True
+            else:
+                cancelled = False
+        if not cancelled and worker_id is not None:
+            cancelled = self._cancel_sent(work, worker_id)
+        if cancelled:
+            future._settle_cancelled()
+            with self._lock:
+                self._after_event()
+            self._perform()
+            self._settle([])
+        return cancelled
+
+    def _withdraw_waiting(self, call: Call) -> None:
+        if call in self.scheduler.returned:
+            self.scheduler.returned.remove(call)
+        else:
+            stream = call.stream
+            stream.cancel(call)
+            if not stream.available() and stream.queued:
+                self.scheduler.streams.remove(stream)
+                stream.queued = False
+        call.future = None  # type: ignore[assignment]
+        self._n_open -= 1
+
+    def _cancel_sent(self, call: Call, worker_id: int) -> bool:
+        """It lies in a worker's link: take it back, with what lies there beside it."""
+        ids = self.engine.take_back(worker_id)
+        found = False
+        with self._lock:
+            worker = self.scheduler.workers.get(worker_id)
+            if worker is not None:
+                chunks = [worker.sent[i] for i in ids if i in worker.sent]
+                self._forget_functions(worker_id, chunks)
+                now = monotonic()
+                if call in chunks and call.future is not None:
+                    found = True
+                    chunks.remove(call)
+                    self.scheduler.withdrawn(call, now)
+                    call.future = None  # type: ignore[assignment]
+                    self._n_open -= 1
+                self.scheduler.taken_back(chunks, now)
+        self._perform()
+        return found
+
+    def close(self) -> None:
+        """Take no more work; end the workers when all is done. Does not wait."""
+        with self._lock:
+            if self.closed:
+                return
+            self.closed = True
+            self._after_event()
+        self._perform()
+        self._settle([])
+        if self.engine.needs_driving and not self.ended.done() and self._background_state == PARKED:
+            self._arm()
+
+    def terminate(self) -> None:
+        """Cancel all that is open and end the workers now. Does not wait."""
+        if self.pid != os.getpid():
+            return
+        with self._lock:
+            if self._terminated:
+                return
+            self._terminated = True
+            self.closed = True
+            settlements = self._fail_all(TaskCancelled("the pool was terminated"))
+            self.scheduler.closing = True
+            self.scheduler.actions.clear()
+        self.engine.end()
+        with self._lock:
+            self._after_event()
+        self._settle(settlements)
+        if self.engine.needs_driving and not self.ended.done() and self._background_state == PARKED:
+            self._arm()
+
+    def statistics(self, make_pool: Callable[..., Any], make_worker: Callable[..., Any]) -> Any:
+        """Take a snapshot; see :class:`fullcourt.pool.PoolStatistics`."""
+        until = monotonic() + 5.0
+        while self.engine.needs_driving and not self.closed and monotonic() < until:
+            if all(handle.pid is not None for handle in list(self.engine.handles.values())):
+                break
+            with self._roles:
+                leads = self._leader is None
+                if leads:
+                    self._leader = threading.get_ident()
+            if leads:
+                try:
+                    self._step(0.1)
+                finally:
+                    with self._roles:
+                        self._leader = None
+                    self._promote()
+            else:
+                Future[None](self).wait(0.01)
+        now = monotonic()
+        with self._lock:
+            workers = []
+            waiting_for_input_s = 0.0
+            busy_s = self._busy_of_lost_s
+            for handle in list(self.engine.handles.values()):
+                alive_s = (now - handle.started_at) * self.scheduler.n_slots
+                worker = self.scheduler.workers.get(handle.id)
+                given_s = handle.given_s
+                if worker is not None and worker.sent and handle.given_since is not None:
+                    given_s += now - handle.given_since
+                given_s = min(max(given_s * self.scheduler.n_slots, handle.busy_s), max(alive_s, handle.busy_s))
+                idle_s = max(0.0, alive_s - given_s)
+                waiting_for_input_s += idle_s
+                busy_s += handle.busy_s
+                link = getattr(handle, "link", None)
+                workers.append(
+                    make_worker(
+                        pid=handle.pid,
+                        name=handle.name,
+                        n_done=handle.n_done,
+                        busy_s=handle.busy_s,
+                        waiting_s=given_s - handle.busy_s,
+                        idle_s=idle_s,
+                        bytes_in=link.bytes_out if link is not None else 0,
+                        bytes_out=link.bytes_in if link is not None else 0,
+                    )
+                )
+            return make_pool(
+                n_done=self.n_done,
+                n_failed=self.n_failed,
+                n_in_flight=self.scheduler.n_sent_tasks,
+                workers=tuple(workers),
+                in_tasks_s=busy_s,
+                pickling_s=self.engine.pickling_s,
+                waiting_for_input_s=waiting_for_input_s,
+            )
+
+    def abandon(self) -> None:
+        """Nobody holds the pool any more. Called by the garbage collector: takes no lock that another may hold."""
+        self._abandoned = True
+        self._background_wake.release()
+
+
+def describe(fn: Callable[..., Any], item: Any, *, starred: bool = False) -> str:
+    """``resize('img_0042.png')``, cut to a readable length. Never fails, whatever the item's repr does."""
+    from fullcourt._transport.codec import function_name
+
+    try:
+        if isinstance(item, tuple) and len(item) == 2 and isinstance(item[1], dict) and isinstance(item[0], tuple):
+            parts = [repr(arg) for arg in item[0]] + [f"{k}={v!r}" for k, v in item[1].items()]
+        elif starred:
+            parts = [repr(arg) for arg in item]
+        else:
+            parts = [repr(item)]
+        text = ", ".join(part if len(part) <= 80 else part[:77] + "..." for part in parts[:6])
+    except Exception:  # noqa: BLE001
+        text = "..."
+    return f"{function_name(fn)}({text})"
+
+
+def annotate(
+    error: BaseException,
+    fn: Callable[..., Any],
+    item: Any,
+    index: int | None,
+    handle: Handle | None,
+    attempt: int,
+    *,
+    starred: bool = False,
+) -> None:
+    """Add the note that says which task of whom failed."""
+    parts = [describe(fn, item, starred=starred)]
+    if index is not None:
+        parts.append(f"item {index}")
+    if handle is not None:
+        parts.append(f"worker pid {handle.pid}" if handle.pid != os.getpid() else f"worker {handle.name}")
+    parts.append(f"attempt {attempt}")
+    try:
+        error.add_note("fullcourt: in " + ", ".join(parts))
+    except Exception:  # noqa: BLE001, S110  an exception class may forbid new attributes; it is still the user's
+        pass
+
+

@@ -1,0 +1,367 @@
+"""The work that a pool has: single calls, and maps, and where their results go.
+
+A job is settled by the driver, under its lock; what user code must see (futures, callbacks) is collected in a list of
+:class:`Settlement` and done after the lock is released.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from fullcourt._core.model import Chunk, Estimate
+from fullcourt._engines.future import Future
+
+__all__ = ["Call", "CallStream", "Failure", "MapChunk", "MapJob", "Settlement", "StreamJob"]
+
+# (future, result, exception); with a future of None: call the second with no arguments
+Settlement = tuple[Any, Any, BaseException | None]
+
+CALL, MAP, STARMAP = 1, 2, 3  # as the frames' kinds
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Stands in the place of an item whose task failed, with ``on_error="return"``.
+
+    Attributes:
+        exception: what the task raised, with the worker's traceback as its cause.
+        index: the item's position in the input, from 0.
+        attempt: which attempt this was, from 1.
+    """
+
+    exception: BaseException
+    index: int
+    attempt: int = 1
+
+    def __bool__(self) -> bool:
+        """False, so that ``filter(None, results)`` and ``if result`` pass over failures."""
+        return False
+
+
+class Call(Chunk):
+    """One call by ``submit`` or ``apply_async``: a chunk of a single task."""
+
+    __slots__ = ("args", "attempt", "cancelled", "fn", "function", "future", "kwargs", "payload", "stream")
+
+    kind = CALL
+
+    def __init__(
+        self,
+        chunk_id: int,
+        estimate: Estimate,
+        future: Future[Any],
+        fn: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> None:
+        # Chunk.__init__, written out: this is made for every task
+        self.id = chunk_id
+        self.start = 0
+        self.count = 1
+        self.estimate = estimate
+        self.worker_id = None
+        self.expected_s = 0.0
+        self.done = 0
+        self.future = future
+        self.fn = fn
+        self.args = args
+        self.kwargs = kwargs
+        self.function: Any = None
+        self.payload: Any = None
+        self.stream: Any = None
+        self.cancelled = False
+        self.attempt = 1
+
+
+class CallStream:
+    """The calls of one submitting thread, first in, first out."""
+
+    __slots__ = ("_calls", "estimate", "last_size", "n_live", "queued")
+
+    def __init__(self, estimate: Estimate) -> None:
+        self._calls: deque[Call] = deque()
+        self.estimate = estimate  # of no use here: each call has its function's own
+        self.last_size = 1
+        self.n_live = 0
+        self.queued = False
+
+    def append(self, call: Call) -> None:
+        self._calls.append(call)
+        self.n_live += 1
+
+    def cancel(self, call: Call) -> None:
+        """A call that waits here shall not run. It is passed over when its turn comes."""
+        call.cancelled = True
+        self.n_live -= 1
+
+    def available(self) -> int:
+        if not self.n_live and self._calls:
+            self._calls.clear()
+        return self.n_live
+
+    def remaining(self) -> int | None:
+        return None
+
+    def fixed_size(self) -> int | None:
+        return 1
+
+    def take(self, n_tasks: int) -> Chunk:
+        while True:
+            call = self._calls.popleft()
+            if not call.cancelled:
+                self.n_live -= 1
+                return call
+
+    def drain(self) -> list[Call]:
+        """Take all that waits."""
+        calls = [call for call in self._calls if not call.cancelled]
+        self._calls.clear()
+        self.n_live = 0
+        return calls
+
+
+class MapChunk(Chunk):
+    """Some consecutive items of a map."""
+
+    __slots__ = ("items", "job")
+
+    def __init__(self, job: MapJob, chunk_id: int, start: int, items: Sequence[Any]) -> None:
+        super().__init__(chunk_id, start, len(items), job.estimate)
+        self.job = job
+        self.items = items
+
+    @property
+    def kind(self) -> int:
+        return self.job.kind
+
+    @property
+    def function(self) -> Any:
+        return self.job.function
+
+    def cut(self, n_tasks: int) -> MapChunk:
+        rest = MapChunk(self.job, self.job.new_id(), self.start + n_tasks, self.items[n_tasks:])
+        self.items = self.items[:n_tasks]
+        self.count = n_tasks
+        return rest
+
+
+class MapJob:
+    """A map over items that are all at hand: ``map``, ``starmap`` and their ``_async`` forms."""
+
+    def __init__(
+        self,
+        kind: int,
+        fn: Callable[..., Any],
+        function: Any,
+        items: Sequence[Any],
+        chunksize: int | None,
+        new_id: Callable[[], int],
+        future: Future[Any],
+        return_failures: bool,
+        report: Callable[[int, int], None] | None,
+    ) -> None:
+        self.kind = kind
+        self.fn = fn
+        self.function = function
+        self.estimate = Estimate()
+        self.new_id = new_id
+        self.future = future
+        self.return_failures = return_failures
+        self.report = report
+        self.queued = False
+        self.last_size = 0
+        self.stopped = False
+        self.n_done = 0
+        self.n_failed = 0
+        self._chunksize = chunksize
+        self._items = items
+        self._next = 0
+        self._total = len(items)
+        self._results: list[Any] = [None] * self._total
+
+    # -- the stream's side ----------------------------------------------------------------------------------------
+
+    def available(self) -> int:
+        return 0 if self.stopped else self._total - self._next
+
+    def remaining(self) -> int | None:
+        return self._total - self._next
+
+    def fixed_size(self) -> int | None:
+        return self._chunksize
+
+    def take(self, n_tasks: int) -> Chunk:
+        start = self._next
+        self._next = min(start + n_tasks, self._total)
+        return MapChunk(self, self.new_id(), start, self._items[start : self._next])
+
+    # -- results --------------------------------------------------------------------------------------------------
+
+    def put(self, start: int, values: list[Any]) -> list[Settlement]:
+        """The items from ``start`` on gave these results."""
+        self._results[start : start + len(values)] = values
+        self.n_done += len(values)
+        return self._progress()
+
+    def fail(self, index: int, error: BaseException) -> list[Settlement]:
+        """The item at ``index`` failed."""
+        self.n_done += 1
+        self.n_failed += 1
+        if self.return_failures:
+            self._results[index] = Failure(error, index)
+            return self._progress()
+        if self.stopped:
+            return []
+        self.stopped = True
+        return [*self._progress(), (self.future, None, error)]
+
+    def _progress(self) -> list[Settlement]:
+        out: list[Settlement] = []
+        if self.report is not None:
+            report, n_done, n_failed = self.report, self.n_done, self.n_failed
+            out.append((None, lambda: report(n_done, n_failed), None))
+        if self.n_done == self._total and not self.stopped:
+            self.stopped = True
+            out.append((self.future, self._results, None))
+        return out
+
+    @property
+    def open(self) -> bool:
+        """Whether results are still to come."""
+        return not self.stopped
+
+    def abort(self, error: BaseException | None) -> list[Settlement]:
+        """Stop it: what has not been sent is not sent. With None, it counts as cancelled."""
+        if self.stopped:
+            return []
+        self.stopped = True
+        return [(self.future, None, error)]
+
+
+class StreamJob(MapJob):
+    """``imap`` and ``imap_unordered``: items come from an iterator, results go to one, both bounded.
+
+    A feeder thread pulls the input (it may block, and it must not hold up the pool); a list, tuple or range needs
+    none. ``window``: how many items may be taken from the input and not yet be handed to the consumer.
+    """
+
+    def __init__(
+        self,
+        kind: int,
+        fn: Callable[..., Any],
+        function: Any,
+        chunksize: int | None,
+        new_id: Callable[[], int],
+        ordered: bool,
+        return_failures: bool,
+        report: Callable[[int, int], None] | None,
+        n_slots: int,
+        buffersize: int | None,
+    ) -> None:
+        super().__init__(kind, fn, function, (), chunksize, new_id, Future(), return_failures, report)
+        self.ordered = ordered
+        self.n_slots = n_slots
+        self.input: deque[Any] = deque()
+        self.n_pulled = 0  # items taken from the iterator
+        self.n_taken = 0  # items given to workers
+        self.n_given = 0  # results given to the consumer
+        self.exhausted = False
+        self.input_error: BaseException | None = None
+        self.buffersize = buffersize
+        self.ready: deque[Any] = deque()  # results for the consumer, in its order
+        self._early: dict[int, list[Any]] = {}  # ordered: results that came before their turn, by index
+        self._turn = 0
+        self.waiting: Future[Any] | None = None  # settled when a result is ready; made by the consumer
+        self.refill: Callable[[], None] | None = None  # has more items pulled, if there is room
+        self.unbounded = False  # somebody joins the pool: pull all
+
+    def window(self) -> int:
+        """How many items may be between the input and the consumer now."""
+        if self.buffersize is not None:
+            return self.buffersize
+        return self.n_slots * (4 * max(self.last_size, self._chunksize or 1, 2))
+
+    def room(self) -> int:
+        """How many items may be pulled now."""
+        if self.unbounded:
+            return 1 << 30
+        return self.window() - (self.n_pulled - self.n_given)
+
+    def available(self) -> int:
+        return 0 if self.stopped else len(self.input)
+
+    def remaining(self) -> int | None:
+        return len(self.input) if self.exhausted else None
+
+    def fixed_size(self) -> int | None:
+        return self._chunksize
+
+    def take(self, n_tasks: int) -> Chunk:
+        n = min(n_tasks, len(self.input))
+        popleft = self.input.popleft
+        items = [popleft() for _ in range(n)]
+        start = self.n_taken
+        self.n_taken += n
+        return MapChunk(self, self.new_id(), start, items)
+
+    def put(self, start: int, values: list[Any]) -> list[Settlement]:
+        self.n_done += len(values)
+        return self._deliver(start, [(True, value) for value in values])
+
+    def fail(self, index: int, error: BaseException) -> list[Settlement]:
+        self.n_done += 1
+        self.n_failed += 1
+        if self.return_failures:
+            return self._deliver(index, [(True, Failure(error, index))])
+        return self._deliver(index, [(False, error)])
+
+    def _deliver(self, start: int, outcomes: list[Any]) -> list[Settlement]:
+        if not self.ordered:
+            self.ready.extend(outcomes)
+        elif start != self._turn:
+            self._early[start] = outcomes
+        else:
+            while True:
+                self.ready.extend(outcomes)
+                self._turn += len(outcomes)
+                following = self._early.pop(self._turn, None)
+                if following is None:
+                    break
+                outcomes = following
+        return self._notify()
+
+    def _notify(self) -> list[Settlement]:
+        out: list[Settlement] = []
+        if self.report is not None:
+            report, n_done, n_failed = self.report, self.n_done, self.n_failed
+            out.append((None, lambda: report(n_done, n_failed), None))
+        if self.waiting is not None and (self.ready or self.finished or self.stopped):
+            waiting, self.waiting = self.waiting, None
+            out.append((waiting, None, None))
+        return out
+
+    @property
+    def finished(self) -> bool:
+        """Whether all items have ended (their results may still lie in ``ready``)."""
+        return self.exhausted and self.n_done == self.n_pulled
+
+    @property
+    def open(self) -> bool:
+        return not self.stopped and not self.finished
+
+    def input_ended(self, error: BaseException | None) -> list[Settlement]:
+        """The iterator is exhausted, or raised."""
+        self.exhausted = True
+        self.input_error = error
+        return self._notify()
+
+    def abort(self, error: BaseException | None) -> list[Settlement]:
+        if self.stopped or self.finished:
+            return []
+        self.stopped = True
+        self.input.clear()
+        self.input_error = error
+        return self._notify()

@@ -1,0 +1,222 @@
+"""Workers at the other end of a link: what processes and sub-interpreters have in common.
+
+Receives frames, sends chunks, keeps each worker's page. How a worker is started and ended is the subclasses'.
+"""
+
+from __future__ import annotations
+
+import abc
+import mmap
+import os
+import select
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from time import monotonic
+from typing import Any
+
+from fullcourt._engines.jobs import Call, MapChunk
+from fullcourt._transport.codec import Codec
+from fullcourt._transport.journal import REGION_BYTES, read_results, started_chunk
+from fullcourt._transport.link import Fields, PoolEnd, make_frame
+from fullcourt.errors import PicklingError
+
+__all__ = ["Broken", "FrameArrived", "Handle", "LinkedEngine", "Lost"]
+
+
+class Handle:
+    """One worker, as its engine sees it."""
+
+    def __init__(self, worker_id: int, name: str, link: PoolEnd, page: mmap.mmap) -> None:
+        self.id = worker_id
+        self.name = name
+        self.link = link
+        self.page = page
+        self.pid: int | None = None
+        self.pidfd = -1
+        self.known: set[int] = set()  # functions that it has
+        self.at_end = False  # its link has reported end-of-file
+        self.ready = False
+        self.n_done = 0
+        self.busy_s = 0.0
+        self.started_at = monotonic()
+        self.given_s = 0.0
+        self.given_since: float | None = None
+
+
+@dataclass(slots=True)
+class FrameArrived:
+    """A worker answered."""
+
+    handle: Handle
+    fields: Fields
+    data: bytes
+    fd: int
+
+
+@dataclass(slots=True)
+class Lost:
+    """A worker has ended; everything that it had written was delivered before this."""
+
+    handle: Handle
+    exitcode: int | None
+    peak_bytes: int | None
+
+
+@dataclass(slots=True)
+class Broken:
+    """No worker can be started any more."""
+
+    error: BaseException
+
+
+Event = FrameArrived | Lost | Broken
+
+# After so many frames from one link the others have their turn.
+MAX_FRAMES = 128
+
+
+class LinkedEngine(abc.ABC):
+    """Runs workers behind links. ``poll`` from the thread that drives; the rest from any."""
+
+    needs_driving = True
+    runs_inline = False
+    can_take_back = True
+
+    def __init__(self, n_slots: int, name: str, codec: Codec) -> None:
+        self.n_slots = n_slots
+        self.name = name
+        self.codec = codec
+        self.handles: dict[int, Handle] = {}
+        self.pickling_s = 0.0
+        self._epoll = select.epoll()
+        self._sources: dict[int, Callable[[list[Event]], None]] = {}
+        self._wake_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._lock = threading.Lock()  # protects handles, _sources and the epoll set against closing
+        self._watch(self._wake_fd, self._woken)
+
+    # -- waiting ---------------------------------------------------------------------------------------------------
+
+    def poll(self, timeout: float | None) -> list[Event]:
+        """Wait at most so many seconds (None: for ever) for something to happen; returns what did."""
+        events: list[Event] = []
+        for fd, _ in self._epoll.poll(timeout):
+            source = self._sources.get(fd)
+            if source is not None:
+                source(events)
+        return events
+
+    def wake(self) -> None:
+        """Make a thread that is in :meth:`poll` return."""
+        os.eventfd_write(self._wake_fd, 1)
+
+    def _woken(self, events: list[Event]) -> None:
+        try:
+            os.eventfd_read(self._wake_fd)
+        except BlockingIOError:
+            pass
+
+    def _watch(self, fd: int, source: Callable[[list[Event]], None]) -> None:
+        self._sources[fd] = source
+        self._epoll.register(fd, select.EPOLLIN)
+
+    def _unwatch(self, fd: int) -> None:
+        if self._sources.pop(fd, None) is not None:
+            self._epoll.unregister(fd)
+
+    def _receive(self, handle: Handle, events: list[Event]) -> None:
+        link = handle.link
+        try:
+            for _ in range(MAX_FRAMES):
+                received = link.receive()
+                if received is None:
+                    handle.at_end = True
+                    self._unwatch(link.fileno())
+                    self._link_ended(handle, events)
+                    return
+                fields, data, fd = received
+                events.append(FrameArrived(handle, fields, data, fd))
+        except BlockingIOError:
+            pass
+        link.flush()
+
+    # -- workers ---------------------------------------------------------------------------------------------------
+
+    def _add(self, worker_id: int, link: PoolEnd) -> tuple[Handle, int]:
+        """Take up a new worker. Returns its handle and the descriptor of its page."""
+        page_fd = os.memfd_create("fullcourt-page", os.MFD_CLOEXEC)
+        size = self.n_slots * REGION_BYTES
+        os.ftruncate(page_fd, size)
+        handle = Handle(worker_id, f"{self.name}-{worker_id}", link, mmap.mmap(page_fd, size))
+        self.handles[worker_id] = handle
+        self._watch(link.fileno(), lambda events: self._receive(handle, events))
+        return handle, page_fd
+
+    def _remove(self, handle: Handle) -> None:
+        self.handles.pop(handle.id, None)
+        if not handle.at_end:
+            self._unwatch(handle.link.fileno())
+        handle.link.close()
+        if handle.pidfd >= 0:
+            os.close(handle.pidfd)
+            handle.pidfd = -1
+
+    def send(self, worker_id: int, chunk: Any) -> PicklingError | None:
+        """Send a chunk to a worker. Returns what is wrong with it if it will not pickle; a dead worker is no error."""
+        handle = self.handles.get(worker_id)
+        if handle is None:
+            return None
+        try:
+            if type(chunk) is Call:
+                payload, buffers = chunk.payload
+            else:
+                payload, buffers = self.codec.encode(chunk.items)
+        except PicklingError as error:
+            return error
+        function = chunk.function
+        data = b""
+        if function.id == 0 or function.id not in handle.known:
+            data = function.data
+            handle.known.add(function.id)
+        frame = make_frame(
+            chunk.kind, function.id, chunk.id, chunk.start, chunk.count, 0.0, data, payload, buffers
+        )
+        handle.link.send(frame)
+        return None
+
+    def take_back(self, worker_id: int) -> list[int]:
+        """Take back what a worker has not read. Returns the chunks' ids."""
+        handle = self.handles.get(worker_id)
+        return [] if handle is None else handle.link.take_back()
+
+    def started(self, handle: Handle) -> dict[int, int]:
+        """The chunks that the worker's slots started last: chunk id to slot index."""
+        return {started_chunk(handle.page, i): i for i in range(self.n_slots)}
+
+    def results_of(self, handle: Handle, chunk: MapChunk, slot_index: int) -> list[Any]:
+        """The results of a dead worker's unfinished chunk that it left in its journal, from the first not yet sent."""
+        return read_results(handle.page, slot_index, chunk.done, chunk.count)
+
+    @abc.abstractmethod
+    def open(self) -> None:
+        """Prepare for starting workers."""
+
+    @abc.abstractmethod
+    def start(self, worker_id: int) -> None:
+        """Start a worker; frames may be sent to it at once."""
+
+    @abc.abstractmethod
+    def stop(self, worker_id: int) -> None:
+        """Have a worker end when it has done what it was sent."""
+
+    @abc.abstractmethod
+    def kill(self, worker_id: int) -> bool:
+        """Kill a worker and what it started. False: this kind of worker cannot be killed."""
+
+    @abc.abstractmethod
+    def close(self) -> None:
+        """Give back everything. All workers have ended, or are killed."""
+
+    @abc.abstractmethod
+    def _link_ended(self, handle: Handle, events: list[Event]) -> None:
+        """A worker's link reported end-of-file."""

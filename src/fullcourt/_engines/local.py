@@ -1,0 +1,226 @@
+"""Workers inside this process: threads, and the caller itself.
+
+Nothing is pickled and nobody drives: a slot's thread takes its own results to the scheduler. Cost per task with
+threads: one queue put and get, the scheduler, one thread switch.
+"""
+
+from __future__ import annotations
+
+import os
+import queue
+import threading
+from collections.abc import Callable
+from time import monotonic, perf_counter
+from typing import Any, Protocol
+
+from fullcourt._engines.jobs import STARMAP, Call
+
+__all__ = ["InlineEngine", "LocalHandle", "ThreadEngine"]
+
+FLUSH_S = 0.002  # results of a chunk are handed over at least this often
+
+
+class LocalDriver(Protocol):
+    """What these engines call."""
+
+    def finished(
+        self, handle: Any, chunk: Any, start: int, values: list[Any], error: BaseException | None, seconds: float
+    ) -> None: ...
+    def initializer_failed(self, error: BaseException) -> None: ...
+    def worker_ended(self, worker_id: int) -> None: ...
+
+
+class LocalHandle:
+    """A worker in this process, for the statistics."""
+
+    def __init__(self, worker_id: int, name: str) -> None:
+        self.id = worker_id
+        self.name = name
+        self.pid = os.getpid()
+        self.ready = True
+        self.n_done = 0
+        self.busy_s = 0.0
+        self.started_at = monotonic()
+        self.given_s = 0.0
+        self.given_since: float | None = None
+
+
+class LocalEngine:
+    """What threads and the caller have in common."""
+
+    needs_driving = False
+    runs_inline = False
+    can_take_back = True
+    codec = None
+    pickling_s = 0.0
+
+    def __init__(self, n_slots: int, name: str, initializer: Callable[..., object] | None, initargs: tuple[Any, ...]) -> None:
+        self.n_slots = n_slots
+        self.name = name
+        self.handles: dict[int, LocalHandle] = {}
+        self.driver: LocalDriver
+        self._initializer = initializer
+        self._initargs = initargs
+
+    def open(self) -> None:
+        """Nothing to prepare."""
+
+    def kill(self, worker_id: int) -> bool:
+        """Threads cannot be killed."""
+        return False
+
+    def close(self) -> None:
+        """All has ended."""
+        self.handles.clear()
+
+    def started(self, handle: LocalHandle) -> dict[int, int]:
+        """Local workers do not die."""
+        return {}
+
+    def wake(self) -> None:
+        """Nobody sleeps here."""
+
+    def run_chunk(self, handle: LocalHandle, chunk: Any) -> None:
+        """Run a chunk's tasks and report them."""
+        report = self.driver.finished
+        if type(chunk) is Call:
+            began = perf_counter()
+            try:
+                value = chunk.fn(*chunk.args, **chunk.kwargs)
+            except BaseException as error:  # noqa: BLE001  SystemExit too is that task's outcome
+                report(handle, chunk, 0, [], error, perf_counter() - began)
+            else:
+                report(handle, chunk, 0, [value], None, perf_counter() - began)
+            return
+        fn: Callable[..., Any] = chunk.job.fn
+        if chunk.job.kind == STARMAP:
+            inner = fn
+
+            def fn(item: Any) -> Any:
+                return inner(*item)
+
+        items = chunk.items
+        count = chunk.count
+        index = first = 0
+        values: list[Any] = []
+        look_at = 1
+        began = flushed = perf_counter()
+        while index < count and not chunk.job.stopped:
+            try:
+                for item in items[index:] if index else items:
+                    values.append(fn(item))
+                    index += 1
+                    if index >= look_at:
+                        now = perf_counter()
+                        if now - flushed > FLUSH_S:
+                            report(handle, chunk, chunk.start + first, values, None, now - flushed)
+                            values, first, flushed = [], index, now
+                            if chunk.job.stopped:
+                                return
+                        look_at = index + max(1, int(0.25 * FLUSH_S * index / (now - began + 1e-9)))
+            except BaseException as error:  # noqa: BLE001
+                now = perf_counter()
+                if values:
+                    report(handle, chunk, chunk.start + first, values, None, 0.0)
+                report(handle, chunk, chunk.start + index, [], error, now - flushed)
+                index += 1
+                values, first, flushed = [], index, now
+        if values:
+            report(handle, chunk, chunk.start + first, values, None, perf_counter() - flushed)
+
+
+class ThreadEngine(LocalEngine):
+    """Runs tasks on threads of this process."""
+
+    def __init__(self, n_slots: int, name: str, initializer: Callable[..., object] | None, initargs: tuple[Any, ...]) -> None:
+        super().__init__(n_slots, name, initializer, initargs)
+        self._queue: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self._threads: list[threading.Thread] = []
+        self._n_left = n_slots
+        self._count_lock = threading.Lock()
+
+    def start(self, worker_id: int) -> None:
+        handle = self.handles[worker_id] = LocalHandle(worker_id, self.name)
+        for index in range(self.n_slots):
+            thread = threading.Thread(target=self._serve, args=(handle,), name=f"{self.name}-{index}", daemon=True)
+            self._threads.append(thread)
+            thread.start()
+
+    def _serve(self, handle: LocalHandle) -> None:
+        try:
+            if self._initializer is not None:
+                self._initializer(*self._initargs)
+        except BaseException as error:  # noqa: BLE001
+            self.driver.initializer_failed(error)
+        else:
+            get = self._queue.get
+            run = self.run_chunk
+            while True:
+                chunk = get()
+                if chunk is None:
+                    break
+                run(handle, chunk)
+                chunk = None  # hold nothing while waiting
+        with self._count_lock:
+            self._n_left -= 1
+            last = not self._n_left
+        if last:
+            self.driver.worker_ended(handle.id)
+
+    def send(self, worker_id: int, chunk: Any) -> None:
+        """Give a chunk to whichever thread is free."""
+        self._queue.put(chunk)
+
+    def take_back(self, worker_id: int) -> list[int]:
+        """Take back what no thread has begun."""
+        chunks = []
+        while True:
+            try:
+                chunks.append(self._queue.get_nowait())
+            except queue.Empty:
+                break
+        for chunk in chunks:
+            if chunk is None:
+                self._queue.put(None)
+        return [chunk.id for chunk in chunks if chunk is not None]
+
+    def stop(self, worker_id: int) -> None:
+        """Have the threads end when they have done what they were given."""
+        for _ in range(self.n_slots):
+            self._queue.put(None)
+
+    def end(self) -> None:
+        """Have the threads end after the task that each is in."""
+        self.take_back(0)
+        self.stop(0)
+
+
+class InlineEngine(LocalEngine):
+    """Runs tasks in the caller, at once: for the debugger."""
+
+    runs_inline = True
+
+    def __init__(self, name: str, initializer: Callable[..., object] | None, initargs: tuple[Any, ...]) -> None:
+        super().__init__(1, name, initializer, initargs)
+
+    def start(self, worker_id: int) -> None:
+        self.handles[worker_id] = LocalHandle(worker_id, self.name)
+        if self._initializer is not None:
+            self._initializer(*self._initargs)
+
+    def send(self, worker_id: int, chunk: Any) -> None:
+        """Run it."""
+        self.run_chunk(self.handles[worker_id], chunk)
+
+    def take_back(self, worker_id: int) -> list[int]:
+        """Nothing ever waits here."""
+        return []
+
+    def stop(self, worker_id: int) -> None:
+        """The worker is the caller."""
+        self.driver.worker_ended(worker_id)
+
+    def end(self) -> None:
+        """As stop."""
+        for worker_id in list(self.handles):
+            self.driver.worker_ended(worker_id)

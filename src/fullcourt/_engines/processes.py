@@ -1,0 +1,228 @@
+"""Worker processes, started by a template process: ``fork``, ``forkserver``, ``spawn``."""
+
+from __future__ import annotations
+
+import array
+import contextlib
+import os
+import pickle
+import signal
+import socket
+import sys
+from typing import Any
+
+from fullcourt._engines.linked import Broken, Event, Handle, LinkedEngine, Lost
+from fullcourt._engines.template import Setup, fork_template, interpreter_command
+from fullcourt._os.system import open_pidfd
+from fullcourt._transport import frames
+from fullcourt._transport.codec import Codec, main_definitions
+from fullcourt._transport.link import make_frame, make_link
+from fullcourt.errors import PoolBroken
+
+__all__ = ["ProcessEngine"]
+
+
+class ProcessEngine(LinkedEngine):
+    """Runs workers as processes.
+
+    Cost of a worker: with fork and forkserver 1 to 2 ms, with spawn an interpreter's start.
+    """
+
+    def __init__(self, n_slots: int, name: str, method: str, setup: Setup) -> None:
+        self._method = method
+        self._setup = setup
+        codec = Codec()
+        super().__init__(n_slots, name, codec)
+        self._control: socket.socket | None = None
+        self._template_pid = 0
+        self._ending = False
+        self._restarts = 0
+
+    # -- the template ----------------------------------------------------------------------------------------------
+
+    def open(self) -> None:
+        """Start the template."""
+        setup = self._setup
+        setup.pool_pid = os.getpid()
+        control, template_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        try:
+            if self._method == "fork":
+                setup.shares_main = True
+                self.codec.share_main(main_definitions())
+                self._template_pid = fork_template(template_end, control, setup)
+            else:
+                self._template_pid = self._start_fresh(template_end)
+        except BaseException:
+            control.close()
+            raise
+        finally:
+            template_end.close()
+        control.setblocking(False)
+        self._control = control
+        self._watch(control.fileno(), self._hear)
+
+    def _start_fresh(self, template_end: socket.socket) -> int:
+        setup = self._setup
+        plain = Setup(
+            n_slots=setup.n_slots,
+            name=setup.name,
+            pool_pid=setup.pool_pid,
+            preload=setup.preload,
+            sys_path=list(sys.path),
+            argv=list(sys.argv),
+            cwd=os.getcwd(),
+        )
+        if setup.initializer is not None:
+            data, buffers = self.codec.encode((setup.initializer, setup.initargs))
+            if buffers:
+                data = pickle.dumps((setup.initializer, setup.initargs))
+            plain.encoded_initializer = data
+        setup_fd = os.memfd_create("fullcourt-setup", os.MFD_CLOEXEC)
+        try:
+            os.write(setup_fd, pickle.dumps(plain))
+            code = f"from fullcourt._engines.template import main; main(3, 4, {self._method!r})"
+            actions = [
+                (os.POSIX_SPAWN_DUP2, template_end.fileno(), 10),
+                (os.POSIX_SPAWN_DUP2, setup_fd, 11),
+                (os.POSIX_SPAWN_DUP2, 10, 3),
+                (os.POSIX_SPAWN_DUP2, 11, 4),
+                (os.POSIX_SPAWN_CLOSE, 10),
+                (os.POSIX_SPAWN_CLOSE, 11),
+            ]
+            return os.posix_spawn(sys.executable, interpreter_command(code), os.environ, file_actions=actions)
+        finally:
+            os.close(setup_fd)
+
+    def _hear(self, events: list[Event]) -> None:
+        """Messages from the template."""
+        control = self._control
+        while control is not None:
+            try:
+                data = control.recv(65536)
+            except BlockingIOError:
+                return
+            except OSError:
+                data = b""
+            if not data:
+                self._template_lost(events)
+                return
+            what, worker_id, *rest = pickle.loads(data)
+            handle = self.handles.get(worker_id)
+            if handle is None:
+                continue
+            if what == "started":
+                handle.pid = rest[0]
+                handle.pidfd = open_pidfd(rest[0])
+            elif what == "exited":
+                self._drain(handle, events)
+                self._remove(handle)
+                events.append(Lost(handle, rest[0], rest[1]))
+            else:
+                self._remove(handle)
+                events.append(Lost(handle, None, None))
+                events.append(Broken(PoolBroken(f"a worker process could not be started: {rest[0]}")))
+
+    def _drain(self, handle: Handle, events: list[Event]) -> None:
+        """Receive all that a dead worker had written: an answer that was written counts."""
+        with contextlib.suppress(BlockingIOError):
+            while not handle.at_end:
+                received = handle.link.receive()
+                if received is None:
+                    break
+                from fullcourt._engines.linked import FrameArrived
+
+                events.append(FrameArrived(handle, *received))
+
+    def _template_lost(self, events: list[Event]) -> None:
+        """The template is gone (killed from outside): its workers are ended, and a new one is started."""
+        assert self._control is not None
+        self._unwatch(self._control.fileno())
+        self._control.close()
+        self._control = None
+        self._reap_template()
+        for handle in list(self.handles.values()):
+            if handle.pidfd >= 0:
+                with contextlib.suppress(OSError):
+                    signal.pidfd_send_signal(handle.pidfd, signal.SIGKILL)
+                import select
+
+                select.select([handle.pidfd], [], [], 1.0)
+            self._drain(handle, events)
+            self._remove(handle)
+            events.append(Lost(handle, -signal.SIGKILL, None))
+        if self._ending:
+            return
+        self._restarts += 1
+        if self._restarts > 10:
+            events.append(Broken(PoolBroken("the process that starts the workers was killed ten times; giving up")))
+            return
+        try:
+            self.open()
+        except OSError as error:
+            events.append(Broken(PoolBroken(f"the process that starts the workers could not be started: {error}")))
+
+    def _order(self, message: tuple[Any, ...], fds: list[int] | None = None) -> bool:
+        control = self._control
+        if control is None:
+            return False
+        rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
+        try:
+            control.setblocking(True)
+            control.sendmsg([pickle.dumps(message)], rights)
+        except OSError:
+            return False
+        finally:
+            with contextlib.suppress(OSError):
+                control.setblocking(False)
+        return True
+
+    def _reap_template(self) -> None:
+        if self._template_pid:
+            with contextlib.suppress(OSError):
+                os.waitpid(self._template_pid, 0)
+            self._template_pid = 0
+
+    # -- workers ---------------------------------------------------------------------------------------------------
+
+    def start(self, worker_id: int) -> None:
+        link, tasks, results = make_link()
+        handle, page_fd = self._add(worker_id, link)
+        try:
+            self._order(("start", worker_id), [tasks.fileno(), results.fileno(), page_fd])
+        finally:
+            # `tasks` stays open in the link: the pool takes back through it
+            results.close()
+            os.close(page_fd)
+
+    def stop(self, worker_id: int) -> None:
+        handle = self.handles.get(worker_id)
+        if handle is not None:
+            for _ in range(self.n_slots):
+                handle.link.send(make_frame(frames.STOP, 0, 0, 0, 0, 0.0, b"", b"", []))
+
+    def kill(self, worker_id: int) -> bool:
+        return self._order(("kill", worker_id, int(signal.SIGKILL)))
+
+    def _link_ended(self, handle: Handle, events: list[Event]) -> None:
+        # Usually it has died, and the template says so at once. If it lives, it has closed its end: it is of no use.
+        self._order(("kill", handle.id, int(signal.SIGKILL)))
+
+    def end(self) -> None:
+        """Have the template kill all workers and end; their losses are reported by :meth:`poll`."""
+        self._ending = True
+        if self._control is not None:
+            self._order(("stop",))
+
+    def close(self) -> None:
+        self._ending = True
+        control, self._control = self._control, None
+        if control is not None:
+            self._unwatch(control.fileno())
+            control.close()
+        self._reap_template()
+        for handle in list(self.handles.values()):
+            self._remove(handle)
+        if not self._epoll.closed:
+            self._epoll.close()
+            os.close(self._wake_fd)
+            self._wake_fd = -1

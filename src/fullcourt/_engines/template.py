@@ -1,0 +1,350 @@
+"""The template: a single-threaded process that starts the workers, watches over them, and ends them.
+
+With ``fork`` it is a fork of the program, made when the pool is opened; with ``forkserver`` a fresh interpreter that has
+done the preloads: both fork the workers, so replacing one takes a millisecond or two and never forks a program full of
+threads. With ``spawn`` it starts each worker as a fresh interpreter.
+
+It is the workers' parent: it reaps them and tells the pool how each ended and what memory it took. It ends when the
+pool says so or when the pool's process ends, however that comes about, and takes with it all workers and all that
+these started. It cannot be interrupted from the keyboard.
+
+Messages on its socket (pickled tuples). From the pool: ``("start", worker_id)`` with three descriptors (tasks,
+results, page), ``("kill", worker_id, signal)``, ``("stop",)``. To the pool: ``("started", worker_id, pid)``,
+``("exited", worker_id, exitcode, peak_bytes)``, ``("failed", error)``.
+"""
+
+from __future__ import annotations
+
+import array
+import contextlib
+import gc
+import mmap
+import os
+import pickle
+import select
+import signal
+import socket
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from fullcourt._os.system import become_subreaper, descendants, die_with_parent, kill_tree, open_pidfd
+
+__all__ = ["Setup", "Template", "main", "worker_main"]
+
+
+@dataclass
+class Setup:
+    """What a worker needs to know; pickled for a fresh interpreter, inherited by a fork."""
+
+    n_slots: int
+    name: str
+    initializer: Callable[..., object] | None = None
+    initargs: tuple[Any, ...] = ()
+    shares_main: bool = False
+    pool_pid: int = 0
+    sys_path: list[str] = field(default_factory=list)
+    argv: list[str] = field(default_factory=list)
+    cwd: str = ""
+    preload: tuple[str, ...] = ()
+    encoded_initializer: bytes | None = None
+
+
+class Template:
+    """The template's loop. ``start_worker(worker_id, fds)`` returns the new worker's pid, in the template only."""
+
+    def __init__(self, control: socket.socket, pool_pid: int, start_worker: Callable[[int, list[int]], int]) -> None:
+        self._control = control
+        self._start_worker = start_worker
+        self._pool_pid = pool_pid
+        self._pids: dict[int, int] = {}  # worker id: pid
+        self._watched: dict[int, int] = {}  # pidfd: worker id
+        self._poll = select.poll()
+
+    def run(self) -> None:
+        """Serve until the pool's end; then end all workers."""
+        poll = self._poll
+        poll.register(self._control, select.POLLIN)
+        pool_fd = open_pidfd(self._pool_pid)
+        if pool_fd >= 0:
+            poll.register(pool_fd, select.POLLIN)
+        prepared = False
+        try:
+            while os.getppid() == self._pool_pid:
+                # The first workers are on their way before ctypes is imported (10 ms) for what protects against
+                # our own death and for adopting orphans.
+                events = poll.poll(None if prepared or not self._pids else 20)
+                if not events and not prepared:
+                    prepared = True
+                    become_subreaper()
+                for fd, _ in events:
+                    if fd == pool_fd:
+                        return
+                    if fd == self._control.fileno():
+                        if not self._obey():
+                            return
+                    elif fd in self._watched:
+                        self._reap(fd)
+        finally:
+            self._end_all()
+
+    def _obey(self) -> bool:
+        try:
+            data, ancillary, _, _ = self._control.recvmsg(65536, 128)
+        except OSError:
+            return False
+        if not data:
+            return False
+        message = pickle.loads(data)
+        if message[0] == "start":
+            fds = array.array("i")
+            for _, _, content in ancillary:
+                fds.frombytes(content)
+            try:
+                pid = self._start_worker(message[1], fds.tolist())
+            except OSError as error:
+                self._tell(("failed", message[1], error))
+                return True
+            finally:
+                for fd in fds:
+                    os.close(fd)
+            self._pids[message[1]] = pid
+            watch = open_pidfd(pid)
+            self._watched[watch] = message[1]
+            self._poll.register(watch, select.POLLIN)
+            self._tell(("started", message[1], pid))
+        elif message[0] == "kill":
+            pid = self._pids.get(message[1], 0)
+            if pid and message[2] == signal.SIGKILL:
+                kill_tree(pid)
+            elif pid:
+                os.kill(pid, message[2])
+        else:
+            return False
+        return True
+
+    def _reap(self, watch: int) -> None:
+        worker_id = self._watched.pop(watch)
+        self._poll.unregister(watch)
+        os.close(watch)
+        pid = self._pids.pop(worker_id)
+        below = descendants(pid)
+        _, status, usage = os.wait4(pid, 0)
+        for child in below:
+            with contextlib.suppress(OSError):
+                os.kill(child, signal.SIGKILL)
+        self._tell(("exited", worker_id, os.waitstatus_to_exitcode(status), usage.ru_maxrss * 1024))
+
+    def _tell(self, message: tuple[Any, ...]) -> None:
+        with contextlib.suppress(OSError):
+            self._control.send(pickle.dumps(message))
+
+    def _end_all(self) -> None:
+        """Kill the workers, all that they started, and what of it fell to us as orphans."""
+        for pid in self._pids.values():
+            kill_tree(pid)
+        for pid in self._pids.values():
+            with contextlib.suppress(OSError):
+                os.waitpid(pid, 0)
+        for child in descendants(os.getpid()):
+            with contextlib.suppress(OSError):
+                os.kill(child, signal.SIGKILL)
+        while True:
+            try:
+                os.waitpid(-1, 0)
+            except OSError:
+                break
+
+
+def quiet_signals() -> None:
+    """Ctrl-C reaches the whole foreground group; what it means for the workers is the pool's to say.
+
+    A handler that does nothing, not SIG_IGN: programs that a task starts would inherit being deaf.
+    """
+    signal.signal(signal.SIGINT, lambda *_: None)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.set_wakeup_fd(-1)
+
+
+def worker_main(worker_id: int, tasks_fd: int, results_fd: int, page_fd: int, setup: Setup, parent_pid: int) -> None:
+    """Be a worker, to the end; the process is fresh or freshly forked. Never returns."""
+    code = 1
+    try:
+        from fullcourt._engines.worker import Worker, flush_streams
+        from fullcourt._transport.codec import Codec, main_definitions
+        from fullcourt._transport.journal import REGION_BYTES
+        from fullcourt._transport.link import WorkerEnd
+
+        if "ctypes" in sys.modules:
+            die_with_parent(parent_pid)
+        be_a_child(f"{setup.name}-{worker_id}")
+        page = mmap.mmap(page_fd, setup.n_slots * REGION_BYTES)
+        os.close(page_fd)
+        end = WorkerEnd(socket.socket(fileno=tasks_fd), socket.socket(fileno=results_fd), setup.n_slots)
+        codec = Codec(main_definitions() if setup.shares_main else None)
+        initializer, initargs = setup.initializer, setup.initargs
+        worker = Worker(end, page, setup.n_slots, codec)
+        if setup.encoded_initializer is not None:
+
+            def initializer(*args: Any) -> None:  # loading it may fail as running it may
+                real, real_args = pickle.loads(setup.encoded_initializer or b"")
+                real(*real_args)
+
+            initargs = ()
+        if worker.run(initializer, initargs):
+            code = 0
+        run_exit_functions()
+        flush_streams()
+    except BaseException:  # noqa: BLE001  nowhere to report to: the pool sees the exit code
+        with contextlib.suppress(BaseException):
+            sys.excepthook(*sys.exc_info())
+            sys.stderr.flush()
+    finally:
+        os._exit(code)
+
+
+def be_a_child(name: str) -> None:
+    """Give back what a fork inherited and a worker must not have, as ``multiprocessing`` does for its children."""
+    import atexit
+
+    atexit._clear()
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        null = os.open(os.devnull, os.O_RDONLY)
+        os.dup2(null, 0)
+        os.close(null)
+        sys.stdin = open(0, encoding="utf-8", closefd=False)  # noqa: SIM115
+    if "multiprocessing.process" in sys.modules:
+        import multiprocessing.process as process
+        import multiprocessing.util as util
+
+        process._children = set()  # type: ignore[attr-defined]
+        util._finalizer_registry.clear()  # type: ignore[attr-defined]
+        util._run_after_forkers()  # type: ignore[attr-defined]
+        current = process.current_process()
+        if type(current).__name__ == "_MainProcess":
+            current.name = name
+
+
+def run_exit_functions() -> None:
+    """What tasks and initializers registered for the end of the process."""
+    import atexit
+    import threading
+
+    if "multiprocessing.util" in sys.modules:
+        sys.modules["multiprocessing.util"]._exit_function()
+    for thread in threading.enumerate():
+        if thread is not threading.main_thread() and not thread.daemon:
+            thread.join()
+    atexit._run_exitfuncs()
+
+
+def fork_template(control: socket.socket, pool_socket: socket.socket, setup: Setup) -> int:
+    """Fork a template off this process. Returns its pid; in the template it never returns."""
+    pool_pid = os.getpid()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(AttributeError, OSError, ValueError):
+            stream.flush()
+    import warnings
+
+    with warnings.catch_warnings():
+        # 3.12 warns of forking where threads run; the pool does so once, when it is opened, and the docs say what to
+        # do about it (start_method="forkserver").
+        warnings.simplefilter("ignore", DeprecationWarning)
+        pid = os.fork()
+    if pid:
+        return pid
+    try:
+        pool_socket.close()
+        quiet_signals()
+        run_template(control, pool_pid, setup)
+    finally:
+        os._exit(0)
+
+
+def run_template(control: socket.socket, pool_pid: int, setup: Setup) -> None:
+    """Be a template that forks its workers."""
+    for name in setup.preload:
+        __import__(name)
+    import fullcourt._engines.worker  # noqa: F401  before the forks, so that workers share it
+
+    gc.collect()
+    gc.freeze()  # the collector must not touch, and so copy, what workers share with us
+    template_pid = os.getpid()
+
+    def fork_worker(worker_id: int, fds: list[int]) -> int:
+        pid = os.fork()
+        if pid:
+            return pid
+        with contextlib.suppress(BaseException):
+            template._poll = None  # type: ignore[assignment]
+            control.close()
+            for watch in template._watched:
+                os.close(watch)
+            worker_main(worker_id, *fds, setup, template_pid)
+        os._exit(1)
+
+    template = Template(control, pool_pid, fork_worker)
+    template.run()
+
+
+def main(control_fd: int, setup_fd: int, method: str) -> None:
+    """The entry of a template that is a fresh interpreter."""
+    control = socket.socket(fileno=control_fd)
+    data = read_all(setup_fd)
+    setup: Setup = pickle.loads(data)
+    quiet_signals()
+    enter_world(setup)
+    if method == "forkserver":
+        run_template(control, setup.pool_pid, setup)
+        os._exit(0)
+
+    def spawn_worker(worker_id: int, fds: list[int]) -> int:
+        code = f"from fullcourt._engines.template import spawned; spawned({worker_id})"
+        actions = [(os.POSIX_SPAWN_DUP2, fd, 10 + i) for i, fd in enumerate([*fds, setup_fd])]
+        moved = [(os.POSIX_SPAWN_DUP2, 10 + i, 3 + i) for i in range(4)]
+        closed = [(os.POSIX_SPAWN_CLOSE, 10 + i) for i in range(4)]
+        return os.posix_spawn(sys.executable, interpreter_command(code), os.environ, file_actions=actions + moved + closed)
+
+    Template(control, setup.pool_pid, spawn_worker).run()
+    os._exit(0)
+
+
+def spawned(worker_id: int) -> None:
+    """The entry of a worker that is a fresh interpreter: descriptors 3 to 6 are tasks, results, page, setup."""
+    parent_pid = os.getppid()
+    setup: Setup = pickle.loads(read_all(6))
+    os.close(6)
+    quiet_signals()
+    for fd in (3, 4, 5):
+        os.set_inheritable(fd, False)
+    enter_world(setup)
+    for name in setup.preload:
+        __import__(name)
+    worker_main(worker_id, 3, 4, 5, setup, parent_pid)
+
+
+def enter_world(setup: Setup) -> None:
+    """Take over the program's view: path, arguments, folder. Its ``__main__`` is never imported again."""
+    sys.path[:] = setup.sys_path
+    sys.argv[:] = setup.argv
+    with contextlib.suppress(OSError):
+        os.chdir(setup.cwd)
+
+
+def read_all(fd: int) -> bytes:
+    """The content of a memory block, from its start; its offset is shared, so it is not used."""
+    size = os.fstat(fd).st_size
+    data = b""
+    while len(data) < size:
+        data += os.pread(fd, size - len(data), len(data))
+    return data
+
+
+def interpreter_command(code: str) -> list[str]:
+    """The command of a fresh interpreter that runs this code, with this one's flags, and finds this package."""
+    import subprocess
+
+    flags: list[str] = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]
+    home = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+    return [sys.executable, *flags, "-c", f"import sys; sys.path.insert(0, {home!r}); {code}"]

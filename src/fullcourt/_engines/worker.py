@@ -1,0 +1,234 @@
+"""What a worker does: read a frame, run its tasks, answer. The same code in processes and in sub-interpreters.
+
+Cost per call in the worker, beside the function: one receive, one unpickling, one store in the journal, two readings
+of the clock, one pickling, one send: about 6 us. Per item of a map: a store in the journal and a list append, 0.15 us.
+
+With several slots, each is a thread that does all this for itself; the kernel hands each frame to one of them.
+"""
+
+from __future__ import annotations
+
+import pickle
+import sys
+import threading
+from collections.abc import Callable
+from time import perf_counter
+from typing import Any
+
+from fullcourt._transport import frames
+from fullcourt._transport.codec import Codec, decode, dump_exception, format_remote
+from fullcourt._transport.journal import INT_LIMIT, NONE, Journal
+from fullcourt._transport.link import Body, Fields, WorkerEnd, make_frame, read_body
+from fullcourt.errors import PicklingError
+
+__all__ = ["Worker"]
+
+# Results are sent at least this often while a chunk runs.
+FLUSH_S = 0.002
+MAX_FUNCTIONS = 512
+
+
+class Worker:
+    """One worker: its end of the link, its functions, its slots."""
+
+    def __init__(self, end: WorkerEnd, page: Any, n_slots: int, codec: Codec) -> None:
+        self._end = end
+        self._page = page
+        self._n_slots = n_slots
+        self._codec = codec
+        self._functions: dict[int, Callable[..., Any]] = {}
+
+    def run(self, initializer: Callable[..., object] | None, initargs: tuple[Any, ...]) -> bool:
+        """Serve until the pool says stop or is gone. Returns False if the initializer failed."""
+        if initializer is not None:
+            try:
+                initializer(*initargs)
+            except BaseException as error:  # noqa: BLE001  it is the pool's to report
+                self._answer_error(frames.INIT_FAILED, 0, 0, error, 0.0)
+                return False
+        self._send(frames.READY, 0, 0, 0, 0.0, b"", [])
+        others = [
+            threading.Thread(target=self._serve, args=(index,), name=f"slot-{index}", daemon=True)
+            for index in range(1, self._n_slots)
+        ]
+        for thread in others:
+            thread.start()
+        self._serve(0)
+        for thread in others:
+            thread.join()
+        return True
+
+    def _serve(self, slot_index: int) -> None:
+        journal = Journal(self._page, slot_index)
+        receive = self._end.receive
+        try:
+            while True:
+                flush_streams()
+                received = receive()
+                if received is None:
+                    return
+                fields, data, fd = received
+                if fields[0] == frames.STOP:
+                    return
+                self._run_frame(journal, fields, data, fd)
+                received = data = None  # type: ignore[assignment]  hold nothing while waiting
+        except OSError:
+            return  # the pool is gone
+        finally:
+            journal.close()
+
+    def _run_frame(self, journal: Journal, fields: Fields, data: bytes, fd: int) -> None:
+        kind, _, function_id, chunk_id, start, count, _, _ = fields
+        try:
+            body = read_body(data, fields, fd)
+        except OSError as error:  # no descriptors or no memory left for the mapping
+            self._answer_error(frames.ERROR, chunk_id, start, error, 0.0)
+            return
+        fn = self._functions.get(function_id)
+        if fn is None:
+            if not len(body.function):
+                self._send(frames.MISSING, chunk_id, start, count, 0.0, b"", [])
+                return
+            journal.start(chunk_id, 0)
+            try:
+                fn = decode(body.function)
+            except BaseException as error:  # noqa: BLE001
+                error.add_note("fullcourt: the function could not be loaded in the worker")
+                for index in range(start, start + count):
+                    self._answer_error(frames.ERROR, chunk_id, index, error, 0.0)
+                return
+            if function_id:
+                if len(self._functions) >= MAX_FUNCTIONS:
+                    self._functions.pop(next(iter(self._functions)), None)
+                self._functions[function_id] = fn
+        if kind == frames.CALL:
+            self._run_call(journal, fn, chunk_id, body)
+        else:
+            self._run_items(journal, fn, kind, chunk_id, start, count, body)
+
+    # -- a single call ---------------------------------------------------------------------------------------------
+
+    def _run_call(self, journal: Journal, fn: Callable[..., Any], chunk_id: int, body: Body) -> None:
+        journal.words[0] = chunk_id
+        began = perf_counter()
+        try:
+            args, kwargs = pickle.loads(body.payload, buffers=body.buffers)
+            body = None  # type: ignore[assignment]
+            began = perf_counter()
+            result = fn(*args, **kwargs)
+            args = kwargs = None
+        except BaseException as error:  # noqa: BLE001  SystemExit too is that task's outcome
+            args = kwargs = None
+            self._answer_error(frames.ERROR, chunk_id, 0, error, perf_counter() - began)
+            return
+        seconds = perf_counter() - began
+        try:
+            payload, buffers = self._codec.encode(result)
+        except PicklingError as error:
+            self._answer_error(frames.ERROR, chunk_id, 0, name_result(error), seconds)
+            return
+        result = None
+        self._send(frames.RESULT, chunk_id, 0, 1, seconds, payload, buffers)
+
+    # -- items of a map --------------------------------------------------------------------------------------------
+
+    def _run_items(
+        self, journal: Journal, fn: Callable[..., Any], kind: int, chunk_id: int, start: int, count: int, body: Body
+    ) -> None:
+        try:
+            items = pickle.loads(body.payload, buffers=body.buffers)
+        except BaseException as error:  # noqa: BLE001
+            if count > 1:  # one bad item must not take the others with it: have them sent one by one
+                self._send(frames.UNLOADABLE, chunk_id, start, count, 0.0, b"", [])
+            else:
+                self._answer_error(frames.ERROR, chunk_id, start, error, 0.0)
+            return
+        body = None  # type: ignore[assignment]
+        journal.start(chunk_id, count)
+        if kind == frames.STARMAP:
+            inner = fn
+
+            def fn(item: Any) -> Any:
+                return inner(*item)
+
+        words, put = journal.words, journal.put
+        results: list[Any] = []
+        append = results.append
+        index = 0  # the item that runs; results[0] is that of item `sent`
+        sent = 0
+        look_at = 1  # the clock is read when this many items have ended: often enough, but not for every tiny task
+        began = flushed = perf_counter()
+        while index < count:
+            try:
+                for item in items[index:] if index else items:
+                    result = fn(item)
+                    append(result)
+                    index += 1
+                    if result is None:
+                        words[index] = NONE
+                    elif type(result) is int and -INT_LIMIT < result < INT_LIMIT:
+                        words[index] = result
+                    elif not put(index - 1, result):
+                        look_at = index
+                    if index >= look_at:
+                        now = perf_counter()
+                        per_item = (now - began) / index
+                        if now - flushed > FLUSH_S or look_at == index and words[index] == -(1 << 63):
+                            self._answer_items(journal, chunk_id, start + sent, results, now - flushed)
+                            results.clear()
+                            sent = index
+                            flushed = perf_counter()
+                        look_at = index + max(1, int(0.25 * FLUSH_S / (per_item + 1e-9)))
+            except BaseException as error:  # noqa: BLE001
+                now = perf_counter()
+                if results:
+                    self._answer_items(journal, chunk_id, start + sent, results, 0.0)
+                    results.clear()
+                words[index + 1] = NONE
+                self._answer_error(frames.ERROR, chunk_id, start + index, error, now - flushed)
+                index += 1
+                sent = index
+                flushed = perf_counter()
+        if results:
+            self._answer_items(journal, chunk_id, start + sent, results, perf_counter() - flushed)
+
+    def _answer_items(self, journal: Journal, chunk_id: int, first: int, results: list[Any], seconds: float) -> None:
+        n = len(results)
+        try:
+            payload, buffers = self._codec.encode(results)
+        except PicklingError as error:
+            if n == 1:
+                self._answer_error(frames.ERROR, chunk_id, first, name_result(error), seconds)
+                return
+            for offset, result in enumerate(results):
+                self._answer_items(journal, chunk_id, first + offset, [result], seconds / n)
+            return
+        self._send(frames.RESULTS, chunk_id, first, n, seconds, payload, buffers)
+        journal.forget_heap()
+
+    # -- answers ---------------------------------------------------------------------------------------------------
+
+    def _answer_error(self, kind: int, chunk_id: int, index: int, error: BaseException, seconds: float) -> None:
+        payload = dump_exception(error, format_remote(error), self._codec)
+        self._send(kind, chunk_id, index, 1, seconds, payload, [])
+
+    def _send(
+        self, kind: int, chunk_id: int, start: int, count: int, seconds: float, payload: bytes, buffers: list[Any]
+    ) -> None:
+        self._end.send(make_frame(kind, 0, chunk_id, start, count, seconds, b"", payload, buffers))
+
+
+def name_result(error: PicklingError) -> PicklingError:
+    """Say that it was the result."""
+    named = PicklingError(f"the task ran, but of its result, {error}")
+    named.__cause__ = error.__cause__
+    return named
+
+
+def flush_streams() -> None:
+    """What tasks print must not wait in a buffer until the worker ends, or be lost if it is killed."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (AttributeError, OSError, ValueError):
+            pass

@@ -1,0 +1,55 @@
+"""The wire: what a frame looks like, both ways.
+
+A frame is one datagram of a ``SOCK_SEQPACKET`` socket (one message of the portable link)::
+
+    byte 0     kind
+         1     flags            BLOCK: the body is in a memfd block whose descriptor came with the frame
+         2-3   unused
+         4-7   function id      0: the function is not kept (its pickle is in this frame)
+         8-15  chunk id
+         16-19 start            index of the first task in its job
+         20-23 count            tasks in this frame
+         24-27 function bytes   length of the function's pickle at the head of the body; 0: the worker has it
+         28-35 seconds          how long the tasks ran (worker to pool)
+         36-   body             inline: [function's pickle][payload's pickle]
+                                BLOCK: one u64 per part, the parts' lengths; in the block each part starts at a
+                                multiple of 64 bytes, in the order: function, payload, out-of-band buffers
+
+To a worker: CALL (payload: ``(args, kwargs)``), MAP and STARMAP (payload: list of items), STOP.
+To the pool: RESULT (of a call), RESULTS (list: the next ``count`` items of a map chunk from ``start`` on), ERROR (the
+task at ``start`` failed), MISSING (the worker no longer has the function: send it again; nothing ran), UNLOADABLE (the
+payload of several items would not load; nothing ran), READY, INIT_FAILED.
+"""
+
+from __future__ import annotations
+
+import struct
+
+__all__ = ["BLOCK", "HEADER", "MAX_INLINE", "pack"]
+
+HEADER = struct.Struct("<BBxxIQIIId")
+HEADER_BYTES = HEADER.size
+pack = HEADER.pack
+unpack = HEADER.unpack_from
+
+# Larger bodies travel as descriptors. A default AF_UNIX buffer takes 208 KiB; three frames should fit.
+MAX_INLINE = 60_000
+RECEIVE_BYTES = 65536
+
+BLOCK = 1
+
+CALL = 1
+MAP = 2
+STARMAP = 3
+STOP = 4
+
+RESULT = 16
+RESULTS = 17
+ERROR = 18
+MISSING = 19
+UNLOADABLE = 20
+READY = 21
+INIT_FAILED = 22
+# A frame of this single byte says that the next frame carries a descriptor: so only then need the pool call recvmsg,
+# which costs a microsecond more than recv.
+DESCRIPTOR_FOLLOWS = b"\xff"

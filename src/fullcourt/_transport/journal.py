@@ -1,0 +1,113 @@
+"""What a worker did, in memory that outlives it.
+
+Each slot of a worker has a region of a page shared with the pool. Before it runs a chunk, the slot writes the chunk's
+id there; after each item of a map, that item's result. So when the process dies, the pool knows for each task whether
+it had started, and has the results of those that had ended but were not yet sent: nothing runs twice, nothing is lost.
+
+Layout of a region (little-endian 64-bit words; a store of one aligned word is never torn)::
+
+    word 0              id of the chunk that runs or ran last; 0 before the first
+    word 1 ... 8192     word i+1 tells of item i of that chunk:
+                            UNSET       not ended
+                            NONE        ended, the result is None
+                            HEAP + n    ended, its pickle is at byte n of the heap: a u32 length, then the bytes
+                            other       ended, and this is the result, an int
+    then                heap, 128 KiB
+
+Cost: about 0.1 us per item whose result is None or an int; a pickle more for others. Only the pages that are touched
+take memory.
+"""
+
+from __future__ import annotations
+
+import mmap
+import pickle
+from collections.abc import Callable
+from typing import Any
+
+from fullcourt._core.chunking import MAX_CHUNK
+
+__all__ = ["HEAP_BYTES", "REGION_BYTES", "Journal", "read_results", "started_chunk"]
+
+HEAP_AT = 8 * (MAX_CHUNK + 8)
+HEAP_BYTES = 131072
+REGION_BYTES = HEAP_AT + HEAP_BYTES
+
+UNSET = -(1 << 63)
+NONE = (1 << 63) - 1
+HEAP = 1 << 62
+INT_LIMIT = 1 << 62
+UNSET_WORDS = UNSET.to_bytes(8, "little", signed=True) * 1024
+
+
+class Journal:
+    """The worker's side: one slot's region."""
+
+    def __init__(self, page: mmap.mmap, slot_index: int) -> None:
+        view = memoryview(page)[slot_index * REGION_BYTES : (slot_index + 1) * REGION_BYTES]
+        self.words = view[:HEAP_AT].cast("q")
+        self._heap = view[HEAP_AT:]
+        self._used = 0
+        self._view = view
+
+    def start(self, chunk_id: int, n_items: int) -> None:
+        """Record that this chunk starts. For a single call, n_items is 0."""
+        if n_items:
+            self.words[0] = 0
+            self._used = 0
+            for at in range(8, 8 + 8 * n_items, 8192):
+                end = min(at + 8192, 8 + 8 * n_items)
+                self._view[at:end] = UNSET_WORDS[: end - at]
+        self.words[0] = chunk_id
+
+    def put(self, index: int, result: object, dumps: Callable[..., bytes] = pickle.dumps) -> bool:
+        """Record the result of an item that is neither None nor a small int. False: it cannot be kept here."""
+        try:
+            data = dumps(result, 5)
+        except Exception:  # noqa: BLE001  what is wrong with it shows when the results are sent
+            return False
+        used = self._used
+        end = used + 4 + len(data)
+        if end > HEAP_BYTES:
+            return False
+        self._heap[used : used + 4] = len(data).to_bytes(4, "little")
+        self._heap[used + 4 : end] = data
+        self.words[index + 1] = HEAP + used
+        self._used = end
+        return True
+
+    def forget_heap(self) -> None:
+        """The results so far were sent: the heap may be used anew."""
+        self._used = 0
+
+    def close(self) -> None:
+        self.words.release()
+        self._heap.release()
+        self._view.release()
+
+
+def started_chunk(page: mmap.mmap, slot_index: int) -> int:
+    """The id of the chunk that this slot started last, 0 if none. The pool's side."""
+    at = slot_index * REGION_BYTES
+    return int.from_bytes(page[at : at + 8], "little")
+
+
+def read_results(page: mmap.mmap, slot_index: int, first: int, n_items: int) -> list[Any]:
+    """The results of the items from ``first`` on that had ended, in order, up to the first that had not."""
+    at = slot_index * REGION_BYTES
+    heap_at = at + HEAP_AT
+    results: list[Any] = []
+    with memoryview(page)[at : at + HEAP_AT] as raw, raw.cast("q") as words:
+        for index in range(first, n_items):
+            word = words[index + 1]
+            if word == UNSET:
+                break
+            if word == NONE:
+                results.append(None)
+            elif word >= HEAP:
+                start = heap_at + word - HEAP
+                length = int.from_bytes(page[start : start + 4], "little")
+                results.append(pickle.loads(page[start + 4 : start + 4 + length]))
+            else:
+                results.append(word)
+    return results

@@ -1,0 +1,258 @@
+"""A link: two one-way ``AF_UNIX``/``SOCK_SEQPACKET`` sockets between the pool and one worker.
+
+The kernel keeps the frames apart and tells end-of-file at a death. The pool keeps a duplicate of the end from which
+the worker reads its tasks: so it can take back frames that the worker has not read, with the kernel as the arbiter of
+who has which. That is also why each direction has a socket pair of its own: with the duplicate open, a shared pair
+would never report the worker's end-of-file.
+"""
+
+from __future__ import annotations
+
+import array
+import contextlib
+import os
+import pickle
+import socket
+import threading
+from collections import deque
+
+from fullcourt._transport.blocks import open_block, raw_views, write_block
+from fullcourt._transport.frames import BLOCK, DESCRIPTOR_FOLLOWS, HEADER_BYTES, MAX_INLINE, RECEIVE_BYTES, pack, unpack
+
+__all__ = ["Body", "PoolEnd", "WorkerEnd", "make_link"]
+
+Fields = tuple[int, int, int, int, int, int, int, float]
+
+
+class Body:
+    """The body of a received frame: views of the function's pickle and of the payload's, and its buffers."""
+
+    __slots__ = ("buffers", "function", "payload")
+
+    def __init__(self, function: bytes | memoryview, payload: bytes | memoryview, buffers: list[memoryview]) -> None:
+        self.function = function
+        self.payload = payload
+        self.buffers = buffers
+
+
+class Frame:
+    """A frame to be sent: its bytes and, for a BLOCK, the descriptor that goes along."""
+
+    __slots__ = ("chunk_id", "data", "fd")
+
+    def __init__(self, data: bytes, fd: int, chunk_id: int) -> None:
+        self.data = data
+        self.fd = fd
+        self.chunk_id = chunk_id
+
+    def close(self) -> None:
+        """Give up the block, if it has one."""
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
+
+
+def make_frame(
+    kind: int,
+    function_id: int,
+    chunk_id: int,
+    start: int,
+    count: int,
+    seconds: float,
+    function: bytes,
+    payload: bytes,
+    buffers: list[pickle.PickleBuffer],
+) -> Frame:
+    """Build a frame; what is large goes into a block."""
+    if not buffers and len(function) + len(payload) <= MAX_INLINE:
+        header = pack(kind, 0, function_id, chunk_id, start, count, len(function), seconds)
+        return Frame(header + function + payload if function else header + payload, -1, chunk_id)
+    fd, table = write_block([function, payload, *raw_views(buffers)])
+    header = pack(kind, BLOCK, function_id, chunk_id, start, count, len(function), seconds)
+    return Frame(header + table, fd, chunk_id)
+
+
+def read_body(data: bytes, fields: Fields, fd: int) -> Body:
+    """Find the parts of a received frame's body."""
+    if fields[1] & BLOCK:
+        parts = open_block(fd, memoryview(data)[HEADER_BYTES:])
+        return Body(parts[0], parts[1], parts[2:])
+    n_function = fields[6]
+    view = memoryview(data)
+    if n_function:
+        return Body(view[HEADER_BYTES : HEADER_BYTES + n_function], view[HEADER_BYTES + n_function :], [])
+    return Body(b"", view[HEADER_BYTES:], [])
+
+
+def make_link() -> tuple[PoolEnd, socket.socket, socket.socket]:
+    """Make a link. Returns the pool's end, and the worker's two sockets (tasks, results), to be handed over."""
+    tasks_in, tasks_out = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    results_in, results_out = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    return PoolEnd(tasks_out, tasks_in, results_in), tasks_in, results_out
+
+
+def receive_with_fd(sock: socket.socket, flags: int = 0) -> tuple[bytes, int]:
+    """Receive a frame and the descriptor that may come with it (-1: none)."""
+    data, ancillary, _, _ = sock.recvmsg(RECEIVE_BYTES, 64, flags)
+    fd = -1
+    for level, kind, content in ancillary:
+        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+            fds = array.array("i")
+            fds.frombytes(content[: len(content) - len(content) % fds.itemsize])
+            fd = fds[0]
+            os.set_inheritable(fd, False)
+    return data, fd
+
+
+def send_with_fd(sock: socket.socket, data: bytes, fd: int) -> None:
+    sock.sendmsg([data], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [fd]))])
+
+
+class PoolEnd:
+    """The pool's end of a link. ``send`` and ``take_back`` from any thread; ``receive`` from the one that drives."""
+
+    can_take_back = True
+
+    def __init__(self, tasks_out: socket.socket, tasks_in: socket.socket, results_in: socket.socket) -> None:
+        tasks_out.setblocking(False)
+        results_in.setblocking(False)
+        self._out = tasks_out
+        self._unread = tasks_in  # the worker's receiving end; reads here pass MSG_DONTWAIT, it stays blocking for it
+        self._in = results_in
+        self._send = tasks_out.send
+        self._receive = results_in.recv
+        self._lock = threading.Lock()  # protects _waiting and the order of sends; taken by send, flush, take_back
+        self._waiting: deque[Frame] = deque()
+        self._descriptor_follows = False
+        self.closed = False
+        self.bytes_out = 0
+        self.bytes_in = 0
+
+    def fileno(self) -> int:
+        """The descriptor that becomes readable when results or the end have come."""
+        return self._in.fileno()
+
+    def send(self, frame: Frame) -> bool:
+        """Send a frame, or keep it until :meth:`flush` where the link is full. False: it waits, or the link is dead."""
+        with self._lock:
+            self.bytes_out += len(frame.data)
+            if self._waiting:
+                self._waiting.append(frame)
+                return False
+            try:
+                if frame.fd < 0:
+                    self._send(frame.data)
+                else:
+                    send_with_fd(self._out, frame.data, frame.fd)
+                    frame.close()
+            except BlockingIOError:
+                self._waiting.append(frame)
+                return False
+            except OSError:  # the worker is gone; its loss is reported by its keeper
+                frame.close()
+                return False
+            return True
+
+    def flush(self) -> None:
+        """Send what waited. Called after every receive: a worker that answered has read something."""
+        if not self._waiting:
+            return
+        with self._lock:
+            while self._waiting:
+                frame = self._waiting[0]
+                try:
+                    if frame.fd < 0:
+                        self._send(frame.data)
+                    else:
+                        send_with_fd(self._out, frame.data, frame.fd)
+                except BlockingIOError:
+                    return
+                except OSError:
+                    pass
+                frame.close()
+                self._waiting.popleft()
+
+    def receive(self) -> tuple[Fields, bytes, int] | None:
+        """One frame (header, data, descriptor), or None at the end of file. Raises BlockingIOError if there is none."""
+        try:
+            if self._descriptor_follows:
+                data, fd = receive_with_fd(self._in)
+                self._descriptor_follows = False
+            else:
+                data = self._receive(RECEIVE_BYTES)
+                fd = -1
+                if data == DESCRIPTOR_FOLLOWS:
+                    self._descriptor_follows = True
+                    data, fd = receive_with_fd(self._in)
+                    self._descriptor_follows = False
+        except ConnectionError:
+            return None
+        if not data:
+            return None
+        self.bytes_in += len(data)
+        return unpack(data), data, fd
+
+    def take_back(self) -> list[int]:
+        """Take back all frames that the worker has not read. Returns their chunks' ids, in order."""
+        ids: list[int] = []
+        with self._lock:
+            while True:
+                try:
+                    data, fd = receive_with_fd(self._unread, socket.MSG_DONTWAIT)
+                except OSError:
+                    break
+                if fd >= 0:
+                    os.close(fd)
+                if not data:
+                    break
+                ids.append(unpack(data)[3])
+            while self._waiting:
+                frame = self._waiting.popleft()
+                ids.append(frame.chunk_id)
+                frame.close()
+        return ids
+
+    def close(self) -> None:
+        """Close the pool's end. Idempotent."""
+        with self._lock:
+            self.closed = True
+            for frame in self._waiting:
+                frame.close()
+            self._waiting.clear()
+            for sock in (self._out, self._unread, self._in):
+                sock.close()
+
+
+class WorkerEnd:
+    """The worker's end of a link. With several slots, each receives for itself; sends are under a lock then."""
+
+    def __init__(self, tasks: socket.socket, results: socket.socket, n_slots: int) -> None:
+        self._tasks = tasks
+        self._results = results
+        self._lock: contextlib.AbstractContextManager[object] = threading.Lock() if n_slots > 1 else contextlib.nullcontext()
+        self._send = results.send
+        self._recv = tasks.recvmsg
+
+    def receive(self) -> tuple[Fields, bytes, int] | None:
+        """Wait for a frame: header, data, descriptor. None: the pool is gone, or wants this worker to end."""
+        try:
+            data, fd = receive_with_fd(self._tasks)
+        except OSError:
+            return None
+        if not data:
+            return None
+        return unpack(data), data, fd
+
+    def send(self, frame: Frame) -> None:
+        """Send a frame; waits while the pool is behind. Raises OSError when the pool is gone."""
+        with self._lock:
+            if frame.fd < 0:
+                self._send(frame.data)
+                return
+            self._send(DESCRIPTOR_FOLLOWS)
+            send_with_fd(self._results, frame.data, frame.fd)
+        frame.close()
+
+    def close(self) -> None:
+        self._tasks.close()
+        self._results.close()

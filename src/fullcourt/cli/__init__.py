@@ -1,0 +1,1 @@
+"""The command `fullcourt`: `map`, `doctor`, `demo`."""

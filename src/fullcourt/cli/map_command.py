@@ -1,0 +1,271 @@
+"""`fullcourt map`: a function over the lines of a file, in parallel, in constant memory.
+
+What a line costs in the calling process: read, hand to the pool, take the finished line of output from it, write. All
+else happens in the workers (map_line.py).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+from collections import deque
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+from fullcourt.cli import exits
+from fullcourt.cli.map_line import FunctionError, LineTask, error_line, error_text, find_function, shown, worker_json
+from fullcourt.cli.map_output import Output, OutputError, standard_streams_for_us
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Iterator
+
+    from fullcourt import Pool
+
+__all__ = ["run_map"]
+
+# Counting the lines of a bigger file first would take longer than a tenth of a second.
+_COUNT_UP_TO_BYTES = 256 << 20
+
+
+class _Terminated(BaseException):
+    """SIGTERM came."""
+
+
+class _Refused(Exception):
+    """The command cannot be carried out: a line for the user, and the exit status."""
+
+    def __init__(self, text: str, status: int) -> None:
+        super().__init__(text)
+        self.status = status
+
+
+class _Tally:
+    """What was written so far."""
+
+    def __init__(self) -> None:
+        self.n_done = 0
+        self.n_failed = 0
+        self.first_error = ""
+
+
+def run_map(options: argparse.Namespace) -> int:
+    """Run the command and return its exit status."""
+    with standard_streams_for_us(take_output=options.output is None) as (stdin, stdout):
+        tally = _Tally()
+        try:
+            _map(options, stdin, stdout, tally)
+        except _Refused as refusal:
+            return _end(str(refusal), refusal.status)
+        except KeyboardInterrupt:
+            return _end(f"interrupted after {_items(tally)}, which are written.", exits.INTERRUPTED)
+        except _Terminated:
+            return _end(f"terminated (SIGTERM) after {_items(tally)}, which are written.", exits.TERMINATED)
+        except OutputError as error:
+            if isinstance(error.cause, BrokenPipeError):
+                return _end(f"the reader of the output went away after {_items(tally)}.", exits.CLOSED_PIPE)
+            return _end(
+                f"cannot write {error.name}: {error.cause.strerror}, after {_items(tally)}.", exits.INPUT_OUTPUT
+            )
+    if tally.n_failed:
+        text = f"{tally.n_failed:,} of {_items(tally)} failed; the first to: {tally.first_error}"
+        return _end(text, exits.FAILED_ITEMS)
+    return exits.OK
+
+
+def _map(options: argparse.Namespace, stdin: BinaryIO, stdout: BinaryIO, tally: _Tally) -> None:
+    """Check everything before anything starts, then run."""
+    folder = os.getcwd()
+    try:
+        find_function(options.function, folder)
+    except FunctionError as error:
+        raise _Refused(str(error), exits.USAGE) from None
+    with contextlib.ExitStack() as stack:
+        source = stack.enter_context(_open(options.input)) if options.input is not None else stdin
+        lines = _Lines(source, options.input or "stdin", skip_blank=options.json, unordered=options.unordered)
+        n_lines = _n_lines(source) if options.input is not None and not options.json else None
+        pool = stack.enter_context(_stopped_at_once(_pool(options)))
+        output = stack.enter_context(Output.open(options.output, stdout, source))
+        bar = None
+        if not options.no_progress and not output.is_terminal():
+            from fullcourt._progress import ProgressBar
+
+            bar = stack.enter_context(ProgressBar(n_lines, stream=sys.stderr, description="map"))
+        with _sigterm_raises():
+            _run(pool, options, lines, output, bar, tally)
+
+
+def _run(pool: Pool, options: argparse.Namespace, lines: _Lines, output: Output, bar: Any, tally: _Tally) -> None:
+    from fullcourt import Failure, errors
+
+    task: Any = LineTask(options.function, as_json=options.json, folder=os.getcwd())
+    if options.unordered:
+        task = _Numbered(task)
+    imap = pool.imap_unordered if options.unordered else pool.imap
+    write, taken = output.write, lines.taken
+    try:
+        for answer in imap(task, lines, options.chunksize, on_error="return"):
+            if isinstance(answer, Failure):
+                line, error = taken(answer.index), answer.exception
+                pid = getattr(error, "pid", None)
+                text = error_text(error)
+                answer = (error_line(line, options.json, text, worker_json(pid, None)), text)
+            else:
+                if options.unordered:
+                    number, answer = answer
+                else:
+                    number = -1
+                line = taken(number)
+            if type(answer) is bytes:
+                write(answer)
+            else:
+                write(answer[0])
+                tally.n_failed += 1
+                if tally.n_failed == 1:
+                    tally.first_error = f"{shown(line[:60])!r}: {answer[1]}"
+            tally.n_done += 1
+            if bar is not None:
+                bar.update(tally.n_done, tally.n_failed)
+    except _Refused:
+        raise
+    except errors.FullcourtError as error:
+        raise _Refused(f"the pool broke after {_items(tally)}: {error_text(error)}", exits.POOL) from error
+    output.flush()
+
+
+class _Lines:
+    """The lines of the input, read when the pool asks for more, and kept until their results have come.
+
+    They are kept because a worker that dies cannot say what it was given.
+    """
+
+    def __init__(self, source: BinaryIO, name: str, *, skip_blank: bool, unordered: bool) -> None:
+        self._source = source
+        self._name = name
+        self._skip_blank = skip_blank
+        self._in_order: deque[bytes] = deque()
+        self._by_number: dict[int, bytes] = {}
+        self._unordered = unordered
+        # For the pool an attribute is not worth a call.
+        self.taken = self._by_number.pop if unordered else self._next
+
+    def __iter__(self) -> Iterator[Any]:
+        source, skip_blank, keep, number = self._source, self._skip_blank, self._in_order.append, 0
+        try:
+            for raw in source:
+                line = raw[:-1] if raw.endswith(b"\n") else raw
+                if line.endswith(b"\r"):
+                    line = line[:-1]
+                if skip_blank and not line.strip():
+                    continue
+                if self._unordered:
+                    self._by_number[number] = line
+                    yield number, line
+                    number += 1
+                else:
+                    keep(line)
+                    yield line
+        except (OSError, ValueError) as error:
+            raise _Refused(f"cannot read {self._name}: {error}", exits.INPUT_OUTPUT) from error
+
+    def _next(self, _number: int) -> bytes:
+        return self._in_order.popleft()
+
+
+class _Numbered:
+    """Keeps an item's number with its answer, where answers come in any order."""
+
+    def __init__(self, task: LineTask) -> None:
+        self._task = task
+
+    def __call__(self, item: tuple[int, bytes]) -> tuple[int, bytes | tuple[bytes, str]]:
+        return item[0], self._task(item[1])
+
+
+def _pool(options: argparse.Namespace) -> Pool:
+    from fullcourt import Pool
+
+    try:
+        return Pool(options.processes, threads=options.threads, start_method=options.start_method, name="map")
+    except (OSError, ValueError, RuntimeError, NotImplementedError) as error:
+        raise _Refused(f"the pool cannot start: {error_text(error)}", exits.POOL) from error
+
+
+@contextlib.contextmanager
+def _stopped_at_once(pool: Pool) -> Iterator[Pool]:
+    """At the end of a run nothing is left to wait for, and an interrupted one must not wait."""
+    try:
+        yield pool
+    except BaseException:
+        with _signals_ignored():
+            pool.terminate()
+            pool.join()
+        raise
+    pool.close()
+    pool.join()
+
+
+def _open(path: str) -> BinaryIO:
+    try:
+        return open(path, "rb")
+    except OSError as error:
+        raise _Refused(f"cannot read {path}: {error.strerror}.", exits.INPUT_OUTPUT) from None
+
+
+def _n_lines(file: BinaryIO) -> int | None:
+    """Return how many lines there are, for the time left; `None` if to count them would take long or cannot be done."""
+    try:
+        if not file.seekable() or os.fstat(file.fileno()).st_size > _COUNT_UP_TO_BYTES:
+            return None
+        n_lines, last = 0, b"\n"
+        while block := file.read(1 << 20):
+            n_lines += block.count(b"\n")
+            last = block[-1:]
+        file.seek(0)
+    except OSError:
+        return None
+    return n_lines + (last != b"\n")
+
+
+@contextlib.contextmanager
+def _sigterm_raises() -> Iterator[None]:
+    """Let SIGTERM unwind as Ctrl-C does. Outside the main thread signals cannot be set, and this does nothing."""
+
+    def handler(*_: object) -> None:
+        raise _Terminated
+
+    try:
+        before = signal.signal(signal.SIGTERM, handler)
+    except ValueError:
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@contextlib.contextmanager
+def _signals_ignored() -> Iterator[None]:
+    """Let nothing interrupt the stopping of the workers: it is bounded in time."""
+    try:
+        before = [(number, signal.signal(number, signal.SIG_IGN)) for number in (signal.SIGINT, signal.SIGTERM)]
+    except ValueError:
+        yield
+        return
+    try:
+        yield
+    finally:
+        for number, handler in before:
+            signal.signal(number, handler)
+
+
+def _items(tally: _Tally) -> str:
+    return f"{tally.n_done:,} item{'' if tally.n_done == 1 else 's'}"
+
+
+def _end(text: str, status: int) -> int:
+    with contextlib.suppress(OSError, ValueError):
+        print(f"fullcourt map: {text}", file=sys.stderr, flush=True)
+    return status

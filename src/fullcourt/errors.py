@@ -1,0 +1,129 @@
+"""Everything that this package raises of its own.
+
+    FullcourtError
+    |-- PoolClosed          (RuntimeError, ValueError)      a call on a pool that takes no more work
+    |-- PoolBroken          (BrokenProcessPool)             the workers cannot be started; nothing more can run
+    |-- WorkerDied          (BrokenProcessPool)             the process died while it ran this task
+    |-- TaskTimeout         (TimeoutError)                  the task was stopped because its time was over
+    |-- TaskCancelled       (concurrent.futures.CancelledError)
+    |-- PicklingError       (pickle.PicklingError, TypeError)  an argument or result cannot travel
+    |-- RemoteError                                         stands in for an exception that cannot travel
+    `-- NotSupported        (NotImplementedError)           this Python or this system lacks what was asked for
+
+An exception that the user's function raises is never wrapped: it reaches the caller as itself, with the worker's
+traceback as its ``__cause__`` (a :class:`RemoteTraceback`) and a note that names function, item, index and worker.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import pickle
+import signal
+
+try:
+    from concurrent.futures.process import BrokenProcessPool
+except ImportError:  # a Python without _multiprocessing, such as on WebAssembly
+    from concurrent.futures import BrokenExecutor as BrokenProcessPool  # type: ignore[assignment]
+
+__all__ = [
+    "FullcourtError",
+    "NotSupported",
+    "PicklingError",
+    "PoolBroken",
+    "PoolClosed",
+    "RemoteError",
+    "RemoteTraceback",
+    "TaskCancelled",
+    "TaskTimeout",
+    "WorkerDied",
+]
+
+
+class FullcourtError(Exception):
+    """The base of every exception that this package raises of its own."""
+
+
+class PoolClosed(FullcourtError, RuntimeError, ValueError):
+    """The pool was closed or terminated, and takes no more work.
+
+    It is both what ``concurrent.futures`` raises here (`RuntimeError`) and what ``multiprocessing`` does (`ValueError`).
+    """
+
+
+class PoolBroken(FullcourtError, BrokenProcessPool):
+    """The pool cannot start workers any more; what was queued cannot run."""
+
+
+class WorkerDied(FullcourtError, BrokenProcessPool):
+    """A worker process died while it ran this task.
+
+    Attributes:
+        pid: the process that died.
+        exitcode: its exit code, or minus the number of the signal that killed it; None where nobody could tell.
+        peak_bytes: the most memory it had resident, in bytes; None where the system did not say.
+    """
+
+    def __init__(
+        self, message: str = "", *, pid: int = 0, exitcode: int | None = None, peak_bytes: int | None = None
+    ) -> None:
+        super().__init__(message)
+        self.pid = pid
+        self.exitcode = exitcode
+        self.peak_bytes = peak_bytes
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return type(self), (str(self),), self.__dict__
+
+
+class TaskTimeout(FullcourtError, TimeoutError):
+    """The task ran longer than it was allowed to, and was stopped."""
+
+
+class TaskCancelled(FullcourtError, concurrent.futures.CancelledError):
+    """The task was cancelled before it gave a result."""
+
+
+class PicklingError(FullcourtError, pickle.PicklingError, TypeError):
+    """An argument, a function or a result cannot be sent between processes; the message names the culprit."""
+
+
+class RemoteError(FullcourtError):
+    """Stands in for a task's exception that could not be brought to the caller.
+
+    Attributes:
+        type_name: the qualified name of the original's type.
+    """
+
+    def __init__(self, message: str = "", type_name: str = "") -> None:
+        super().__init__(message)
+        self.type_name = type_name
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return type(self), (str(self), self.type_name)
+
+
+class NotSupported(FullcourtError, NotImplementedError):
+    """This Python or this operating system lacks what was asked for."""
+
+
+class RemoteTraceback(Exception):
+    """The traceback that an exception had in the worker, as text: the ``__cause__`` of what the caller gets."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self.text = text
+
+    def __str__(self) -> str:
+        return f'\n"""\n{self.text}"""'
+
+
+def exit_name(exitcode: int | None) -> str:
+    """Say how a process ended: ``"was killed by SIGSEGV"``, ``"exited with code 3"``."""
+    if exitcode is None:
+        return "vanished"
+    if exitcode >= 0:
+        return f"exited with code {exitcode}"
+    try:
+        return f"was killed by {signal.Signals(-exitcode).name}"
+    except ValueError:
+        return f"was killed by signal {-exitcode}"

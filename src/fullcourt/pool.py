@@ -1,0 +1,661 @@
+"""The pool: one for processes, threads, both, sub-interpreters, and the caller itself."""
+
+from __future__ import annotations
+
+import atexit
+import itertools
+import os
+import threading
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
+from dataclasses import dataclass
+from time import monotonic
+from types import TracebackType
+from typing import Any, Generic, Literal, ParamSpec, TypeVar, cast
+
+from fullcourt._engines.build import START_METHODS, build_driver
+from fullcourt._engines.driver import Driver
+from fullcourt._engines.future import Future
+from fullcourt._engines.jobs import MAP, STARMAP, Failure, MapJob, StreamJob
+from fullcourt._os.cpus import usable_cores
+from fullcourt.errors import PicklingError
+
+__all__ = ["Failure", "Future", "Pool", "PoolStatistics", "ResultIterator", "WorkerStatistics", "map"]
+
+R = TypeVar("R")
+P = ParamSpec("P")
+OnError = Literal["raise", "return"]
+
+pool_numbers = itertools.count(1)
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerStatistics:
+    """What one worker did so far.
+
+    Attributes:
+        pid: its process; the caller's own for threads and the inline pool. None while it starts.
+        name: the pool's name and the worker's number.
+        n_done: tasks that ended there, failures included.
+        busy_s: seconds its slots spent in tasks, added up.
+        waiting_s: seconds for which work for it was under way (in its link or being pickled) but did not run.
+        idle_s: seconds for which its slots had nothing to do.
+        bytes_in: bytes sent to it, beside large buffers that went as descriptors.
+        bytes_out: bytes received from it, likewise.
+    """
+
+    pid: int | None
+    name: str
+    n_done: int
+    busy_s: float
+    waiting_s: float
+    idle_s: float
+    bytes_in: int
+    bytes_out: int
+
+
+@dataclass(frozen=True, slots=True)
+class PoolStatistics:
+    """What a pool did so far: a snapshot that does not change any more.
+
+    Attributes:
+        n_done: tasks that gave a result.
+        n_failed: tasks that raised, died or could not travel.
+        n_in_flight: tasks that were handed to workers and have not ended.
+        workers: the workers that serve now.
+        in_tasks_s: seconds spent in the user's functions, over all workers that ever were.
+        pickling_s: seconds spent pickling and unpickling in this process.
+        waiting_for_input_s: seconds for which a worker was free and no work was there, over the workers that serve.
+    """
+
+    n_done: int
+    n_failed: int
+    n_in_flight: int
+    workers: tuple[WorkerStatistics, ...]
+    in_tasks_s: float
+    pickling_s: float
+    waiting_for_input_s: float
+
+
+class ResultIterator(Generic[R]):
+    """What ``imap`` and ``imap_unordered`` return. For one thread at a time.
+
+    Dropping it, or :meth:`close`, stops the map: no more input is pulled, what has not started does not start.
+    """
+
+    def __init__(self, driver: Driver, job: StreamJob, refill: Callable[[], None], close_bar: Callable[[], None]) -> None:
+        self._driver = driver
+        self._job = job
+        self._refill = refill
+        self._close_bar = close_bar
+        self._finalizer = weakref.finalize(self, abandon_iterator, driver, job, refill)
+        self._finalizer.atexit = False
+
+    def __iter__(self) -> Iterator[R]:
+        return self
+
+    def __next__(self) -> R:
+        return self.next()
+
+    def next(self, timeout: float | None = None) -> R:
+        """The next result.
+
+        Raises:
+            StopIteration: there is none any more.
+            TimeoutError: it has not come within so many seconds (``multiprocessing.TimeoutError``, too).
+            Exception: what that item's task raised; the iteration can go on.
+        """
+        job = self._job
+        while not job.ready:
+            if job.finished or job.stopped:
+                self._end()
+            waiting: Future[Any] = Future(self._driver)
+            job.waiting = waiting
+            if job.ready or job.finished or job.stopped:  # it came meanwhile
+                job.waiting = None
+            elif not self._driver.wait(waiting, timeout):
+                job.waiting = None
+                if not job.ready:
+                    raise timeout_error(timeout)
+        good, value = job.ready.popleft()
+        job.n_given += 1
+        if not job.exhausted:
+            self._refill()
+        if good:
+            return cast("R", value)
+        try:
+            raise value
+        finally:
+            del value, self
+
+    def _end(self) -> None:
+        self._close_bar()
+        self._finalizer()
+        error, self._job.input_error = self._job.input_error, None
+        if error is not None:
+            raise error
+        raise StopIteration
+
+    def close(self) -> None:
+        """Stop the map. Idempotent; what has started runs to its end, its results are dropped."""
+        self._finalizer()
+        self._close_bar()
+
+
+def timeout_error(timeout: float | None) -> Exception:
+    import multiprocessing
+
+    class NoResultYet(multiprocessing.TimeoutError, TimeoutError):
+        """Both of the standard library's."""
+
+    return NoResultYet(f"no result within {timeout} s; the task goes on")
+
+
+def abandon_iterator(driver: Driver, job: StreamJob, refill: Callable[[], None]) -> None:
+    job.stopped = job.stopped or not job.finished
+    driver.abandon_job(job)
+    refill()  # a feeder that waits for room sees that it is over
+
+
+class Feeder:
+    """Pulls a stream's input: in the consumer's thread where it cannot block, else in a thread of its own."""
+
+    def __init__(self, driver: Driver, job: StreamJob, iterable: Iterable[Any], *, own_thread: bool) -> None:
+        self._driver = driver
+        self._job = job
+        self._wake = threading.Semaphore(0)
+        self._sleeping = False
+        self._iterator: Iterator[Any] | None = None
+        if own_thread:
+            self._iterable: Iterable[Any] | None = iterable
+            threading.Thread(target=self._run, name=f"{driver.name}-input", daemon=True).start()
+        else:
+            self._iterable = None
+            self._iterator = iter(iterable)
+            self._pull_here()
+
+    def refill(self) -> None:
+        """Pull more, if there is room for a good portion."""
+        job = self._job
+        if self._iterator is not None:
+            if not job.exhausted and not job.stopped and 2 * job.room() >= job.window():
+                self._pull_here()
+        elif self._sleeping and (job.stopped or 2 * job.room() >= job.window()):
+            self._sleeping = False
+            self._wake.release()
+
+    def _pull_here(self) -> None:
+        job = self._job
+        n = job.room()
+        items = list(itertools.islice(cast("Iterator[Any]", self._iterator), n))
+        job.input.extend(items)
+        job.n_pulled += len(items)
+        if items and not job.queued:
+            self._driver.feed(job)
+        if len(items) < n:
+            self._driver.input_ended(job, None)
+
+    def _run(self) -> None:
+        job, driver = self._job, self._driver
+        error: BaseException | None = None
+        try:
+            iterator = iter(cast("Iterable[Any]", self._iterable))
+            self._iterable = None
+            append = job.input.append
+            while not job.stopped:
+                for _ in range(job.room()):
+                    item = next(iterator)
+                    append(item)
+                    job.n_pulled += 1
+                    if not job.queued:
+                        driver.feed(job)
+                    if job.stopped:
+                        break
+                self._sleeping = True
+                if job.room() > 0 or job.stopped:  # changed since: `refill` may have seen us awake
+                    self._sleeping = False
+                    continue
+                self._wake.acquire()
+        except StopIteration:
+            pass
+        except BaseException as problem:  # noqa: BLE001  it reaches the consumer, in its turn
+            error = problem
+        item = iterator = None
+        driver.input_ended(job, error)
+
+
+class Pool:
+    """Workers that run functions: processes, threads, both, sub-interpreters, or the caller.
+
+    Args:
+        processes: worker processes. None: as many as there are usable cores (affinity and the container's quota
+            respected), or none where `threads` or `interpreters` is given. 0: no process; without `threads`, tasks run
+            in the caller, at once, for debugging.
+        initializer: called once in each worker before its first task. If it raises, the pool fails with that error.
+        initargs: its arguments.
+        max_tasks_per_child: after so many tasks a worker process is replaced. None: never.
+        threads: slots of each worker; with no `processes`, threads of this process.
+        interpreters: sub-interpreters of this process (Python 3.14 and later).
+        start_method: ``"fork"``, ``"forkserver"`` or ``"spawn"``; None: the running Python's default.
+        preload: names of modules that are imported before workers are started from the template.
+        name: for thread names, logs and statistics.
+
+    All methods may be called from any thread. A forked child cannot use its parent's pool. A worker's death costs the
+    tasks that it had started (`WorkerDied`), and nothing else.
+
+    Raises:
+        ValueError, TypeError: an argument is out of its range; nothing was started.
+        NotSupported: this Python or system lacks what was asked for.
+
+    Example:
+        >>> from fullcourt import Pool
+        >>> with Pool(2) as pool:
+        ...     pool.map(abs, [-1, 2, -3])
+        [1, 2, 3]
+    """
+
+    def __init__(
+        self,
+        processes: int | None = None,
+        initializer: Callable[..., object] | None = None,
+        initargs: Iterable[Any] = (),
+        max_tasks_per_child: int | None = None,
+        *,
+        threads: int | None = None,
+        interpreters: int | None = None,
+        start_method: str | None = None,
+        preload: Sequence[str] = (),
+        name: str | None = None,
+    ) -> None:
+        at_least("processes", processes, 0)
+        at_least("threads", threads, 1)
+        at_least("interpreters", interpreters, 1)
+        at_least("max_tasks_per_child", max_tasks_per_child, 1)
+        if initializer is not None and not callable(initializer):
+            raise TypeError(f"initializer must be callable, not {initializer!r}")
+        if interpreters is not None and (processes or threads is not None):
+            raise ValueError("interpreters= goes without processes= and threads=: they are three kinds of workers")
+        if start_method is not None and start_method not in START_METHODS:
+            raise ValueError(f"start_method must be one of {', '.join(START_METHODS)}, not {start_method!r}")
+        if isinstance(preload, str):
+            raise TypeError(f"preload takes a sequence of module names, not the string {preload!r}")
+        if processes is None:
+            processes = 0 if threads is not None or interpreters is not None else usable_cores().count
+        if max_tasks_per_child is not None and not processes:
+            raise ValueError("max_tasks_per_child needs worker processes: threads and interpreters are not replaced")
+        if start_method is not None and not processes:
+            raise ValueError("start_method is for worker processes; this pool has none")
+        self.name = name or f"pool-{next(pool_numbers)}"
+        self.processes = processes
+        self.threads = threads
+        self.interpreters = interpreters
+        self._opened_at = monotonic()
+        self._driver = build_driver(
+            name=self.name,
+            processes=processes,
+            threads=threads,
+            interpreters=interpreters,
+            start_method=start_method,
+            initializer=initializer,
+            initargs=tuple(initargs),
+            max_tasks=max_tasks_per_child,
+            preload=tuple(preload),
+        )
+        self._driver.open()
+        end_at_exit = EndAtExit(self._driver)
+        atexit.register(end_at_exit)
+        self._finalizer = weakref.finalize(self, self._driver.abandon)
+        self._finalizer.atexit = False
+
+    # -- single calls ----------------------------------------------------------------------------------------------
+
+    def submit(self, fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> Future[R]:
+        """Have ``fn(*args, **kwargs)`` run in a worker; returns its future at once.
+
+        Raises:
+            PoolClosed: the pool takes no more work.
+        """
+        must_be_callable(fn)
+        future: Future[R] = Future(self._driver)
+        self._driver.submit(fn, args, kwargs, future)
+        return future
+
+    def apply(self, func: Callable[..., R], args: Iterable[Any] = (), kwds: Mapping[str, Any] | None = None) -> R:
+        """Call ``func(*args, **kwds)`` in a worker, wait, and return its result or raise its exception."""
+        must_be_callable(func)
+        future: Future[R] = Future(self._driver)
+        self._driver.submit(func, tuple(args), dict(kwds) if kwds else {}, future, waits=True)
+        return future.result()
+
+    def apply_async(
+        self,
+        func: Callable[..., R],
+        args: Iterable[Any] = (),
+        kwds: Mapping[str, Any] | None = None,
+        callback: Callable[[R], object] | None = None,
+        error_callback: Callable[[BaseException], object] | None = None,
+    ) -> Future[R]:
+        """As :meth:`submit`. The callback gets the result, or the error_callback the exception, before anyone who waits."""
+        must_be_callable(func)
+        future: Future[R] = Future(self._driver)
+        self._add_callbacks(future, callback, error_callback)
+        self._driver.submit(func, tuple(args), dict(kwds) if kwds else {}, future)
+        return future
+
+    def _add_callbacks(
+        self, future: Future[Any], callback: Callable[[Any], object] | None, error_callback: Callable[[Any], object] | None
+    ) -> None:
+        if callback is not None or error_callback is not None:
+            future._on_end = (callback, error_callback)
+            self._driver.hurry()
+
+    # -- maps ------------------------------------------------------------------------------------------------------
+
+    def map(
+        self,
+        func: Callable[[Any], R],
+        iterable: Iterable[Any],
+        chunksize: int | None = None,
+        *,
+        progress: bool = False,
+        on_error: OnError = "raise",
+    ) -> list[R]:
+        """Call the function with each item; returns the results in the items' order.
+
+        Args:
+            func: called with one item at a time.
+            iterable: read to its end before the first task starts; see :meth:`imap` for what does not fit in memory.
+            chunksize: items that travel together; None: found from the time that tasks take.
+            progress: show a bar on stderr.
+            on_error: ``"raise"``: the first failure stops the map and is raised. ``"return"``: a :class:`Failure`
+                stands in the place of each item that failed.
+        """
+        return cast("list[R]", self._map(MAP, func, iterable, chunksize, progress, on_error))
+
+    def starmap(
+        self,
+        func: Callable[..., R],
+        iterable: Iterable[Iterable[Any]],
+        chunksize: int | None = None,
+        *,
+        progress: bool = False,
+        on_error: OnError = "raise",
+    ) -> list[R]:
+        """As :meth:`map`, with each item's elements as the arguments."""
+        return cast("list[R]", self._map(STARMAP, func, iterable, chunksize, progress, on_error))
+
+    def _map(
+        self, kind: int, func: Callable[..., Any], iterable: Iterable[Any], chunksize: int | None, progress: bool, on_error: str
+    ) -> Any:
+        future, close_bar = self._start_map(kind, func, iterable, chunksize, None, None, on_error, progress)
+        try:
+            return future.result()
+        except BaseException:
+            future.cancel()  # Ctrl-C: what has not started shall not
+            raise
+        finally:
+            close_bar()
+
+    def map_async(
+        self,
+        func: Callable[[Any], R],
+        iterable: Iterable[Any],
+        chunksize: int | None = None,
+        callback: Callable[[list[R]], object] | None = None,
+        error_callback: Callable[[BaseException], object] | None = None,
+        *,
+        on_error: OnError = "raise",
+    ) -> Future[list[R]]:
+        """As :meth:`map`, but returns the future of the list at once."""
+        return self._start_map(MAP, func, iterable, chunksize, callback, error_callback, on_error, progress=False)[0]
+
+    def starmap_async(
+        self,
+        func: Callable[..., R],
+        iterable: Iterable[Iterable[Any]],
+        chunksize: int | None = None,
+        callback: Callable[[list[R]], object] | None = None,
+        error_callback: Callable[[BaseException], object] | None = None,
+        *,
+        on_error: OnError = "raise",
+    ) -> Future[list[R]]:
+        """As :meth:`starmap`, but returns the future of the list at once."""
+        return self._start_map(STARMAP, func, iterable, chunksize, callback, error_callback, on_error, progress=False)[0]
+
+    def _start_map(
+        self,
+        kind: int,
+        func: Callable[..., Any],
+        iterable: Iterable[Any],
+        chunksize: int | None,
+        callback: Callable[[Any], object] | None,
+        error_callback: Callable[[Any], object] | None,
+        on_error: str,
+        progress: bool,
+    ) -> tuple[Future[Any], Callable[[], None]]:
+        check_map_arguments(func, chunksize, on_error)
+        driver = self._driver
+        driver._check_open()
+        items = iterable if isinstance(iterable, (list, tuple, range)) else list(iterable)
+        future: Future[Any] = Future(driver)
+        self._add_callbacks(future, callback, error_callback)
+        report, close_bar = progress_of(func, len(items)) if progress else (None, nothing)
+        try:
+            function = driver.functions.get(func) if driver.functions is not None else None
+        except PicklingError as error:
+            future._settle(None, error)
+            return future, close_bar
+        if not items:
+            future._settle([], None)
+            return future, close_bar
+        job = MapJob(kind, func, function, items, chunksize, driver.new_id, future, on_error == "return", report)
+        driver.start_job(job)
+        if driver.engine.needs_driving and callback is None:
+            driver.arm_if_parked()
+        return future, close_bar
+
+    def imap(
+        self,
+        func: Callable[[Any], R],
+        iterable: Iterable[Any],
+        chunksize: int | None = None,
+        *,
+        buffersize: int | None = None,
+        progress: bool = False,
+        on_error: OnError = "raise",
+    ) -> ResultIterator[R]:
+        """As :meth:`map`, lazily: an iterator of the results in the items' order.
+
+        The input is read as results are taken: never more than `buffersize` items are between the two (None: a few
+        chunks for each slot), so an endless generator runs in constant memory. It is read in a thread of its own, unless
+        it is a list, tuple, range or the like.
+        """
+        return self._imap(func, iterable, chunksize, buffersize, progress, on_error, ordered=True)
+
+    def imap_unordered(
+        self,
+        func: Callable[[Any], R],
+        iterable: Iterable[Any],
+        chunksize: int | None = None,
+        *,
+        buffersize: int | None = None,
+        progress: bool = False,
+        on_error: OnError = "raise",
+    ) -> ResultIterator[R]:
+        """As :meth:`imap`, with the results in whatever order they come."""
+        return self._imap(func, iterable, chunksize, buffersize, progress, on_error, ordered=False)
+
+    def _imap(
+        self,
+        func: Callable[[Any], R],
+        iterable: Iterable[Any],
+        chunksize: int | None,
+        buffersize: int | None,
+        progress: bool,
+        on_error: str,
+        *,
+        ordered: bool,
+    ) -> ResultIterator[R]:
+        check_map_arguments(func, chunksize, on_error)
+        at_least("buffersize", buffersize, 1)
+        driver = self._driver
+        driver._check_open()
+        iter(iterable) if not isinstance(iterable, Iterator) else None  # not iterable: say so now
+        total = len(iterable) if isinstance(iterable, Sized) else None
+        report, close_bar = progress_of(func, total) if progress else (None, nothing)
+        function = driver.functions.get(func) if driver.functions is not None else None
+        n_slots = driver.scheduler.n_workers * driver.scheduler.n_slots
+        job = StreamJob(MAP, func, function, chunksize, driver.new_id, ordered, on_error == "return", report, n_slots, buffersize)
+        if driver.engine.runs_inline:
+            job.buffersize = 1
+        driver.start_job(job)
+        known = isinstance(iterable, (list, tuple, range, str, bytes, dict, set, frozenset))
+        feeder = Feeder(driver, job, iterable, own_thread=not known and not driver.engine.runs_inline)
+        job.refill = feeder.refill
+        if driver.engine.needs_driving:
+            driver.arm_if_parked()
+        return ResultIterator(driver, job, feeder.refill, close_bar)
+
+    # -- the end ---------------------------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """Take no more work. The workers end when all that was submitted has ended. Does not wait; idempotent."""
+        self._driver.close()
+
+    def terminate(self) -> None:
+        """Cancel what is open, and end the workers at once. Idempotent.
+
+        Processes are killed, with what they started. Threads cannot be: they end after the task that each is in.
+        """
+        self._driver.terminate()
+        self._finalizer.detach()
+
+    def join(self) -> None:
+        """Wait until the workers have ended. Call :meth:`close` or :meth:`terminate` first.
+
+        Raises:
+            ValueError: the pool is still open.
+        """
+        if not self._driver.closed:
+            raise ValueError("Pool is still running: call close() or terminate() before join()")
+        if self._driver.pid != os.getpid():
+            return
+        self._driver.lift_windows()
+        self._driver.ended.wait()
+        self._finalizer.detach()
+
+    def __enter__(self) -> Pool:
+        self._driver._check_open()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        """Wait for what was submitted; if the body raised, cancel the rest and stop the workers."""
+        if kind is not None:
+            self.terminate()
+        else:
+            self.close()
+        try:
+            self.join()
+        except BaseException:
+            self.terminate()
+            raise
+
+    # -- questions -------------------------------------------------------------------------------------------------
+
+    def statistics(self) -> PoolStatistics:
+        """A frozen snapshot of what the pool did so far. Waits until the workers that are being started have pids."""
+        return self._driver.statistics(PoolStatistics, WorkerStatistics)
+
+    def __repr__(self) -> str:
+        parts = [f"{key}={value}" for key, value in vars(self).items() if key in KINDS and value is not None]
+        state = "ended" if self._driver.ended.done() else "closed" if self._driver.closed else "open"
+        return f"<Pool {self.name} {' '.join(parts)} {state}>"
+
+
+KINDS = ("processes", "threads", "interpreters")
+
+
+class EndAtExit:
+    """Ends a pool that is still open when the interpreter exits. Holds nothing alive."""
+
+    def __init__(self, driver: Driver) -> None:
+        self._driver = weakref.ref(driver)
+        driver.ended.add_done_callback(lambda _: atexit.unregister(self))
+
+    def __call__(self) -> None:
+        driver = self._driver()
+        if driver is not None and driver.pid == os.getpid():
+            driver.terminate()
+            driver.ended.wait(5.0 if driver.engine.needs_driving else 0)
+
+
+def map(  # noqa: A001  the module's own map, as `fullcourt.map`
+    fn: Callable[[Any], R],
+    items: Iterable[Any],
+    *,
+    processes: int | None = None,
+    threads: int | None = None,
+    interpreters: int | None = None,
+    start_method: str | None = None,
+    chunksize: int | None = None,
+    progress: bool = False,
+    on_error: OnError = "raise",
+) -> list[R]:
+    """Call ``fn`` with each item, in parallel; returns the results in the items' order. A pool in one line.
+
+    Example:
+        >>> import fullcourt
+        >>> fullcourt.map(str.upper, ["a", "b"], threads=2)
+        ['A', 'B']
+    """
+    with Pool(processes, threads=threads, interpreters=interpreters, start_method=start_method) as pool:
+        return pool.map(fn, items, chunksize, progress=progress, on_error=on_error)
+
+
+# -- checks at the edge ---------------------------------------------------------------------------------------------------
+
+
+def at_least(name: str, value: int | None, least: int) -> None:
+    if value is None:
+        return
+    if isinstance(value, bool) or not hasattr(value, "__index__"):
+        raise TypeError(f"{name} must be an integer, not {value!r}")
+    if value < least:
+        raise ValueError(f"{name} must be at least {least}, not {value}")
+
+
+def must_be_callable(fn: object) -> None:
+    if not callable(fn):
+        raise TypeError(f"the function to run must be callable, not {fn!r}")
+
+
+def check_map_arguments(func: object, chunksize: int | None, on_error: str) -> None:
+    must_be_callable(func)
+    at_least("chunksize", chunksize, 1)
+    if on_error not in ("raise", "return"):
+        raise ValueError(f'on_error must be "raise" or "return", not {on_error!r}')
+
+
+def nothing() -> None:
+    pass
+
+
+def progress_of(func: Callable[..., Any], total: int | None) -> tuple[Callable[[int, int], None], Callable[[], None]]:
+    """A progress bar's two functions: report counts, close."""
+    from fullcourt._progress import ProgressBar
+    from fullcourt._transport.codec import function_name
+
+    bar = ProgressBar(total, description=function_name(func))
+    lock = threading.Lock()  # results of threads come from several of them
+
+    def report(n_done: int, n_failed: int) -> None:
+        with lock:
+            bar.update(n_done, n_failed)
+
+    def close() -> None:
+        with lock:
+            bar.close()
+
+    return report, close
+
+

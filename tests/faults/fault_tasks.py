@@ -1,0 +1,132 @@
+"""Tasks that die. Imports stay light: under ``spawn`` every worker pays for them."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+from typing import Any, NoReturn
+
+
+def die(how: str) -> NoReturn:
+    """End this process in the way named: ``SIGKILL``, ``exit 3`` or ``SIGABRT``."""
+    with contextlib.suppress(ImportError):
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    if how == "SIGKILL":
+        os.kill(os.getpid(), signal.SIGKILL)
+    elif how == "exit 3":
+        os._exit(3)
+    elif how == "SIGABRT":
+        import faulthandler
+
+        faulthandler.disable()  # pytest enables it in whoever forks from it; its dump would be noise
+        os.abort()
+    raise AssertionError(f"survived {how}")
+
+
+def append_line(path: str, text: object) -> None:
+    """One line, atomically: O_APPEND writes of a line do not interleave on a local file system."""
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    try:
+        os.write(fd, f"{text}\n".encode())
+    finally:
+        os.close(fd)
+
+
+def square(x: int) -> int:
+    return x * x
+
+
+def square_or_die(journal: str, deadly: int, how: str, item: int) -> int:
+    """Note item and pid in the journal, then die if the item is the deadly one."""
+    append_line(journal, f"{item} {os.getpid()}")
+    if item == deadly:
+        die(how)
+    return item * item
+
+
+def note_and_square(journal: str, item: int) -> int:
+    append_line(journal, f"{item} {os.getpid()}")
+    return item * item
+
+
+def note_and_work(journal: str, item: int) -> int:
+    append_line(journal, f"{item} {os.getpid()}")
+    return item * item + 0 * sum(range(2_000))
+
+
+def spin_holding_the_gil() -> None:
+    while True:
+        pass
+
+
+def one_long_call_in_c() -> int:
+    """Hold the GIL in one C call for hours: no Python code, and so no watching thread, runs meanwhile."""
+    return sum(range(10**13))
+
+
+def ignore_polite_signals() -> None:
+    """Block as a stubborn worker would, deaf to SIGTERM and SIGINT."""
+    with contextlib.suppress(ValueError):  # not in the main thread
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+    spin_holding_the_gil()
+
+
+def die_in_initializer(journal: str) -> NoReturn:
+    append_line(journal, os.getpid())
+    os._exit(3)
+
+
+class KillsWhoUnpicklesIt:
+    """An argument at which a worker dies before the task has begun."""
+
+    def __init__(self, journal: str) -> None:
+        self.journal = journal
+
+    def __reduce__(self) -> Any:
+        return note_and_exit, (self.journal, os.getpid())
+
+    def __call__(self, x: int) -> int:
+        return x
+
+
+def note_and_exit(journal: str, pickled_by: int) -> str:
+    if os.getpid() != pickled_by:
+        append_line(journal, os.getpid())
+        os._exit(3)
+    return "read where it was written"
+
+
+class KillsWhoPicklesIt:
+    """A result at which a worker dies after the task has ended."""
+
+    def __reduce__(self) -> Any:
+        os._exit(3)
+
+
+def return_a_killer(journal: str) -> KillsWhoPicklesIt:
+    append_line(journal, os.getpid())
+    return KillsWhoPicklesIt()
+
+
+def large_result_then_die(n_bytes: int) -> bytes:
+    """Die a moment after the answer was made, from a thread, while it may be on its way."""
+    import threading
+
+    threading.Timer(0.001, os._exit, (3,)).start()
+    return bytes(n_bytes)
+
+
+def start_a_child_and_wait(journal: str) -> None:
+    """Fork a grandchild that holds this worker's descriptors open, then die."""
+    reading, writing = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        os.close(writing)
+        os.read(reading, 1)  # until the writing end is closed, which its parent's death does
+        os._exit(0)
+    append_line(journal, pid)
+    os.kill(os.getpid(), signal.SIGKILL)
