@@ -276,7 +276,7 @@ class Pool:
         if interpreters is not None and (processes or threads is not None):
             raise ValueError("interpreters= goes without processes= and threads=: they are three kinds of workers")
         if start_method is not None and start_method not in START_METHODS:
-            raise ValueError(f"start_method must be one of {', '.join(START_METHODS)}, not {start_method!r}")
+            raise ValueError(f"start_method={start_method!r} is unknown: it is one of {', '.join(START_METHODS)}, or None")
         if isinstance(preload, str):
             raise TypeError(f"preload takes a sequence of module names, not the string {preload!r}")
         if processes is None:

@@ -11,7 +11,7 @@ import pytest
 
 from fullcourt.cli.map_line import FunctionError, LineTask, error_line, find_function
 
-MODULE = '''
+MODULE = """
 import sys
 class Tools:
     @staticmethod
@@ -31,7 +31,7 @@ def mute(x):
     raise Mute
 def two_lines(x):
     raise ValueError("one\\ntwo")
-'''
+"""
 
 
 @pytest.fixture
@@ -137,7 +137,9 @@ def test_what_cannot_be_found_is_told_in_one_line(folder: str, spec: str, words:
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize(("line", "as_json", "shown"), [(b"[1]", True, [1]), (b"[1", True, "[1"), (b"[1]", False, "[1]")])
+@pytest.mark.parametrize(
+    ("line", "as_json", "shown"), [(b"[1]", True, [1]), (b"[1", True, "[1"), (b"[1]", False, "[1]")]
+)
 def test_the_caller_can_make_a_line_for_a_worker_that_died(line: bytes, as_json: bool, shown: object) -> None:
     found = json.loads(error_line(line, as_json, "WorkerDied: x", '{"pid": 1, "thread": null}'))
     assert found == {"input": shown, "error": "WorkerDied: x", "seconds": None, "worker": {"pid": 1, "thread": None}}

@@ -67,7 +67,7 @@ def engine(request: pytest.FixtureRequest) -> Engine:
 
 
 @pytest.fixture(scope="session")
-def shared_pool(engine: Engine, fullcourt: ModuleType) -> Iterator[SharedPool]:
+def shared_pool(engine: Engine, fullcourt: ModuleType, oracle: ThreadPool) -> Iterator[SharedPool]:
     before = Snapshot.take()
     SharedPool.current = shared = SharedPool(lambda: fullcourt.Pool(**engine.options))
     yield shared

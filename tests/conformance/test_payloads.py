@@ -248,7 +248,7 @@ def test_arrays_of_every_shape_and_order(pool: Any, np: Any) -> None:
         np.array([None, {"x": 1}], dtype=object),
         np.arange(3, dtype=">i4"),
         np.zeros(4, dtype=[("x", "f8"), ("y", "i2")]),
-        np.arange(200_000, dtype="datetime64[s]"),
+        np.arange(200_000).astype("datetime64[s]"),
     ):
         back = pool.submit(tasks.identity, array).result(30)
         assert back.dtype == array.dtype

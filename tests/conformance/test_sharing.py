@@ -187,7 +187,8 @@ def test_statistics_count_tasks_done_and_failed(new_pool: Callable[..., Any]) ->
     assert now.n_failed == 3
     assert now.n_done in (112, 115)  # 115 if the failed ones count as done, too
     assert now.n_in_flight == 0
-    assert sum(worker.n_done for worker in now.workers) == now.n_done
+    if now.workers:  # in the caller there may be none
+        assert sum(worker.n_done for worker in now.workers) == now.n_done
 
 
 def test_statistics_are_a_frozen_snapshot(pool: Any, fullcourt: ModuleType) -> None:
@@ -198,8 +199,9 @@ def test_statistics_are_a_frozen_snapshot(pool: Any, fullcourt: ModuleType) -> N
     assert isinstance(before.workers, tuple)
     with pytest.raises(dataclasses.FrozenInstanceError):
         before.n_done = 5
-    with pytest.raises(dataclasses.FrozenInstanceError):
-        after.workers[0].n_done = 5
+    for worker in after.workers:
+        with pytest.raises(dataclasses.FrozenInstanceError):
+            worker.n_done = 5
 
 
 def test_statistics_never_go_back_and_are_never_negative(pool: Any) -> None:
@@ -264,7 +266,7 @@ def test_threads_carry_the_pools_name(new_pool: Callable[..., Any], engine: Engi
     assert "kitchen" in pool.submit(tasks.thread_name).result(30)
 
 
-def test_pools_without_a_name_are_told_apart(new_pool: Callable[..., Any]) -> None:
+def test_pools_without_a_name_are_told_apart(parallel: Engine, new_pool: Callable[..., Any]) -> None:
     names = set()
     for pool in (new_pool(), new_pool()):
         pool.submit(tasks.square, 1).result(30)

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 import conformance_tasks
 import pytest
-from conformance_harness import descendant_pids, is_alive
+from conformance_harness import descendant_pids, descends_from_here, is_alive
 
 from tests.faults import fault_tasks as tasks
 
@@ -47,11 +47,14 @@ def worker_pids(pool: Any) -> list[int]:
     return [worker.pid for worker in pool.statistics().workers]
 
 
-def kill(pid: int) -> None:
-    """SIGKILL a process that descends from this one; gone already is as good."""
-    if pid in descendant_pids():
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
+def kill(pid: int) -> bool:
+    """SIGKILL a process that descends from this one; whether it was there to be killed."""
+    if not is_alive(pid) or not descends_from_here(pid):
+        return False
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)
+        return True
+    return False
 
 
 def wait_gone(pids: list[int], within_s: float) -> list[int]:
@@ -428,23 +431,19 @@ def test_everything_below_the_pool_killed_at_once(
 
 def storm(pool: Any, journal: Journal, n_tasks: int, n_kills: int, worker_died: type[BaseException]) -> None:
     """Kill a random worker after every few results; account for every task afterwards."""
-    finished = threading.Semaphore(0)
-    futures = []
-    for i in range(n_tasks):
-        future = pool.submit(tasks.note_and_work, str(journal), i)
-        future.add_done_callback(lambda _: finished.release())
-        futures.append(future)
+    futures: list[Any] = []
     n_killed = 0
     started = time.perf_counter()
-    for _ in range(n_kills):
-        for _ in range(random.randrange(2 * n_tasks // (n_kills + 1))):
-            assert finished.acquire(timeout=30), "no task finishes any more"
-            if all(future.done() for future in futures[-2:]):
+    for wave in range(n_kills):
+        n_new = n_tasks * (wave + 1) // n_kills - len(futures)
+        new = [pool.submit(tasks.note_and_work, str(journal), len(futures) + i) for i in range(n_new)]
+        futures += new
+        # Anywhere in the wave: before its first task, among them, after its last.
+        some = random.randrange(n_new + 1)
+        for n_seen, _ in enumerate(cf.as_completed(new, timeout=30)):
+            if n_seen >= some:
                 break
-        pids = [pid for pid in worker_pids(pool) if is_alive(pid)]
-        if pids:
-            kill(random.choice(pids))
-            n_killed += 1
+        n_killed += kill(random.choice(worker_pids(pool)))
     _done, not_done = cf.wait(futures, timeout=50)
     assert not not_done, f"{len(not_done)} of {n_tasks} tasks hang"
     n_runs = journal.n_runs()

@@ -88,9 +88,19 @@ class Stream(Protocol):
 
 
 class Worker:
-    """What the scheduler knows of one worker."""
+    """What the scheduler knows of one worker.
 
-    __slots__ = ("id", "load_s", "n_given", "progress_at", "sent", "stopping")
+    Attributes:
+        sent: the chunks that it holds, by id, oldest first.
+        load_s: how long they are expected to take.
+        n_given: tasks it was given in its life.
+        progress_at: when it last told of an end, or was given work while it had none.
+        holding_since: since when it has held chunks without a break; meaningless while it holds none.
+        held_s: for how long it held chunks before that.
+        stopping: whether it was told to end.
+    """
+
+    __slots__ = ("held_s", "holding_since", "id", "load_s", "n_given", "progress_at", "sent", "stopping")
 
     def __init__(self, worker_id: int, now: float) -> None:
         self.id = worker_id
@@ -98,4 +108,6 @@ class Worker:
         self.load_s = 0.0
         self.n_given = 0
         self.progress_at = now
+        self.holding_since = now
+        self.held_s = 0.0
         self.stopping = False

@@ -91,7 +91,7 @@ class Scheduler:
         self.n_sent_tasks -= n_tasks
         if chunk.done < chunk.count:
             return
-        self._drop(worker, chunk)
+        self._drop(worker, chunk, now)
         self._place(worker)
         if self.returned or self.streams:
             self._dispatch(now)
@@ -105,7 +105,7 @@ class Scheduler:
         if chunk.worker_id is None:
             return
         worker = self.workers[chunk.worker_id]
-        self._drop(worker, chunk)
+        self._drop(worker, chunk, now)
         self.n_sent_tasks -= chunk.count - chunk.done
         worker.n_given -= chunk.count - chunk.done
         self._place(worker)
@@ -118,7 +118,7 @@ class Scheduler:
             if chunk.worker_id is None:
                 continue
             worker = self.workers[chunk.worker_id]
-            self._drop(worker, chunk)
+            self._drop(worker, chunk, now)
             self.n_sent_tasks -= chunk.count - chunk.done
             worker.n_given -= chunk.count - chunk.done
             self._place(worker)
@@ -180,10 +180,14 @@ class Scheduler:
         self._place(worker)
         self.actions.append(("stop", worker.id))
 
-    def _drop(self, worker: Worker, chunk: Chunk) -> None:
+    def _drop(self, worker: Worker, chunk: Chunk, now: float) -> None:
         del worker.sent[chunk.id]
         chunk.worker_id = None
-        worker.load_s = worker.load_s - chunk.expected_s if worker.sent else 0.0
+        if worker.sent:
+            worker.load_s -= chunk.expected_s
+        else:
+            worker.load_s = 0.0
+            worker.held_s += now - worker.holding_since
 
     def _place(self, worker: Worker) -> None:
         """Put a worker into the sets where it belongs (invariant 3)."""
@@ -245,7 +249,7 @@ class Scheduler:
         n_tasks = chunk.count - chunk.done
         chunk.expected_s = UNKNOWN_S if mean_s is None else mean_s * n_tasks
         if not worker.sent:
-            worker.progress_at = now
+            worker.progress_at = worker.holding_since = now
         chunk.worker_id = worker.id
         worker.sent[chunk.id] = chunk
         worker.load_s += chunk.expected_s

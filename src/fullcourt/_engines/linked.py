@@ -6,6 +6,7 @@ Receives frames, sends chunks, keeps each worker's page. How a worker is started
 from __future__ import annotations
 
 import abc
+import contextlib
 import mmap
 import os
 import select
@@ -37,11 +38,10 @@ class Handle:
         self.known: set[int] = set()  # functions that it has
         self.at_end = False  # its link has reported end-of-file
         self.ready = False
+        self.failure: Exception | None = None  # why it could not be started, where that is known
         self.n_done = 0
         self.busy_s = 0.0
         self.started_at = monotonic()
-        self.given_s = 0.0
-        self.given_since: float | None = None
 
 
 @dataclass(slots=True)
@@ -88,7 +88,6 @@ class LinkedEngine(abc.ABC):
         self.name = name
         self.codec = codec
         self.handles: dict[int, Handle] = {}
-        self.pickling_s = 0.0
         self._epoll = select.epoll()
         self._sources: dict[int, Callable[[list[Event]], None]] = {}
         self._wake_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
@@ -139,6 +138,21 @@ class LinkedEngine(abc.ABC):
         except BlockingIOError:
             pass
         link.flush()
+
+    def _drain(self, handle: Handle, events: list[Event]) -> None:
+        """Receive all that a dead worker had written: an answer that was written counts."""
+        with contextlib.suppress(BlockingIOError):
+            while not handle.at_end:
+                received = handle.link.receive()
+                if received is None:
+                    break
+                events.append(FrameArrived(handle, *received))
+
+    def _close_epoll(self) -> None:
+        if not self._epoll.closed:
+            self._epoll.close()
+            os.close(self._wake_fd)
+            self._wake_fd = -1
 
     # -- workers ---------------------------------------------------------------------------------------------------
 

@@ -41,8 +41,6 @@ class LocalHandle:
         self.n_done = 0
         self.busy_s = 0.0
         self.started_at = monotonic()
-        self.given_s = 0.0
-        self.given_since: float | None = None
 
 
 class LocalEngine:
@@ -52,7 +50,6 @@ class LocalEngine:
     runs_inline = False
     can_take_back = True
     codec = None
-    pickling_s = 0.0
 
     def __init__(self, n_slots: int, name: str, initializer: Callable[..., object] | None, initargs: tuple[Any, ...]) -> None:
         self.n_slots = n_slots

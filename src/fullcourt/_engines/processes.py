@@ -12,7 +12,7 @@ import sys
 from typing import Any
 
 from fullcourt._engines.linked import Broken, Event, Handle, LinkedEngine, Lost
-from fullcourt._engines.template import Setup, fork_template, interpreter_command
+from fullcourt._engines.template import Setup, fork_template, interpreter_command, write_setup
 from fullcourt._os.system import open_pidfd
 from fullcourt._transport import frames
 from fullcourt._transport.codec import Codec, main_definitions
@@ -62,24 +62,8 @@ class ProcessEngine(LinkedEngine):
         self._watch(control.fileno(), self._hear)
 
     def _start_fresh(self, template_end: socket.socket) -> int:
-        setup = self._setup
-        plain = Setup(
-            n_slots=setup.n_slots,
-            name=setup.name,
-            pool_pid=setup.pool_pid,
-            preload=setup.preload,
-            sys_path=list(sys.path),
-            argv=list(sys.argv),
-            cwd=os.getcwd(),
-        )
-        if setup.initializer is not None:
-            data, buffers = self.codec.encode((setup.initializer, setup.initargs))
-            if buffers:
-                data = pickle.dumps((setup.initializer, setup.initargs))
-            plain.encoded_initializer = data
-        setup_fd = os.memfd_create("fullcourt-setup", os.MFD_CLOEXEC)
+        setup_fd = write_setup(self._setup, self.codec)
         try:
-            os.write(setup_fd, pickle.dumps(plain))
             code = f"from fullcourt._engines.template import main; main(3, 4, {self._method!r})"
             actions = [
                 (os.POSIX_SPAWN_DUP2, template_end.fileno(), 10),
@@ -121,17 +105,6 @@ class ProcessEngine(LinkedEngine):
                 self._remove(handle)
                 events.append(Lost(handle, None, None))
                 events.append(Broken(PoolBroken(f"a worker process could not be started: {rest[0]}")))
-
-    def _drain(self, handle: Handle, events: list[Event]) -> None:
-        """Receive all that a dead worker had written: an answer that was written counts."""
-        with contextlib.suppress(BlockingIOError):
-            while not handle.at_end:
-                received = handle.link.receive()
-                if received is None:
-                    break
-                from fullcourt._engines.linked import FrameArrived
-
-                events.append(FrameArrived(handle, *received))
 
     def _template_lost(self, events: list[Event]) -> None:
         """The template is gone (killed from outside): its workers are ended, and a new one is started."""
@@ -222,7 +195,4 @@ class ProcessEngine(LinkedEngine):
         self._reap_template()
         for handle in list(self.handles.values()):
             self._remove(handle)
-        if not self._epoll.closed:
-            self._epoll.close()
-            os.close(self._wake_fd)
-            self._wake_fd = -1
+        self._close_epoll()

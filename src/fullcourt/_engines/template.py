@@ -27,6 +27,7 @@ import socket
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from types import ModuleType
 from typing import Any
 
 from fullcourt._os.system import become_subreaper, descendants, die_with_parent, kill_tree, open_pidfd
@@ -175,23 +176,20 @@ def worker_main(worker_id: int, tasks_fd: int, results_fd: int, page_fd: int, se
         from fullcourt._transport.codec import Codec, main_definitions
         from fullcourt._transport.journal import REGION_BYTES
         from fullcourt._transport.link import WorkerEnd
+        from fullcourt._transport.mainspace import adopt_main
 
         if "ctypes" in sys.modules:
             die_with_parent(parent_pid)
         be_a_child(f"{setup.name}-{worker_id}")
         page = mmap.mmap(page_fd, setup.n_slots * REGION_BYTES)
         os.close(page_fd)
+        adopt_main()
         end = WorkerEnd(socket.socket(fileno=tasks_fd), socket.socket(fileno=results_fd), setup.n_slots)
         codec = Codec(main_definitions() if setup.shares_main else None)
         initializer, initargs = setup.initializer, setup.initargs
         worker = Worker(end, page, setup.n_slots, codec)
         if setup.encoded_initializer is not None:
-
-            def initializer(*args: Any) -> None:  # loading it may fail as running it may
-                real, real_args = pickle.loads(setup.encoded_initializer or b"")
-                real(*real_args)
-
-            initargs = ()
+            initializer, initargs = load_initializer(setup), ()
         if worker.run(initializer, initargs):
             code = 0
         run_exit_functions()
@@ -324,8 +322,52 @@ def spawned(worker_id: int) -> None:
     worker_main(worker_id, 3, 4, 5, setup, parent_pid)
 
 
+def write_setup(setup: Setup, codec: Any) -> int:
+    """Write what a fresh interpreter needs into a memory block. Returns its descriptor, to be read by `read_all`."""
+    fresh = Setup(
+        n_slots=setup.n_slots,
+        name=setup.name,
+        pool_pid=setup.pool_pid,
+        preload=setup.preload,
+        sys_path=list(sys.path),
+        argv=list(sys.argv),
+        cwd=os.getcwd(),
+    )
+    if setup.initializer is not None:
+        data, buffers = codec.encode((setup.initializer, setup.initargs))
+        if buffers:  # rare, and not worth a table
+            from fullcourt._transport.by_value import dumps
+
+            data = dumps((setup.initializer, setup.initargs), 5)
+        fresh.encoded_initializer = data
+    data = pickle.dumps(fresh)
+    fd = os.memfd_create("fullcourt-setup", os.MFD_CLOEXEC)
+    try:
+        done = 0
+        while done < len(data):
+            done += os.write(fd, data[done:])
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
+
+
+def load_initializer(setup: Setup) -> Callable[[], None]:
+    """The initializer as a function that first loads it: loading may fail as running may."""
+
+    def initialize() -> None:
+        initializer, initargs = pickle.loads(setup.encoded_initializer or b"")
+        initializer(*initargs)
+
+    return initialize
+
+
 def enter_world(setup: Setup) -> None:
-    """Take over the program's view: path, arguments, folder. Its ``__main__`` is never imported again."""
+    """Take over the program's view: path, arguments, folder.
+
+    Its ``__main__`` is never imported again: an empty one stands there, and is filled by what functions bring along.
+    """
+    sys.modules["__main__"] = ModuleType("__main__")
     sys.path[:] = setup.sys_path
     sys.argv[:] = setup.argv
     with contextlib.suppress(OSError):

@@ -62,9 +62,9 @@ class Codec:
             pass
         buffers = []
         try:
-            import cloudpickle
+            from fullcourt._transport.by_value import dumps
 
-            return cloudpickle.dumps(obj, PROTOCOL, buffer_callback=keep_large(buffers)), buffers
+            return dumps(obj, PROTOCOL, keep_large(buffers)), buffers
         except Exception as error:
             where = find_unpicklable(obj)
             message = f"{where} cannot be pickled, so it cannot be sent to another process: {error}"
@@ -157,7 +157,7 @@ class FunctionTable:
             return known
         data = self._encode(fn)
         captured: tuple[object, ...] | None = None
-        if b"cloudpickle" in data:  # by value
+        if b"cloudpickle" in data:  # by value: our pickler's functions are made by cloudpickle's
             captured = captured_by(fn)
             if captured is None:
                 return self._unnumbered(fn, data)
@@ -176,9 +176,9 @@ class FunctionTable:
     def _encode(self, fn: Callable[..., Any]) -> bytes:
         data, buffers = self._codec.encode(fn)
         if buffers:  # a bound method of something large: functions travel in one piece
-            import cloudpickle
+            from fullcourt._transport.by_value import dumps
 
-            data = cloudpickle.dumps(fn, PROTOCOL)
+            data = dumps(fn, PROTOCOL)
         return data
 
 
@@ -252,11 +252,11 @@ def function_name(fn: Any) -> str:
 
 def find_unpicklable(obj: object, path: str = "", depth: int = 0) -> str:
     """Say which part of an object will not pickle: ``"[0].connection (socket)"``. Only called when pickling failed."""
-    import cloudpickle
+    from fullcourt._transport.by_value import dumps
 
     def fails(value: object) -> bool:
         try:
-            cloudpickle.dumps(value, PROTOCOL)
+            dumps(value, PROTOCOL)
         except Exception:  # noqa: BLE001
             return True
         return False

@@ -4,6 +4,7 @@ A frame is one datagram of a ``SOCK_SEQPACKET`` socket (one message of the porta
 
     byte 0     kind
          1     flags            BLOCK: the body is in a memfd block whose descriptor came with the frame
+                                PARTS: the body follows in messages of its own (portable link)
          2-3   unused
          4-7   function id      0: the function is not kept (its pickle is in this frame)
          8-15  chunk id
@@ -14,11 +15,14 @@ A frame is one datagram of a ``SOCK_SEQPACKET`` socket (one message of the porta
          36-   body             inline: [function's pickle][payload's pickle]
                                 BLOCK: one u64 per part, the parts' lengths; in the block each part starts at a
                                 multiple of 64 bytes, in the order: function, payload, out-of-band buffers
+                                PARTS: the same table; each part follows in messages of at most PIECE_BYTES
 
-To a worker: CALL (payload: ``(args, kwargs)``), MAP and STARMAP (payload: list of items), STOP.
+To a worker: CALL (payload: ``(args, kwargs)``), MAP and STARMAP (payload: list of items), STOP; over the portable link
+TAKE_BACK (give back what no slot has begun).
 To the pool: RESULT (of a call), RESULTS (list: the next ``count`` items of a map chunk from ``start`` on), ERROR (the
 task at ``start`` failed), MISSING (the worker no longer has the function: send it again; nothing ran), UNLOADABLE (the
-payload of several items would not load; nothing ran), READY, INIT_FAILED.
+payload of several items would not load; nothing ran), READY, INIT_FAILED; over the portable link TAKEN_BACK (one u64 per
+chunk: its id; these will not run here).
 """
 
 from __future__ import annotations
@@ -37,11 +41,13 @@ MAX_INLINE = 60_000
 RECEIVE_BYTES = 65536
 
 BLOCK = 1
+PARTS = 2
 
 CALL = 1
 MAP = 2
 STARMAP = 3
 STOP = 4
+TAKE_BACK = 5
 
 RESULT = 16
 RESULTS = 17
@@ -50,6 +56,7 @@ MISSING = 19
 UNLOADABLE = 20
 READY = 21
 INIT_FAILED = 22
+TAKEN_BACK = 23
 # A frame of this single byte says that the next frame carries a descriptor: so only then need the pool call recvmsg,
 # which costs a microsecond more than recv.
 DESCRIPTOR_FOLLOWS = b"\xff"

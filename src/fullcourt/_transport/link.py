@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import array
 import contextlib
+import errno
 import os
 import pickle
 import socket
@@ -22,6 +23,8 @@ from fullcourt._transport.frames import BLOCK, DESCRIPTOR_FOLLOWS, HEADER_BYTES,
 __all__ = ["Body", "PoolEnd", "WorkerEnd", "make_link"]
 
 Fields = tuple[int, int, int, int, int, int, int, float]
+# What came along with a frame: a block's descriptor, the parts themselves, or nothing (-1).
+Attached = int | list[memoryview]
 
 
 class Body:
@@ -72,10 +75,15 @@ def make_frame(
     return Frame(header + table, fd, chunk_id)
 
 
-def read_body(data: bytes, fields: Fields, fd: int) -> Body:
-    """Find the parts of a received frame's body."""
-    if fields[1] & BLOCK:
-        parts = open_block(fd, memoryview(data)[HEADER_BYTES:])
+def read_body(data: bytes, fields: Fields, attached: Attached) -> Body:
+    """Find the parts of a received frame's body. Raises OSError if there was no memory or descriptor for it."""
+    if fields[1]:
+        if type(attached) is list:
+            parts = attached
+        elif type(attached) is int and attached >= 0:
+            parts = open_block(attached, memoryview(data)[HEADER_BYTES:])
+        else:
+            raise OSError(errno.ENOMEM, "the large parts of a frame could not be received")
         return Body(parts[0], parts[1], parts[2:])
     n_function = fields[6]
     view = memoryview(data)
@@ -225,6 +233,8 @@ class PoolEnd:
 
 class WorkerEnd:
     """The worker's end of a link. With several slots, each receives for itself; sends are under a lock then."""
+
+    make_frame = staticmethod(make_frame)
 
     def __init__(self, tasks: socket.socket, results: socket.socket, n_slots: int) -> None:
         self._tasks = tasks

@@ -127,7 +127,7 @@ def table_text(report: Report, width: int) -> str:
         indent = sum(widths) + 2 * len(widths)
         for row in table:
             cells = [row[0].ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(row[1:-1], widths[1:], strict=True))]
-            first, *more = textwrap.wrap(row[-1], max(24, width - indent)) or [""]
+            first, *more = textwrap.wrap(row[-1], max(20, width - indent)) or [""]
             lines.append("  ".join([*cells, first]))
             lines += [" " * indent + line for line in more]
         lines.append("")

@@ -29,6 +29,9 @@ class Record(NamedTuple):
         started: Clock reading (`time.monotonic`, the same for all processes of a machine) when it began.
         ended: The same, when it ended.
         cpu_s: CPU seconds that its thread used.
+        queued_s: Seconds for which its thread could have run, but no core was free; `None` where the system does not
+            say.
+            What is left of the time from begin to end it was blocked: by the GIL, a socket, a file.
         slot: Process and thread that it ran in.
     """
 
@@ -36,16 +39,20 @@ class Record(NamedTuple):
     started: float
     ended: float
     cpu_s: float
+    queued_s: float | None
     slot: tuple[int, int]
 
 
 def timed(job: str, item: str) -> Record:
     """Do the job named `job` on `item`, and measure it."""
     work = JOBS[job]
+    queued_before = _queued_s()
     started, cpu_started = time.monotonic(), time.thread_time()
     result = work(item)
     cpu_s, ended = time.thread_time() - cpu_started, time.monotonic()
-    return Record(result, started, ended, cpu_s, (os.getpid(), threading.get_ident()))
+    queued_after = _queued_s()
+    queued_s = None if queued_before is None or queued_after is None else queued_after - queued_before
+    return Record(result, started, ended, cpu_s, queued_s, (os.getpid(), threading.get_ident()))
 
 
 def compute(path: str) -> str:
@@ -92,6 +99,15 @@ def ready(_: int) -> bool:
 def quiet() -> None:
     """Silence the warnings of the compiler about old source files; the initializer of each worker."""
     warnings.simplefilter("ignore")
+
+
+def _queued_s() -> float | None:
+    """Return for how long this thread has waited for a core since it began (proc(5): schedstat)."""
+    try:
+        with open("/proc/thread-self/schedstat", "rb") as file:
+            return int(file.read().split()[1]) / 1e9
+    except (OSError, ValueError, IndexError):
+        return None
 
 
 def _code_bytes(code: types.CodeType) -> int:

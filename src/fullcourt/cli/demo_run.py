@@ -62,6 +62,7 @@ class Run:
         start_s: The start of the pool.
         cpu_s: CPU seconds in the tasks.
         in_tasks_s: Seconds from begin to end of each task, added up.
+        queued_s: Of these, seconds in which a task could have run but had no core; `None` if that could not be seen.
         others: Cores that other programs used meanwhile; `None` if that could not be seen.
         equal: Whether the results equal the serial ones.
         records: The tasks; empty if it failed.
@@ -74,6 +75,7 @@ class Run:
     start_s: float = 0.0
     cpu_s: float = 0.0
     in_tasks_s: float = 0.0
+    queued_s: float | None = None
     others: float | None = None
     equal: bool = True
     records: list[Record] = field(default_factory=list, repr=False)
@@ -84,6 +86,16 @@ class Run:
     def cores_busy(self) -> float:
         """How many cores worked in the tasks, on average."""
         return self.cpu_s / self.seconds if self.seconds else 0.0
+
+    @property
+    def slots_queued(self) -> float | None:
+        """How many slots waited for a core, on average."""
+        return self.queued_s / self.seconds if self.seconds and self.queued_s is not None else None
+
+    @property
+    def slots_blocked(self) -> float:
+        """How many slots were blocked, on average (by the GIL, a socket, a file); without `queued_s` also queued."""
+        return max(0.0, self.slots_busy - self.cores_busy - (self.slots_queued or 0.0))
 
     @property
     def slots_busy(self) -> float:
@@ -191,7 +203,9 @@ def _run(
 ) -> Run:
     cpu_s = sum(record.cpu_s for record in records)
     in_tasks_s = sum(record.ended - record.started for record in records)
-    return Run(way, seconds, start_s, cpu_s, in_tasks_s, others, equal, records, begun)
+    queued = [record.queued_s for record in records if record.queued_s is not None]
+    queued_s = sum(queued) if len(queued) == len(records) else None
+    return Run(way, seconds, start_s, cpu_s, in_tasks_s, queued_s, others, equal, records, begun)
 
 
 class _Busy:

@@ -1,7 +1,8 @@
 """One sentence for each run of `fullcourt demo`: why it took as long as it did.
 
-A pure function of what was measured. It claims no more than the numbers carry: that threads waited for the GIL is said
-only where a job kept the CPU busy when it ran alone, and many slots together got no further than their GILs allow.
+A pure function of what was measured. Each task's time is split exactly, by the kernel's own counters, into three: on a
+core, ready but without a core, and blocked. Where a job that does not block when it is alone is blocked beside others,
+it waits for the GIL.
 """
 
 from __future__ import annotations
@@ -13,12 +14,10 @@ if TYPE_CHECKING:
 
 __all__ = ["explain"]
 
-# Shares of measured numbers that are within what a busy machine blurs.
-_NEARLY: Final = 0.85
+# Within what a busy machine blurs, two numbers are equal.
 _CLEARLY_ABOVE: Final = 1.15
-# With fewer free cores for each GIL, a job that is held up by its GIL looks like one that is held up by the machine.
-_TELLING: Final = 1.3
-_OTHERS_WORTH_TELLING: Final = 0.25
+_NEARLY: Final = 0.85
+_WORTH_TELLING: Final = 0.25
 
 
 def explain(job: Job, run: Run, n_cores: int) -> str:
@@ -30,9 +29,9 @@ def explain(job: Job, run: Run, n_cores: int) -> str:
         n_cores: Cores that could be used.
     """
     if run.error:
-        return f"It could not run: {run.error}."
+        return f"It could not run: {run.error.rstrip('.')}."
     serial = job.runs[0]
-    waits = serial.cores_busy < 0.5
+    waits = serial.slots_blocked > 0.5 * serial.slots_busy
     if run is serial:
         main = _serial(run, n_cores, waits=waits)
     elif waits:
@@ -41,54 +40,69 @@ def explain(job: Job, run: Run, n_cores: int) -> str:
         main = _computing(run, n_cores)
         dearer = run.cpu_s / serial.cpu_s if serial.cpu_s else 1.0
         if dearer > _CLEARLY_ABOVE:
-            main += f", and a file cost {dearer:.1f} times the CPU time that it costs alone"
-    if run.others is not None and run.others > _OTHERS_WORTH_TELLING:
+            main += f"; a file cost {dearer:.1f} times the CPU time that it costs alone"
+    if run.others is not None and run.others > _WORTH_TELLING:
         main += f"; other programs took {run.others:.1f} cores meanwhile"
     return main + "."
 
 
 def _serial(run: Run, n_cores: int, *, waits: bool) -> str:
     if waits:
-        share = 100 * (1 - run.cores_busy)
-        return f"One reply was awaited at a time: {share:.0f} % of the time no core worked"
+        return f"One reply was awaited at a time: {100 * run.slots_blocked:.0f} % of the time went by in waiting for it"
+    if run.others is not None and run.others > n_cores - _NEARLY:
+        return f"One thread works, on a core that it shares: {run.cores_busy:.1f} of {_cores(n_cores)} worked for it"
     idle = "" if n_cores == 1 else f", the other {'one' if n_cores == 2 else n_cores - 1} stood idle"
     return f"One core worked{idle}"
 
 
 def _waiting(run: Run) -> str:
     awaited = f"{_whole(run.slots_busy)} of {run.way.n_slots} slots had a request under way on average"
-    if run.way.n_gils and run.cores_busy > _NEARLY * run.way.n_gils:
-        limit = f"until {_gils(run.way.n_gils)} became the limit"
+    gils = run.way.n_gils
+    if gils and run.cores_busy > _NEARLY * gils:
+        limit = f"until {_gils(gils)} became the limit"
         return f"{awaited}, {limit}: the client's own Python code kept {run.cores_busy:.1f} cores busy"
-    if run.way.n_slots > run.way.n_gils and run.way.n_gils:
-        return f"{awaited}: who waits for a socket holds no GIL; {run.cores_busy:.1f} cores worked"
+    if run.way.n_slots > max(1, gils):
+        free = "who waits for a socket holds no GIL" if gils else "who waits for a socket needs no core"
+        return f"{awaited}: {free}; {run.cores_busy:.1f} cores worked"
     return f"{awaited}: no more could be awaited at once, and only {run.cores_busy:.1f} cores worked"
 
 
 def _computing(run: Run, n_cores: int) -> str:
-    busy = f"{run.cores_busy:.1f} of {n_cores} core{'' if n_cores == 1 else 's'} worked"
     gils = run.way.n_gils
+    busy = f"{run.cores_busy:.1f} of {_cores(n_cores)} worked"
+    blocked, queued = run.slots_blocked, run.slots_queued or 0.0
     if not gils:
-        return f"There is no GIL to wait for: {busy}"
-    if run.cores_busy > _CLEARLY_ABOVE * gils:
-        return f"The native code releases {_gils(gils)} while it works: {busy}"
-    free = n_cores - (run.others or 0.0)
-    if gils < n_cores and free < _TELLING * gils:
-        return f"Other programs left only {free:.1f} cores, too little to tell whether the GIL held it back: {busy}"
-    if gils < n_cores and run.cores_busy > 0.7 * gils:
-        waiting = run.slots_busy - run.cores_busy
-        return f"One thread at a time held the GIL and some {_whole(waiting)} waited for it: {busy}"
-    mine = f"{gils} {'interpreters' if 'interpreters' in run.way.pool else 'processes'} have a GIL each: {busy}"
-    if run.way.n_slots > gils:
-        mine += f", and the {run.way.n_slots - gils} other slots could only queue for a GIL or a core"
-    idle = min(n_cores, run.way.n_slots) - run.cores_busy
-    if idle > 0.3 * n_cores and not (run.others and run.others > _OTHERS_WORTH_TELLING):
-        mine += f"; {idle:.1f} cores stood idle while work was handed over"
-    return mine
+        head = "There is no GIL to wait for"
+    elif run.cores_busy > _CLEARLY_ABOVE * gils:
+        head = f"The native code releases {_gils(gils)} while it works"
+    elif gils > 1:
+        head = f"{gils} {'interpreters' if 'interpreters' in run.way.pool else 'processes'} have a GIL each"
+    elif blocked >= queued:
+        head = "One thread at a time can hold the GIL"
+    else:
+        head = "There was no free core for a second thread"
+    return f"{head}: {busy}{_waited(run, blocked, queued)}"
+
+
+def _waited(run: Run, blocked: float, queued: float) -> str:
+    """Say how many slots waited, and for what, where that is worth it."""
+    for_what = "the GIL" if run.way.n_gils == 1 else "their GIL" if run.way.n_gils else "a lock"
+    if run.queued_s is None:
+        for_what += " or a core"
+    parts: list[str] = []
+    if blocked > _WORTH_TELLING:
+        parts.append(f"{_whole(blocked)} of {run.way.n_slots} slots waited for {for_what}")
+    if queued > _WORTH_TELLING:
+        parts.append(f"{_whole(queued)}{'' if parts else f' of {run.way.n_slots} slots waited'} for a core")
+    return f", {' and '.join(parts)}" if parts else ""
 
 
 def _gils(n_gils: int) -> str:
     return "the GIL" if n_gils == 1 else f"the {n_gils} GILs"
+
+
+def _cores(n_cores: int) -> str:
+    return f"{n_cores} core{'' if n_cores == 1 else 's'}"
 
 
 def _whole(number: float) -> str:

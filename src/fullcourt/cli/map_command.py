@@ -20,6 +20,7 @@ from fullcourt.cli.map_output import Output, OutputError, standard_streams_for_u
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Iterator
+    from io import RawIOBase
 
     from fullcourt import Pool
 
@@ -27,6 +28,7 @@ __all__ = ["run_map"]
 
 # Counting the lines of a bigger file first would take longer than a tenth of a second.
 _COUNT_UP_TO_BYTES = 256 << 20
+_BLOCK_BYTES = 1 << 17
 
 
 class _Terminated(BaseException):
@@ -74,7 +76,7 @@ def run_map(options: argparse.Namespace) -> int:
     return exits.OK
 
 
-def _map(options: argparse.Namespace, stdin: BinaryIO, stdout: BinaryIO, tally: _Tally) -> None:
+def _map(options: argparse.Namespace, stdin: RawIOBase, stdout: BinaryIO, tally: _Tally) -> None:
     """Check everything before anything starts, then run."""
     folder = os.getcwd()
     try:
@@ -140,7 +142,7 @@ class _Lines:
     They are kept because a worker that dies cannot say what it was given.
     """
 
-    def __init__(self, source: BinaryIO, name: str, *, skip_blank: bool, unordered: bool) -> None:
+    def __init__(self, source: RawIOBase, name: str, *, skip_blank: bool, unordered: bool) -> None:
         self._source = source
         self._name = name
         self._skip_blank = skip_blank
@@ -153,8 +155,7 @@ class _Lines:
     def __iter__(self) -> Iterator[Any]:
         source, skip_blank, keep, number = self._source, self._skip_blank, self._in_order.append, 0
         try:
-            for raw in source:
-                line = raw[:-1] if raw.endswith(b"\n") else raw
+            for line in _split(source):
                 if line.endswith(b"\r"):
                     line = line[:-1]
                 if skip_blank and not line.strip():
@@ -171,6 +172,25 @@ class _Lines:
 
     def _next(self, _number: int) -> bytes:
         return self._in_order.popleft()
+
+
+def _split(source: RawIOBase) -> Iterator[bytes]:
+    """Yield the lines without their newlines.
+
+    The file has no buffer object around it. This runs in a thread of the pool that may be waiting for input when the
+    job ends, and a buffer's lock would then be held: to close it, or to leave the interpreter, would wait for a line
+    that never comes.
+    """
+    parts: list[bytes] = []
+    while block := source.read(_BLOCK_BYTES):
+        first, *lines = block.split(b"\n")
+        parts.append(first)
+        if lines:
+            yield b"".join(parts)
+            parts = [lines.pop()]
+            yield from lines
+    if last := b"".join(parts):
+        yield last
 
 
 class _Numbered:
@@ -200,20 +220,21 @@ def _stopped_at_once(pool: Pool) -> Iterator[Pool]:
     except BaseException:
         with _signals_ignored():
             pool.terminate()
-            pool.join()
+            if pool.processes:  # threads cannot be stopped in the middle of a task; they end with this process
+                pool.join()
         raise
     pool.close()
     pool.join()
 
 
-def _open(path: str) -> BinaryIO:
+def _open(path: str) -> RawIOBase:
     try:
-        return open(path, "rb")
+        return open(path, "rb", buffering=0)
     except OSError as error:
         raise _Refused(f"cannot read {path}: {error.strerror}.", exits.INPUT_OUTPUT) from None
 
 
-def _n_lines(file: BinaryIO) -> int | None:
+def _n_lines(file: RawIOBase) -> int | None:
     """Return how many lines there are, for the time left; `None` if to count them would take long or cannot be done."""
     try:
         if not file.seekable() or os.fstat(file.fileno()).st_size > _COUNT_UP_TO_BYTES:

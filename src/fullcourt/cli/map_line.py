@@ -92,6 +92,11 @@ class LineTask:
             return f"{head}{_encode_ascii(result)}{tail}".encode()
 
 
+def _encode(value: object) -> str:
+    """Return `value` as JSON; whole numbers without the encoder, which makes an iterator for them."""
+    return int.__repr__(value) if type(value) is int else _encode_any(value)
+
+
 def find_function(spec: str, folder: str) -> Callable[[Any], object]:
     """Import and return the function that `MODULE:FUNCTION` names.
 
@@ -174,5 +179,5 @@ def _no_constant(name: str) -> NoReturn:
 
 _decode: Callable[[str], object] = json.JSONDecoder(parse_constant=_no_constant).decode
 # Letters stay readable, and NaN, which is not in JSON, is an error.
-_encode: Callable[[object], str] = json.JSONEncoder(ensure_ascii=False, allow_nan=False).encode
+_encode_any: Callable[[object], str] = json.JSONEncoder(ensure_ascii=False, allow_nan=False).encode
 _encode_ascii: Callable[[object], str] = json.JSONEncoder(allow_nan=False).encode

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, BinaryIO
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from io import RawIOBase
     from types import TracebackType
     from typing import Self
 
@@ -53,7 +54,7 @@ class Output:
         self._flusher: threading.Thread | None = None
 
     @classmethod
-    def open(cls, path: str | None, stdout: BinaryIO, source: BinaryIO) -> Output:
+    def open(cls, path: str | None, stdout: BinaryIO, source: RawIOBase) -> Output:
         """Open the file, or take stdout; refuse the file that is being read.
 
         Raises:
@@ -147,14 +148,17 @@ class Output:
 
 
 @contextlib.contextmanager
-def standard_streams_for_us(*, take_output: bool) -> Iterator[tuple[BinaryIO, BinaryIO]]:
-    """Yield stdin and stdout as files of our own, and give the user's function `/dev/null` and stderr in their places.
+def standard_streams_for_us(*, take_output: bool) -> Iterator[tuple[RawIOBase, BinaryIO]]:
+    """Yield stdin (without a buffer) and stdout as files of our own.
+
+    The user's function gets `/dev/null` and stderr in their places.
 
     A function that prints would put its words between the lines of JSON, and one that reads would eat input. The
     numbers 0 and 1 themselves are moved, so this holds for workers and for C code too.
     """
     sys.stdout.flush()
-    stdin, stdout = _duplicate(0, "rb"), _duplicate(1, "wb")
+    stdin = open(_duplicate(0), "rb", buffering=0)  # noqa: SIM115 - closed below
+    stdout = open(_duplicate(1), "wb")  # noqa: SIM115
     null = os.open(os.devnull, os.O_RDWR)
     try:
         os.dup2(null, 0)
@@ -167,16 +171,16 @@ def standard_streams_for_us(*, take_output: bool) -> Iterator[tuple[BinaryIO, Bi
         os.dup2(stdin.fileno(), 0)
         os.dup2(stdout.fileno(), 1)
         os.close(null)
-        for file in (stdin, stdout):
-            _close(file)
+        stdin.close()
+        with contextlib.suppress(OSError):  # about bytes that could not be written: it was told
+            stdout.close()
 
 
-def _duplicate(number: int, mode: str) -> BinaryIO:
+def _duplicate(number: int) -> int:
     try:
-        copy = os.dup(number)
+        return os.dup(number)
     except OSError:  # started with `<&-` or `>&-`
-        copy = os.open(os.devnull, os.O_RDWR)
-    return os.fdopen(copy, mode)  # type: ignore[return-value]
+        return os.open(os.devnull, os.O_RDWR)
 
 
 def _is_open(number: int) -> bool:
@@ -185,12 +189,3 @@ def _is_open(number: int) -> bool:
     except OSError:
         return False
     return True
-
-
-def _close(file: BinaryIO) -> None:
-    """Close without a second error about bytes that could not be written; the first one was told."""
-    try:
-        file.close()
-    except OSError:
-        with contextlib.suppress(OSError):
-            os.close(file.fileno()) if not file.closed else None

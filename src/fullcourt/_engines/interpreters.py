@@ -1,0 +1,130 @@
+"""Workers as sub-interpreters of this process (Python 3.14 and later): a GIL each, no process each.
+
+Each runs the same loop as a worker process, on a thread of this process, behind the same kind of link. What is shared
+is only the process: a task that ends the process (``os._exit``, a segmentation fault) ends all; a running task cannot be
+stopped. An extension module that does not support sub-interpreters fails to import there, with Python's own error.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import mmap
+import os
+import pickle
+import socket
+import threading
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+from fullcourt._engines.linked import Event, Handle, LinkedEngine, Lost
+from fullcourt._engines.template import Setup, enter_world, load_initializer, read_all, write_setup
+from fullcourt._transport import frames
+from fullcourt._transport.codec import Codec
+from fullcourt._transport.link import make_frame, make_link
+
+__all__ = ["InterpreterEngine", "serve"]
+
+
+class InterpreterEngine(LinkedEngine):
+    """Runs workers as sub-interpreters, a thread of this process for each."""
+
+    def __init__(self, name: str, initializer: Callable[..., object] | None, initargs: tuple[Any, ...]) -> None:
+        super().__init__(1, name, Codec())
+        self._setup = Setup(n_slots=1, name=name, initializer=initializer, initargs=initargs)
+        self._setup_fd = -1
+        self._ended: deque[Handle] = deque()  # those whose thread has ended; filled by the threads
+        self._threads: dict[int, threading.Thread] = {}
+
+    def open(self) -> None:
+        self._setup.pool_pid = os.getpid()
+        self._setup_fd = write_setup(self._setup, self.codec)
+
+    def start(self, worker_id: int) -> None:
+        link, tasks, results = make_link()
+        handle, page_fd = self._add(worker_id, link)
+        handle.pid = os.getpid()
+        # The interpreter takes duplicates: the link keeps `tasks`, for taking back.
+        fds = (os.dup(tasks.fileno()), results.detach(), page_fd)
+        thread = threading.Thread(target=self._run, args=(handle, fds), name=handle.name, daemon=True)
+        self._threads[worker_id] = thread
+        thread.start()
+
+    def _run(self, handle: Handle, fds: tuple[int, int, int]) -> None:
+        from concurrent import interpreters
+
+        try:
+            interpreter = interpreters.create()
+            try:
+                home = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+                interpreter.exec(
+                    f"import sys; sys.path.insert(0, {home!r})\n"
+                    f"from fullcourt._engines.interpreters import serve\n"
+                    f"serve({fds!r}, {self._setup_fd})"
+                )
+            finally:
+                with contextlib.suppress(Exception):  # threads that a task left running keep it; it goes with the process
+                    interpreter.close()
+        except Exception as error:  # noqa: BLE001
+            handle.failure = error
+        finally:
+            for fd in fds:
+                with contextlib.suppress(OSError):
+                    os.close(fd)
+            self._ended.append(handle)
+            with contextlib.suppress(OSError):
+                self.wake()
+
+    def _woken(self, events: list[Event]) -> None:
+        super()._woken(events)
+        while self._ended:
+            handle = self._ended.popleft()
+            self._drain(handle, events)
+            self._remove(handle)
+            self._threads.pop(handle.id).join()
+            events.append(Lost(handle, None, None))
+
+    def _link_ended(self, handle: Handle, events: list[Event]) -> None:
+        """Its thread reports the end."""
+
+    def stop(self, worker_id: int) -> None:
+        handle = self.handles.get(worker_id)
+        if handle is not None:
+            handle.link.send(make_frame(frames.STOP, 0, 0, 0, 0, 0.0, b"", b"", []))
+
+    def kill(self, worker_id: int) -> bool:
+        """Interpreters cannot be killed."""
+        return False
+
+    def end(self) -> None:
+        for worker_id, handle in list(self.handles.items()):
+            handle.link.take_back()
+            self.stop(worker_id)
+
+    def close(self) -> None:
+        for handle in list(self.handles.values()):
+            self._remove(handle)
+        if self._setup_fd >= 0:
+            os.close(self._setup_fd)
+            self._setup_fd = -1
+        self._close_epoll()
+
+
+def serve(fds: tuple[int, int, int], setup_fd: int) -> None:
+    """Be a worker, in a sub-interpreter. The descriptors stay the caller's."""
+    from fullcourt._engines.worker import Worker
+    from fullcourt._transport.journal import REGION_BYTES
+    from fullcourt._transport.link import WorkerEnd
+    from fullcourt._transport.mainspace import adopt_main
+
+    setup: Setup = pickle.loads(read_all(setup_fd))
+    enter_world(setup)
+    adopt_main()
+    tasks, results = socket.socket(fileno=os.dup(fds[0])), socket.socket(fileno=os.dup(fds[1]))
+    page = mmap.mmap(fds[2], REGION_BYTES)
+    try:
+        worker = Worker(WorkerEnd(tasks, results, 1), page, 1, Codec())
+        worker.run(load_initializer(setup) if setup.encoded_initializer is not None else None, ())
+    finally:
+        tasks.close()
+        results.close()

@@ -1,0 +1,46 @@
+"""The receiver's ``__main__``: the globals of functions that were pickled by value; see :mod:`by_value`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import Any
+
+__all__ = ["MainGlobals", "adopt_main", "main_globals", "set_function_state"]
+
+MISSING = object()
+
+# The values of this process's __main__ as they came from the pool (or from before a fork), by name. A process has one
+# __main__, so it has one of these; only the receiving side fills it.
+arrived: dict[str, object] = {}
+
+
+def adopt_main() -> None:
+    """Called once when a worker starts: what ``__main__`` holds now is as the pool had it."""
+    arrived.clear()
+    arrived.update(vars(sys.modules["__main__"]))
+
+
+class MainGlobals:
+    """Pickles as "the receiver's ``__main__`` namespace"."""
+
+    def __reduce__(self) -> tuple[Callable[[], dict[str, Any]], tuple[()]]:
+        return main_globals, ()
+
+
+def main_globals() -> dict[str, Any]:
+    return vars(sys.modules["__main__"])
+
+
+def set_function_state(function: Any, state: tuple[dict[str, Any], dict[str, Any]]) -> None:
+    """Give a function that was read its attributes; merge the globals that came along into ``__main__``."""
+    from cloudpickle.cloudpickle import _function_setstate
+
+    values = state[1]["__globals__"]
+    state[1]["__globals__"] = {}
+    namespace = main_globals()
+    for name, value in values.items():
+        current = namespace.get(name, MISSING)
+        if current is MISSING or current is arrived.get(name, MISSING):
+            namespace[name] = arrived[name] = value
+    _function_setstate(function, state)

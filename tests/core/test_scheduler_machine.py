@@ -1,0 +1,368 @@
+"""The scheduler under every order of events that hypothesis can think of, beside a model of the workers.
+
+The model has for each worker what a real one has: a link with chunks that it has not read, and slots with chunks that
+run. It knows nothing of the scheduler's sets; it does what the actions say, and holds the outcome against the rules.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from dataclasses import dataclass, field
+
+from hypothesis import HealthCheck, Phase, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule, run_state_machine_as_test
+
+from fullcourt._core.model import Estimate
+from fullcourt._core.scheduler import Scheduler
+from tests.core.scheduler_work import Piece, Task, Work
+
+SECONDS = st.sampled_from([0.0, 1e-7, 1e-5, 1e-3, 0.1])
+
+
+@dataclass
+class Player:
+    """One worker of the model."""
+
+    link: deque[Piece] = field(default_factory=deque)  # sent, and not read yet
+    slots: list[Piece] = field(default_factory=list)  # they run
+    n_given: int = 0  # tasks, also those that did not stay
+    n_ended: int = 0
+    n_left: int = 0  # tasks that were withdrawn or taken back
+    told_to_stop: bool = False
+
+    @property
+    def held(self) -> list[Piece]:
+        return [*self.slots, *self.link]
+
+
+class SchedulerMachine(RuleBasedStateMachine):
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = 100.0
+        self.players: dict[int, Player] = {}
+        self.streams: list[Work] = []
+        self.fate: dict[Task, str] = {}  # of each task that has ended, in whatever way
+        self.take_backs: list[int] = []  # orders that were given and not yet carried out
+        self.n_started = 0
+        self.n_lost = 0
+        self.closed = False
+        self.broke_a_rule = False
+
+    @initialize(
+        n_workers=st.integers(1, 4),
+        n_slots=st.integers(1, 3),
+        max_tasks=st.none() | st.integers(1, 5),
+        may_take_back=st.booleans() | st.just(True),
+    )
+    def open(self, n_workers: int, n_slots: int, max_tasks: int | None, may_take_back: bool) -> None:
+        self.scheduler = Scheduler(n_workers, n_slots, max_tasks=max_tasks, may_take_back=may_take_back)
+        self.n_workers, self.n_slots, self.max_tasks, self.may_take_back = n_workers, n_slots, max_tasks, may_take_back
+        self.estimates = [Estimate(), Estimate()]
+        self.scheduler.opened(self.now)
+
+    # -- what callers do --------------------------------------------------------------------------------------------
+
+    def work_may_come(self) -> bool:
+        return not self.closed
+
+    @precondition(work_may_come)
+    @rule(n_calls=st.integers(1, 12))
+    def calls_come(self, n_calls: int) -> None:
+        stream = Work(n_calls, 1, estimates=self.estimates, length_known=False)
+        self.streams.append(stream)
+        self.scheduler.stream_filled(stream, self.now)
+
+    @precondition(work_may_come)
+    @rule(n_items=st.integers(1, 400), chunksize=st.none() | st.integers(1, 9), length_known=st.booleans())
+    def a_map_comes(self, n_items: int, chunksize: int | None, length_known: bool) -> None:
+        stream = Work(n_items, chunksize, length_known=length_known)
+        self.streams.append(stream)
+        self.scheduler.stream_filled(stream, self.now)
+
+    @precondition(lambda self: not self.closed and self.streams)
+    @rule(data=st.data(), n=st.integers(0, 5))
+    def a_stream_gets_more(self, data: st.DataObject, n: int) -> None:
+        stream = data.draw(st.sampled_from(self.streams))
+        stream.total += n
+        self.scheduler.stream_filled(stream, self.now)
+
+    @precondition(lambda self: not self.closed and not self.open_tasks() and not any(p.held for p in self.players.values()))
+    @rule()
+    def the_pool_closes(self) -> None:
+        self.closed = True
+        self.scheduler.closed()
+
+    # -- what workers do --------------------------------------------------------------------------------------------
+
+    def unread(self) -> list[int]:
+        return [i for i, player in self.players.items() if player.link and len(player.slots) < self.n_slots]
+
+    def running(self) -> list[tuple[int, Piece]]:
+        return [(i, piece) for i, player in self.players.items() for piece in player.slots]
+
+    def read_by(self, worker_id: int) -> None:
+        player = self.players[worker_id]
+        player.slots.append(player.link.popleft())
+
+    def end(self, worker_id: int, piece: Piece, n_tasks: int, seconds: float) -> None:
+        player = self.players[worker_id]
+        self.settle(piece.open_tasks[:n_tasks], "ended")
+        player.n_ended += n_tasks
+        if piece.done + n_tasks == piece.count:
+            player.slots.remove(piece)
+        self.scheduler.ended(piece, n_tasks, seconds, self.now)
+
+    @precondition(lambda self: self.unread())
+    @rule(data=st.data())
+    def a_worker_reads(self, data: st.DataObject) -> None:
+        self.read_by(data.draw(st.sampled_from(self.unread())))
+
+    @precondition(lambda self: self.running())
+    @rule(data=st.data(), seconds=SECONDS)
+    def a_chunk_ends(self, data: st.DataObject, seconds: float) -> None:
+        worker_id, piece = data.draw(st.sampled_from(self.running()))
+        self.end(worker_id, piece, len(piece.open_tasks), seconds)
+
+    @precondition(lambda self: self.running())
+    @rule(data=st.data(), seconds=SECONDS)
+    def a_part_of_a_chunk_ends(self, data: st.DataObject, seconds: float) -> None:
+        worker_id, piece = data.draw(st.sampled_from(self.running()))
+        self.end(worker_id, piece, data.draw(st.integers(1, len(piece.open_tasks))), seconds)
+
+    @precondition(lambda self: self.players)
+    @rule(data=st.data())
+    def a_worker_is_lost(self, data: st.DataObject) -> None:
+        """Its unread chunks go elsewhere; of those that ran, some tasks have ended, one is lost, the rest goes too."""
+        worker_id = data.draw(st.sampled_from(sorted(self.players)))
+        player = self.players.pop(worker_id)
+        self.n_lost += 1
+        held = self.scheduler.worker_lost(worker_id, self.now)
+        assert held == list(dict.fromkeys(held))
+        assert set(held) == set(player.held)
+        back = list(player.link)
+        for piece in player.slots:
+            n_ended = data.draw(st.integers(0, len(piece.open_tasks)))
+            self.settle(piece.open_tasks[:n_ended], "ended")
+            culprit = piece.done + n_ended
+            self.settle(piece.tasks[culprit : culprit + 1], "lost")
+            if culprit + 1 < piece.count:
+                back.append(piece.cut(culprit + 1))
+        self.scheduler.came_back(back, self.now)
+
+    # -- what the driver does ---------------------------------------------------------------------------------------
+
+    def ordered_back(self) -> list[int]:
+        self.take_backs = [i for i in self.take_backs if i in self.players]
+        return self.take_backs
+
+    def take_from(self, worker_id: int, pieces: list[Piece]) -> None:
+        player = self.players[worker_id]
+        for piece in pieces:
+            player.link.remove(piece)
+            player.n_left += piece.count
+
+    @precondition(lambda self: self.ordered_back())
+    @rule(data=st.data())
+    def an_order_to_take_back_is_carried_out(self, data: st.DataObject) -> None:
+        worker_id = data.draw(st.sampled_from(self.take_backs))
+        self.take_backs.remove(worker_id)
+        self.take_all_back(worker_id)
+
+    def take_all_back(self, worker_id: int) -> None:
+        pieces = list(self.players[worker_id].link)
+        self.take_from(worker_id, pieces)
+        self.scheduler.taken_back(pieces, self.now)
+
+    def holding_unread(self) -> list[int]:
+        return [i for i, player in self.players.items() if player.link]
+
+    @precondition(lambda self: self.holding_unread())
+    @rule(data=st.data())
+    def some_unread_chunks_come_back_unasked(self, data: st.DataObject) -> None:
+        """A worker that has forgotten a function says so; a cancelled call's neighbours come back with it."""
+        worker_id = data.draw(st.sampled_from(self.holding_unread()))
+        pieces = data.draw(st.lists(st.sampled_from(list(self.players[worker_id].link)), min_size=1, unique=True))
+        self.take_from(worker_id, pieces)
+        self.scheduler.taken_back(pieces, self.now)
+
+    @precondition(lambda self: self.holding_unread())
+    @rule(data=st.data(), singly=st.booleans())
+    def an_unread_chunk_is_withdrawn(self, data: st.DataObject, singly: bool) -> None:
+        """It was cancelled; or it would not pickle, and its tasks are to be tried one at a time."""
+        worker_id = data.draw(st.sampled_from(self.holding_unread()))
+        piece = data.draw(st.sampled_from(list(self.players[worker_id].link)))
+        self.take_from(worker_id, [piece])
+        self.scheduler.withdrawn(piece, self.now)
+        if singly and piece.count > 1:
+            pieces = [piece]
+            while pieces[-1].count > 1:
+                pieces.append(pieces[-1].cut(1))
+            self.scheduler.came_back(pieces, self.now)
+        else:
+            self.settle(piece.tasks, "withdrawn")
+
+    @rule(seconds=st.sampled_from([0.0, 0.0001, 0.0021, 0.1]))
+    def time_passes(self, seconds: float) -> None:
+        self.now += seconds
+        if self.scheduler.look_again_at is not None:
+            self.scheduler.time_passed(self.now)
+
+    # -- the model --------------------------------------------------------------------------------------------------
+
+    def settle(self, tasks: list[Task], how: str) -> None:
+        for task in tasks:
+            assert task not in self.fate, f"{task} has {self.fate[task]}, and now is to have {how}"
+            self.fate[task] = how
+
+    def open_tasks(self) -> set[Task]:
+        return {(s.number, i) for s in self.streams for i in range(s.total) if (s.number, i) not in self.fate}
+
+    def perform(self) -> None:
+        actions, self.scheduler.actions = self.scheduler.actions, []
+        for action in actions:
+            worker_id = action[1]
+            if action[0] == "start":
+                assert worker_id not in self.players
+                self.n_started += 1
+                self.players[worker_id] = Player()
+                continue
+            assert worker_id in self.players, f"{action} names a worker that is not there"
+            player = self.players[worker_id]
+            assert not player.told_to_stop, f"{action}: it was told to stop"
+            if action[0] == "send":
+                piece = action[2]
+                assert isinstance(piece, Piece)
+                assert piece.done == 0
+                player.n_given += piece.count
+                player.link.append(piece)
+            elif action[0] == "take_back":
+                assert self.may_take_back
+                self.take_backs.append(worker_id)
+            else:
+                assert not player.held, "told to stop while it holds work"
+                player.told_to_stop = True
+                if not self.closed and not player.n_left:
+                    assert player.n_ended == self.max_tasks, "told to stop before it had done its share"
+
+    @invariant()
+    def the_rules_are_kept(self) -> None:
+        if not hasattr(self, "scheduler"):
+            return
+        self.broke_a_rule = True
+        self.perform()
+        self.scheduler.check()
+        self.every_open_task_is_in_one_place()
+        self.nothing_waits_while_there_is_room()
+        self.a_free_slot_looks_for_work()
+        self.workers_are_as_many_as_they_should_be()
+        self.broke_a_rule = False
+
+    def every_open_task_is_in_one_place(self) -> None:
+        places = Counter(task for player in self.players.values() for piece in player.held for task in piece.open_tasks)
+        places.update(task for piece in self.scheduler.returned if isinstance(piece, Piece) for task in piece.open_tasks)
+        places.update((s.number, i) for s in self.streams for i in range(s.taken, s.total))
+        assert places == Counter(self.open_tasks())
+        n_sent = sum(len(piece.open_tasks) for player in self.players.values() for piece in player.held)
+        assert self.scheduler.n_sent_tasks == n_sent
+
+    def waits(self) -> bool:
+        return bool(self.scheduler.returned) or any(stream.available() for stream in self.streams)
+
+    def nothing_waits_while_there_is_room(self) -> None:
+        assert self.scheduler.has_waiting() == self.waits()
+        if not self.waits():
+            return
+        n_holders = sum(bool(player.held) for player in self.players.values())
+        for player in self.players.values():
+            if player.told_to_stop or player.n_given == self.max_tasks or player.n_left:
+                continue
+            # A successor waits for the worker in whose place it comes; all others have a link full.
+            in_reserve = not player.held and n_holders >= self.n_workers
+            assert in_reserve or len(player.held) >= 2 * self.n_slots, "work waits while a worker has room"
+
+    def a_free_slot_looks_for_work(self) -> None:
+        """A slot is free while a chunk lies in another worker's link: it is asked for, now or soon."""
+        if self.may_take_back and self.scheduler.idle and self.scheduler.laden:
+            assert self.take_backs or self.scheduler.look_again_at is not None, "a slot stays free beside a full link"
+
+    def workers_are_as_many_as_they_should_be(self) -> None:
+        alive = [player for player in self.players.values() if not player.told_to_stop]
+        assert self.n_started == self.n_lost + len(self.players)
+        if self.closed:
+            assert not alive
+            return
+        assert sum(bool(player.held) for player in alive) <= self.n_workers, "more workers run tasks than the pool has"
+        n_retiring = sum(player.n_given - player.n_left == self.max_tasks for player in alive)
+        assert len(alive) - n_retiring <= self.n_workers
+        assert len(alive) >= self.n_workers
+        for player in alive:
+            if self.max_tasks is not None:
+                assert player.n_given - player.n_left <= self.max_tasks
+
+    # -- the end ----------------------------------------------------------------------------------------------------
+
+    def teardown(self) -> None:
+        """From wherever we are: all work drains, with one chunk stuck for ever and then without; then all stop."""
+        if not hasattr(self, "scheduler") or self.broke_a_rule:
+            return
+        self.the_rules_are_kept()
+        others_can_help = self.n_workers > 1 or (self.n_slots > 1 and self.max_tasks is None)
+        if self.may_take_back and others_can_help and self.running():
+            self.drain(stuck=self.running()[0][1])
+        self.drain(stuck=None)
+        assert not self.scheduler.has_waiting()
+        assert set(self.fate) == {(s.number, i) for s in self.streams for i in range(s.total)}
+        if not self.closed:
+            self.the_pool_closes()
+            self.the_rules_are_kept()
+        assert all(player.told_to_stop for player in self.players.values())
+        n_started = self.n_started
+        for worker_id in list(self.players):
+            del self.players[worker_id]
+            self.n_lost += 1
+            assert self.scheduler.worker_lost(worker_id, self.now) == []
+            self.the_rules_are_kept()
+        assert self.n_started == n_started, "a worker was started after the end"
+
+    def drain(self, stuck: Piece | None) -> None:
+        """Deliver fairly all that can happen, until nothing is open but what is stuck."""
+        stuck_tasks = set() if stuck is None else set(stuck.open_tasks)
+        for _ in range(50 + 3 * len(self.open_tasks())):
+            if self.open_tasks() <= stuck_tasks:
+                return
+            for worker_id, player in list(self.players.items()):
+                while player.link and len(player.slots) < self.n_slots:
+                    self.read_by(worker_id)
+                for piece in [piece for piece in player.slots if piece is not stuck]:
+                    self.end(worker_id, piece, len(piece.open_tasks), 1e-4)
+                    self.the_rules_are_kept()
+                if player.told_to_stop:
+                    del self.players[worker_id]
+                    self.n_lost += 1
+                    assert self.scheduler.worker_lost(worker_id, self.now) == []
+                    self.the_rules_are_kept()
+            for worker_id in self.ordered_back():
+                self.take_all_back(worker_id)
+            self.take_backs.clear()
+            self.now += 0.003
+            if self.scheduler.look_again_at is not None:
+                self.scheduler.time_passed(self.now)
+            self.the_rules_are_kept()
+        raise AssertionError(f"work lies still: {sorted(self.open_tasks() - stuck_tasks)[:5]} ...")
+
+
+def test_every_order_of_events_keeps_the_rules() -> None:
+    run_state_machine_as_test(
+        SchedulerMachine,
+        settings=settings(
+            max_examples=150,
+            stateful_step_count=40,
+            deadline=None,
+            database=None,
+            print_blob=True,
+            report_multiple_bugs=False,
+            phases=[Phase.generate, Phase.shrink],
+            suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much, HealthCheck.data_too_large],
+        ),
+    )
