@@ -387,7 +387,7 @@ class Pool:
     def _map(
         self, kind: int, func: Callable[..., Any], iterable: Iterable[Any], chunksize: int | None, progress: bool, on_error: str
     ) -> Any:
-        future, close_bar = self._start_map(kind, func, iterable, chunksize, None, None, on_error, progress)
+        future, close_bar = self._start_map(kind, func, iterable, chunksize, None, None, on_error, progress=progress, waits=True)
         try:
             return future.result()
         except BaseException:
@@ -407,7 +407,7 @@ class Pool:
         on_error: OnError = "raise",
     ) -> Future[list[R]]:
         """As :meth:`map`, but returns the future of the list at once."""
-        return self._start_map(MAP, func, iterable, chunksize, callback, error_callback, on_error, progress=False)[0]
+        return self._start_map(MAP, func, iterable, chunksize, callback, error_callback, on_error)[0]
 
     def starmap_async(
         self,
@@ -420,7 +420,7 @@ class Pool:
         on_error: OnError = "raise",
     ) -> Future[list[R]]:
         """As :meth:`starmap`, but returns the future of the list at once."""
-        return self._start_map(STARMAP, func, iterable, chunksize, callback, error_callback, on_error, progress=False)[0]
+        return self._start_map(STARMAP, func, iterable, chunksize, callback, error_callback, on_error)[0]
 
     def _start_map(
         self,
@@ -431,7 +431,8 @@ class Pool:
         callback: Callable[[Any], object] | None,
         error_callback: Callable[[Any], object] | None,
         on_error: str,
-        progress: bool,
+        progress: bool = False,
+        waits: bool = False,
     ) -> tuple[Future[Any], Callable[[], None]]:
         check_map_arguments(func, chunksize, on_error)
         driver = self._driver
@@ -450,8 +451,8 @@ class Pool:
             return future, close_bar
         job = MapJob(kind, func, function, items, chunksize, driver.new_id, future, on_error == "return", report)
         driver.start_job(job)
-        if driver.engine.needs_driving and callback is None:
-            driver.arm_if_parked()
+        if not waits:
+            driver.will_wait_elsewhere()
         return future, close_bar
 
     def imap(
@@ -512,8 +513,7 @@ class Pool:
         known = isinstance(iterable, (list, tuple, range, str, bytes, dict, set, frozenset))
         feeder = Feeder(driver, job, iterable, own_thread=not known and not driver.engine.runs_inline)
         job.refill = feeder.refill
-        if driver.engine.needs_driving:
-            driver.arm_if_parked()
+        driver.will_wait_elsewhere()
         return ResultIterator(driver, job, feeder.refill, close_bar)
 
     # -- the end ---------------------------------------------------------------------------------------------------
@@ -564,7 +564,9 @@ class Pool:
 
     def statistics(self) -> PoolStatistics:
         """A frozen snapshot of what the pool did so far. Waits until the workers that are being started have pids."""
-        return self._driver.statistics(PoolStatistics, WorkerStatistics)
+        fields = self._driver.statistics()
+        workers = tuple(WorkerStatistics(**worker) for worker in fields.pop("workers"))
+        return PoolStatistics(workers=workers, **fields)
 
     def __repr__(self) -> str:
         parts = [f"{key}={value}" for key, value in vars(self).items() if key in KINDS and value is not None]

@@ -14,6 +14,8 @@ import pytest
 if TYPE_CHECKING:
     from tests.programs.running import Program
 
+SLOW = pytest.mark.slow  # each is quick; there are two hundred of them
+
 
 def run(
     program: Program, start_method: str, text: str, how: str = "file", environment: dict[str, str] | None = None
@@ -422,7 +424,7 @@ ANYWHERE: dict[str, tuple[str, list[str]]] = {
 }
 
 
-@pytest.mark.parametrize("how", ["file", "command", "stdin"])
+@pytest.mark.parametrize("how", ["file", pytest.param("command", marks=SLOW), pytest.param("stdin", marks=SLOW)])
 @pytest.mark.parametrize("name", ANYWHERE)
 def test_a_program_may_use(name: str, how: str, start_method: str, program: Program) -> None:
     text, expected = ANYWHERE[name]

@@ -1,25 +1,22 @@
 """The driver: where scheduler and engine meet.
 
 It takes work from the callers, feeds events to the scheduler, has the engine do what the scheduler decided, and
-settles futures. No thread of its own is needed while callers wait: *whoever waits drives*. At most one thread leads
-(waits on the engine); others that wait follow, and one of them is promoted when the leader leaves. A background
-thread leads when nobody waits, after a grace of 2 ms (at once where a future has callbacks); it gives way to a caller.
+settles futures. It has no thread of its own while callers wait: see :mod:`roles`.
 
 Cost per call with processes (submit and result, one at a time): two pickles, two system calls here, one wait, no
-thread switch; about twice a bare socket pair.
+thread switch; about twice a bare socket pair. Per item of a map: its share of a chunk's pickle, 0.05 us, and of one
+list slice.
 
-Locks, in the order in which they may be taken:
-
-- ``_lock``: the scheduler, the open jobs, the counts. Held for microseconds; no user code runs under it (pickling,
-  callbacks, iterators are outside).
-- ``_roles``: who leads, who follows, what the background thread does.
+``_lock`` protects the scheduler, the open jobs and the counts. It is held for microseconds; no user code runs under it:
+pickling, callbacks and iterators are outside. What the scheduler wants done is done outside, too, by whichever thread
+takes the actions; only workers are started under it, since other threads may be told to send to them.
 
 Invariants:
 
 1. Every future is settled exactly once, by whoever took its chunk out of the scheduler under ``_lock``.
 2. While work is open and somebody waits, somebody leads; while work is open and nobody waits, the background thread
    is armed.
-3. An idle pool causes no wake-ups: the background thread sleeps without a time-out.
+3. A chunk that a worker may have begun is never sent again; one that it cannot have begun always is.
 """
 
 from __future__ import annotations
@@ -33,9 +30,11 @@ from typing import Any
 
 from fullcourt._core.model import Estimate
 from fullcourt._core.scheduler import Action, Scheduler
-from fullcourt._engines.future import Future, let_go
-from fullcourt._engines.jobs import Call, CallStream, MapChunk, MapJob, Settlement, StreamJob
+from fullcourt._engines.accounts import annotate, death, describe, take_statistics
+from fullcourt._engines.future import Future
+from fullcourt._engines.jobs import STARMAP, Call, CallStream, MapChunk, MapJob, Settlement, StreamJob
 from fullcourt._engines.linked import Broken, FrameArrived, Handle, Lost
+from fullcourt._engines.roles import Roles, wait_aside
 from fullcourt._transport import frames
 from fullcourt._transport.codec import FunctionTable, decode, load_exception
 from fullcourt._transport.link import read_body
@@ -43,8 +42,6 @@ from fullcourt.errors import PicklingError, PoolBroken, PoolClosed, TaskCancelle
 
 __all__ = ["Driver"]
 
-GRACE_S = 0.002
-PARKED, GRACE, LEADING = 0, 1, 2
 # A thread that submits without waiting looks for results itself this often: the background thread, competing with it
 # for the GIL, would get its turn only every 5 ms.
 DRIVE_EVERY = 32
@@ -63,14 +60,6 @@ class Driver:
         self.name = name
         self.pid = os.getpid()
         self._lock = threading.Lock()
-        self._roles = threading.Lock()
-        self._leader: int | None = None
-        self._followers: dict[Any, None] = {}
-        self._background: threading.Thread | None = None
-        self._background_state = PARKED
-        self._background_wake = threading.Semaphore(0)
-        self._give_way = False
-        self._urgent = False
         self._ids = itertools.count(1)
         self.new_id = self._ids.__next__
         self._streams: dict[int, CallStream] = {}
@@ -82,13 +71,14 @@ class Driver:
         self._terminated = False
         self._abandoned = False
         self._broken: BaseException | None = None
+        self.roles = Roles(self._step, engine.wake, self._has_work, lambda: self.ended.done(), name)
         self.ended: Future[None] = Future(self)  # settled when the last worker is gone
         self.n_done = 0
         self.n_failed = 0
         self.functions = FunctionTable(engine.codec) if engine.codec is not None else None
         self._deferred: list[Callable[[], None]] = []
         self._abandoned_jobs: list[StreamJob] = []
-        self._busy_of_lost_s = 0.0
+        self.busy_of_lost_s = 0.0
         self.pickling_s = 0.0
 
     def open(self) -> None:
@@ -145,10 +135,10 @@ class Driver:
             self._perform()
         if not waits and self.engine.needs_driving:
             self._since_driven += 1
-            if self._background_state == PARKED:
-                self._arm()
-            if self._since_driven >= DRIVE_EVERY and self._leader is None:
-                self._drive_a_little()
+            if self.roles.parked:
+                self.roles.arm()
+            if self._since_driven >= DRIVE_EVERY:
+                self.roles.try_step(0)
 
     def start_job(self, job: MapJob) -> None:
         """Have a map run."""
@@ -262,6 +252,11 @@ class Driver:
 
     def _perform(self) -> None:
         """Do what the scheduler decided. Outside of the lock: pickling runs user code, sending releases the GIL."""
+        if self.scheduler.actions:
+            with self.roles.shield:
+                self._perform_shielded()
+
+    def _perform_shielded(self) -> None:
         scheduler, engine = self.scheduler, self.engine
         while scheduler.actions:
             with self._lock:
@@ -419,13 +414,13 @@ class Driver:
     ) -> list[Settlement]:
         self.n_failed += 1
         if type(chunk) is Call:
-            annotate(error, chunk.fn, (chunk.args, chunk.kwargs), None, handle, chunk.attempt)
+            annotate(error, describe_task(chunk, 0), None, handle, chunk.attempt)
             self._n_open -= 1
             future = chunk.future
             chunk.future = None
             return [(future, None, error)]
         job = chunk.job
-        annotate(error, job.fn, chunk.items[index - chunk.start], index, handle, 1, starred=job.kind == frames.STARMAP)
+        annotate(error, describe_task(chunk, index - chunk.start), index, handle, 1)
         settlements: list[Settlement] = job.fail(index, error)
         self._close_job(job)
         return settlements
@@ -442,7 +437,7 @@ class Driver:
         if handle.id not in self.scheduler.workers:
             return settlements
         started = self.engine.started(handle)
-        self._busy_of_lost_s += handle.busy_s
+        self.busy_of_lost_s += handle.busy_s
         held: list[Any] = self.scheduler.worker_lost(handle.id, now)
         if not handle.ready and not self.scheduler.closing:
             self._n_stillborn += 1
@@ -455,7 +450,7 @@ class Driver:
                 back.append(chunk)
                 continue
             if type(chunk) is Call:
-                settlements += self._task_failed(chunk, 0, self._death(event, chunk.fn, (chunk.args, chunk.kwargs)), handle)
+                settlements += self._task_failed(chunk, 0, death(event, describe_task(chunk, 0)), handle)
                 continue
             first = chunk.done
             values = self.engine.results_of(handle, chunk, started[chunk.id])
@@ -463,22 +458,12 @@ class Driver:
                 settlements += self._tasks_done(chunk, chunk.start + first, values)
             culprit = first + len(values)
             if culprit < chunk.count:
-                error = self._death(event, chunk.job.fn, chunk.items[culprit])
+                error = death(event, describe_task(chunk, culprit))
                 settlements += self._task_failed(chunk, chunk.start + culprit, error, handle)
                 if culprit + 1 < chunk.count and chunk.job.open:
                     back.append(chunk.cut(culprit + 1))
         self.scheduler.came_back([chunk for chunk in back if type(chunk) is Call or chunk.job.open], now)
         return settlements
-
-    def _death(self, event: Lost, fn: Callable[..., Any], item: Any) -> WorkerDied:
-        call = describe(fn, item)
-        message = f"Worker pid {event.handle.pid} {exit_name(event.exitcode)} while it ran {call}."
-        if event.peak_bytes:
-            message += f" Its peak memory was {event.peak_bytes / 2**20:.0f} MiB."
-        if event.exitcode == -9:
-            message += " The kernel's out-of-memory killer does this, or somebody who sent SIGKILL."
-        message += " Only this task is lost: it had started, and is not run again unasked."
-        return WorkerDied(message, pid=event.handle.pid or 0, exitcode=event.exitcode, peak_bytes=event.peak_bytes)
 
     def _break(self, error: BaseException) -> list[Settlement]:
         """The pool cannot go on: everything that is open ends with this error."""
@@ -539,80 +524,19 @@ class Driver:
             else:
                 future._settle(None, error)
         if self._deferred:
-            with self._roles:
-                deferred, self._deferred = self._deferred, []
+            deferred, self._deferred = self._deferred, []
             for act in deferred:
                 act()
 
-    # -- waiting: leaders, followers, the background thread -------------------------------------------------------
+    # -- waiting --------------------------------------------------------------------------------------------------
 
     def wait(self, future: Future[Any], timeout: float | None) -> bool:
-        """Wait for a future of this pool, driving it if nobody else does."""
+        """Wait for a future of this pool, driving it if nobody else does. Returns whether it has ended."""
         if future.done():
             return True
-        if not self.engine.needs_driving or self.pid != os.getpid():
-            return self._wait_aside(future, timeout)
-        me = threading.get_ident()
-        deadline = None if timeout is None else monotonic() + timeout
-        if self._leader == me:  # a callback waits, inside of the drive
-            self._lead_until(future, deadline)
-            return future.done()
-        while not future.done():
-            with self._roles:
-                leads = self._leader is None
-                if leads:
-                    self._leader = me
-                else:
-                    mine = threading.Lock()
-                    mine.acquire()
-                    self._followers[mine] = None
-                    if self._background_state == LEADING:
-                        self._give_way = True
-                        self.engine.wake()
-            try:
-                if leads:
-                    self._lead_until(future, deadline)
-                elif future.block(mine):
-                    mine.acquire(timeout=-1 if deadline is None else max(0.0, deadline - monotonic()))
-            finally:
-                with self._roles:
-                    if leads:
-                        self._leader = None
-                    else:
-                        self._followers.pop(mine, None)
-                        future.unblock(mine)
-                self._promote()
-            if deadline is not None and monotonic() >= deadline:
-                break
-        return future.done()
-
-    def _wait_aside(self, future: Future[Any], timeout: float | None) -> bool:
-        """Wait without driving: the engine's own threads settle futures."""
-        mine = threading.Lock()
-        mine.acquire()
-        if future.block(mine):
-            mine.acquire(timeout=-1 if timeout is None else max(0.0, timeout))
-        future.unblock(mine)
-        return future.done()
-
-    def _promote(self) -> None:
-        """Somebody left. Whoever leaves sees to it that somebody leads, if there is a reason to."""
-        with self._roles:
-            if self._leader is not None:
-                return
-            for lock in self._followers:
-                del self._followers[lock]
-                let_go(lock)
-                return
-        if (self._n_open or self.scheduler.closing) and self._background_state == PARKED:
-            self._arm()
-
-    def _lead_until(self, future: Future[Any], deadline: float | None) -> None:
-        while not future.done():
-            timeout = None if deadline is None else deadline - monotonic()
-            if timeout is not None and timeout < 0:
-                return
-            self._step(timeout)
+        if self.engine.needs_driving:
+            return self.roles.wait(future, timeout)
+        return wait_aside(future, timeout)
 
     def _step(self, timeout: float | None) -> None:
         """Wait for something to happen, and deal with it. Only the leader calls this."""
@@ -621,84 +545,28 @@ class Driver:
         if look_again_at is not None:
             left = max(0.0, look_again_at - monotonic())
             timeout = left if timeout is None else min(timeout, left)
-        self.handle_events(self.engine.poll(timeout))
-
-    def _drive_a_little(self) -> None:
-        with self._roles:
-            if self._leader is not None:
-                return
-            self._leader = threading.get_ident()
+        shield = self.roles.shield
+        shield.wait_begins()
         try:
-            self._step(0)
+            ready = self.engine.wait(timeout)
         finally:
-            with self._roles:
-                self._leader = None
-            self._promote()
+            shield.wait_ends()
+        if self._abandoned and not self.closed:
+            self.close()
+        self.handle_events(self.engine.collect(ready))
 
-    def arm_if_parked(self) -> None:
+    def _has_work(self) -> bool:
+        return self._n_open > 0 or ((self.closed or self._abandoned) and not self.ended.done())
+
+    def will_wait_elsewhere(self) -> None:
         """Work was started that the caller may not wait for."""
-        if self._background_state == PARKED:
-            self._arm()
+        if self.engine.needs_driving and self.roles.parked:
+            self.roles.arm()
 
     def hurry(self) -> None:
         """Somebody wants to be called back: the background thread should not wait for its grace to end."""
-        if self.engine.needs_driving:
-            self._arm(urgent=True)
-
-    def _arm(self, *, urgent: bool = False) -> None:
-        with self._roles:
-            if urgent:
-                self._urgent = True
-            if self._background is None:
-                self._background_state = GRACE
-                self._background = threading.Thread(target=self._run_background, name=f"{self.name}-driver", daemon=True)
-                self._background.start()
-            elif self._background_state == PARKED or (urgent and self._background_state == GRACE):
-                self._background_state = GRACE
-                self._background_wake.release()
-
-    def _run_background(self) -> None:
-        me = threading.get_ident()
-        wake = self._background_wake
-        while True:
-            if not self._urgent:
-                wake.acquire(timeout=GRACE_S)
-            with self._roles:
-                self._urgent = False
-                has_work = self._n_open > 0 or self._abandoned or (self.closed and not self.ended.done())
-                leads = self._leader is None and has_work
-                if leads:
-                    self._leader = me
-                    self._background_state = LEADING
-                else:
-                    self._background_state = PARKED
-            if leads:
-                self._lead_in_background()
-                continue
-            if self.ended.done():
-                return
-            # Work that came between our look and our parking has seen the state of before: look again.
-            if self._n_open and self._leader is None:
-                with self._roles:
-                    self._background_state = GRACE
-                continue
-            wake.acquire()
-
-    def _lead_in_background(self) -> None:
-        try:
-            while not self._give_way and (self._n_open or self.closed) and not self.ended.done():
-                if self._abandoned and not self.closed:
-                    self.close()
-                self._step(None)
-        finally:
-            with self._roles:
-                self._leader = None
-                self._give_way = False
-                self._background_state = GRACE
-                for lock in self._followers:
-                    del self._followers[lock]
-                    let_go(lock)
-                    break
+        if self.engine.needs_driving and not self.ended.done():
+            self.roles.arm(urgent=True)
 
     # -- cancelling and ending -------------------------------------------------------------------------------------
 
@@ -778,8 +646,8 @@ class Driver:
             self._after_event()
         self._perform()
         self._settle([])
-        if self.engine.needs_driving and not self.ended.done() and self._background_state == PARKED:
-            self._arm()
+        if not self.ended.done():
+            self.will_wait_elsewhere()
 
     def terminate(self) -> None:
         """Cancel all that is open and end the workers now. Does not wait."""
@@ -797,110 +665,34 @@ class Driver:
         with self._lock:
             self._after_event()
         self._settle(settlements)
-        if self.engine.needs_driving and not self.ended.done() and self._background_state == PARKED:
-            self._arm()
+        if not self.ended.done():
+            self.will_wait_elsewhere()
 
-    def statistics(self, make_pool: Callable[..., Any], make_worker: Callable[..., Any]) -> Any:
-        """Take a snapshot; see :class:`fullcourt.pool.PoolStatistics`."""
+    def statistics(self) -> dict[str, Any]:
+        """Take a snapshot; see :func:`take_statistics`. Waits until the workers that are being started have pids."""
         until = monotonic() + 5.0
         while self.engine.needs_driving and not self.closed and monotonic() < until:
             if all(handle.pid is not None for handle in list(self.engine.handles.values())):
                 break
-            with self._roles:
-                leads = self._leader is None
-                if leads:
-                    self._leader = threading.get_ident()
-            if leads:
-                try:
-                    self._step(0.1)
-                finally:
-                    with self._roles:
-                        self._leader = None
-                    self._promote()
-            else:
-                Future[None](self).wait(0.01)
-        now = monotonic()
+            if not self.roles.try_step(0.1):
+                wait_aside(Future(), 0.01)
         with self._lock:
-            workers = []
-            waiting_for_input_s = 0.0
-            busy_s = self._busy_of_lost_s
-            for handle in list(self.engine.handles.values()):
-                alive_s = (now - handle.started_at) * self.scheduler.n_slots
-                worker = self.scheduler.workers.get(handle.id)
-                held_s = 0.0
-                if worker is not None:
-                    held_s = worker.held_s + (now - worker.holding_since if worker.sent else 0.0)
-                # A worker with several slots may hold less than it has slots: then the rest of them idles.
-                held_s = min(max(held_s * (1 if self.scheduler.n_slots == 1 else 0), handle.busy_s), alive_s)
-                idle_s = max(0.0, alive_s - held_s)
-                waiting_for_input_s += idle_s
-                busy_s += handle.busy_s
-                link = getattr(handle, "link", None)
-                workers.append(
-                    make_worker(
-                        pid=handle.pid,
-                        name=handle.name,
-                        n_done=handle.n_done,
-                        busy_s=handle.busy_s,
-                        waiting_s=max(0.0, held_s - handle.busy_s),
-                        idle_s=idle_s,
-                        bytes_in=link.bytes_out if link is not None else 0,
-                        bytes_out=link.bytes_in if link is not None else 0,
-                    )
-                )
-            return make_pool(
-                n_done=self.n_done,
-                n_failed=self.n_failed,
-                n_in_flight=self.scheduler.n_sent_tasks,
-                workers=tuple(workers),
-                in_tasks_s=busy_s,
-                pickling_s=self.pickling_s if self.functions is not None else 0.0,
-                waiting_for_input_s=waiting_for_input_s,
-            )
+            return take_statistics(self, monotonic())
 
     def abandon(self) -> None:
         """Nobody holds the pool any more. Called by the garbage collector: takes no lock that another may hold."""
         self._abandoned = True
-        self._background_wake.release()
+        self.roles.ring()
 
 
-def describe(fn: Callable[..., Any], item: Any, *, starred: bool = False) -> str:
-    """``resize('img_0042.png')``, cut to a readable length. Never fails, whatever the item's repr does."""
-    from fullcourt._transport.codec import function_name
-
+def describe_task(chunk: Any, offset: int) -> str:
+    """A task of a chunk as a call, for messages."""
+    if type(chunk) is Call:
+        return describe(chunk.fn, chunk.args, chunk.kwargs)
+    item = chunk.items[offset]
+    if chunk.kind != STARMAP:
+        return describe(chunk.job.fn, (item,), {})
     try:
-        if isinstance(item, tuple) and len(item) == 2 and isinstance(item[1], dict) and isinstance(item[0], tuple):
-            parts = [repr(arg) for arg in item[0]] + [f"{k}={v!r}" for k, v in item[1].items()]
-        elif starred:
-            parts = [repr(arg) for arg in item]
-        else:
-            parts = [repr(item)]
-        text = ", ".join(part if len(part) <= 80 else part[:77] + "..." for part in parts[:6])
-    except Exception:  # noqa: BLE001
-        text = "..."
-    return f"{function_name(fn)}({text})"
-
-
-def annotate(
-    error: BaseException,
-    fn: Callable[..., Any],
-    item: Any,
-    index: int | None,
-    handle: Handle | None,
-    attempt: int,
-    *,
-    starred: bool = False,
-) -> None:
-    """Add the note that says which task of whom failed."""
-    parts = [describe(fn, item, starred=starred)]
-    if index is not None:
-        parts.append(f"item {index}")
-    if handle is not None:
-        parts.append(f"worker pid {handle.pid}" if handle.pid != os.getpid() else f"worker {handle.name}")
-    parts.append(f"attempt {attempt}")
-    try:
-        error.add_note("fullcourt: in " + ", ".join(parts))
-    except Exception:  # noqa: BLE001, S110  an exception class may forbid new attributes; it is still the user's
-        pass
-
-
+        return describe(chunk.job.fn, tuple(item), {})
+    except TypeError:  # not even iterable, and that is what failed
+        return describe(chunk.job.fn, (item,), {})

@@ -1,6 +1,8 @@
 """Workers at the other end of a link: what processes and sub-interpreters have in common.
 
-Receives frames, sends chunks, keeps each worker's page. How a worker is started and ended is the subclasses'.
+:class:`RemoteEngine` sends chunks and reads journals, over whatever kind of link. :class:`LinkedEngine` adds what the
+fast links of Linux need: it receives frames under epoll and keeps each worker's page in a memfd block. How a worker is
+started and ended is the subclasses'.
 """
 
 from __future__ import annotations
@@ -11,7 +13,7 @@ import mmap
 import os
 import select
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from time import monotonic
 from typing import Any
@@ -19,19 +21,19 @@ from typing import Any
 from fullcourt._engines.jobs import Call, MapChunk
 from fullcourt._transport.codec import Codec
 from fullcourt._transport.journal import REGION_BYTES, read_results, started_chunk
-from fullcourt._transport.link import Fields, PoolEnd, make_frame
+from fullcourt._transport.link import Attached, Fields, PoolEnd, make_frame
 from fullcourt.errors import PicklingError
 
-__all__ = ["Broken", "FrameArrived", "Handle", "LinkedEngine", "Lost"]
+__all__ = ["Broken", "FrameArrived", "Handle", "LinkedEngine", "Lost", "RemoteEngine"]
 
 
 class Handle:
     """One worker, as its engine sees it."""
 
-    def __init__(self, worker_id: int, name: str, link: PoolEnd, page: mmap.mmap) -> None:
+    def __init__(self, worker_id: int, name: str, link: Any, page: mmap.mmap) -> None:
         self.id = worker_id
         self.name = name
-        self.link = link
+        self.link: Any = link  # the pool's end, of its engine's kind of link
         self.page = page
         self.pid: int | None = None
         self.pidfd = -1
@@ -51,7 +53,7 @@ class FrameArrived:
     handle: Handle
     fields: Fields
     data: bytes
-    fd: int
+    fd: Attached
 
 
 @dataclass(slots=True)
@@ -76,18 +78,104 @@ Event = FrameArrived | Lost | Broken
 MAX_FRAMES = 128
 
 
-class LinkedEngine(abc.ABC):
-    """Runs workers behind links. ``poll`` from the thread that drives; the rest from any."""
+class RemoteEngine(abc.ABC):
+    """Runs workers behind links. ``wait`` and ``collect`` from the thread that drives; the rest from any."""
 
     needs_driving = True
     runs_inline = False
     can_take_back = True
+    _make_frame: Callable[..., Any]
 
     def __init__(self, n_slots: int, name: str, codec: Codec) -> None:
         self.n_slots = n_slots
         self.name = name
         self.codec = codec
         self.handles: dict[int, Handle] = {}
+
+    def send(self, worker_id: int, chunk: Any) -> PicklingError | None:
+        """Send a chunk to a worker. Returns what is wrong with it if it will not pickle; a dead worker is no error."""
+        handle = self.handles.get(worker_id)
+        if handle is None:
+            return None
+        try:
+            if type(chunk) is Call:
+                payload, buffers = chunk.payload
+            else:
+                payload, buffers = self.codec.encode(chunk.items)
+        except PicklingError as error:
+            return error
+        function = chunk.function
+        data = b""
+        if function.id == 0 or function.id not in handle.known:
+            data = function.data
+            handle.known.add(function.id)
+        frame = self._make_frame(
+            chunk.kind, function.id, chunk.id, chunk.start, chunk.count, 0.0, data, payload, buffers
+        )
+        handle.link.send(frame)
+        return None
+
+    def take_back(self, worker_id: int) -> list[int]:
+        """Take back what a worker has not read. Returns the chunks' ids."""
+        handle = self.handles.get(worker_id)
+        ids: list[int] = [] if handle is None else handle.link.take_back()
+        return ids
+
+    def started(self, handle: Handle) -> dict[int, int]:
+        """The chunks that the worker's slots started last: chunk id to slot index."""
+        return {started_chunk(handle.page, i): i for i in range(self.n_slots)}
+
+    def results_of(self, handle: Handle, chunk: MapChunk, slot_index: int) -> list[Any]:
+        """The results of a dead worker's unfinished chunk that it left in its journal, from the first not yet sent."""
+        return read_results(handle.page, slot_index, chunk.done, chunk.count)
+
+    @abc.abstractmethod
+    def open(self) -> None:
+        """Prepare for starting workers."""
+
+    @abc.abstractmethod
+    def wait(self, timeout: float | None) -> Sequence[Any]:
+        """Wait at most so many seconds (None: for ever) for something to happen; returns what is ready.
+
+        Nothing is received yet, so an interrupt of this loses nothing.
+        """
+
+    @abc.abstractmethod
+    def collect(self, ready: Sequence[Any]) -> list[Event]:
+        """Receive from what :meth:`wait` found ready; returns what happened."""
+
+    @abc.abstractmethod
+    def wake(self) -> None:
+        """Make a thread that is in :meth:`poll` return."""
+
+    @abc.abstractmethod
+    def start(self, worker_id: int) -> None:
+        """Start a worker; frames may be sent to it at once."""
+
+    @abc.abstractmethod
+    def stop(self, worker_id: int) -> None:
+        """Have a worker end when it has done what it was sent."""
+
+    @abc.abstractmethod
+    def kill(self, worker_id: int) -> bool:
+        """Kill a worker and what it started. False: this kind of worker cannot be killed."""
+
+    @abc.abstractmethod
+    def end(self) -> None:
+        """Have all workers end now; their losses are reported by :meth:`poll`."""
+
+    @abc.abstractmethod
+    def close(self) -> None:
+        """Give back everything. All workers have ended, or are killed."""
+
+
+class LinkedEngine(RemoteEngine):
+    """Workers behind the fast links of Linux."""
+
+    _make_frame = staticmethod(make_frame)
+
+    def __init__(self, n_slots: int, name: str, codec: Codec) -> None:
+        super().__init__(n_slots, name, codec)
         self._epoll = select.epoll()
         self._sources: dict[int, Callable[[list[Event]], None]] = {}
         self._wake_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
@@ -96,10 +184,14 @@ class LinkedEngine(abc.ABC):
 
     # -- waiting ---------------------------------------------------------------------------------------------------
 
-    def poll(self, timeout: float | None) -> list[Event]:
-        """Wait at most so many seconds (None: for ever) for something to happen; returns what did."""
+    def wait(self, timeout: float | None) -> Sequence[tuple[int, int]]:
+        """Wait for something to happen."""
+        return self._epoll.poll(timeout)
+
+    def collect(self, ready: Sequence[tuple[int, int]]) -> list[Event]:
+        """Receive what has come."""
         events: list[Event] = []
-        for fd, _ in self._epoll.poll(timeout):
+        for fd, _ in ready:
             source = self._sources.get(fd)
             if source is not None:
                 source(events)
@@ -124,7 +216,7 @@ class LinkedEngine(abc.ABC):
             self._epoll.unregister(fd)
 
     def _receive(self, handle: Handle, events: list[Event]) -> None:
-        link = handle.link
+        link: PoolEnd = handle.link
         try:
             for _ in range(MAX_FRAMES):
                 received = link.receive()
@@ -141,9 +233,10 @@ class LinkedEngine(abc.ABC):
 
     def _drain(self, handle: Handle, events: list[Event]) -> None:
         """Receive all that a dead worker had written: an answer that was written counts."""
+        link: PoolEnd = handle.link
         with contextlib.suppress(BlockingIOError):
             while not handle.at_end:
-                received = handle.link.receive()
+                received = link.receive()
                 if received is None:
                     break
                 events.append(FrameArrived(handle, *received))
@@ -174,62 +267,6 @@ class LinkedEngine(abc.ABC):
         if handle.pidfd >= 0:
             os.close(handle.pidfd)
             handle.pidfd = -1
-
-    def send(self, worker_id: int, chunk: Any) -> PicklingError | None:
-        """Send a chunk to a worker. Returns what is wrong with it if it will not pickle; a dead worker is no error."""
-        handle = self.handles.get(worker_id)
-        if handle is None:
-            return None
-        try:
-            if type(chunk) is Call:
-                payload, buffers = chunk.payload
-            else:
-                payload, buffers = self.codec.encode(chunk.items)
-        except PicklingError as error:
-            return error
-        function = chunk.function
-        data = b""
-        if function.id == 0 or function.id not in handle.known:
-            data = function.data
-            handle.known.add(function.id)
-        frame = make_frame(
-            chunk.kind, function.id, chunk.id, chunk.start, chunk.count, 0.0, data, payload, buffers
-        )
-        handle.link.send(frame)
-        return None
-
-    def take_back(self, worker_id: int) -> list[int]:
-        """Take back what a worker has not read. Returns the chunks' ids."""
-        handle = self.handles.get(worker_id)
-        return [] if handle is None else handle.link.take_back()
-
-    def started(self, handle: Handle) -> dict[int, int]:
-        """The chunks that the worker's slots started last: chunk id to slot index."""
-        return {started_chunk(handle.page, i): i for i in range(self.n_slots)}
-
-    def results_of(self, handle: Handle, chunk: MapChunk, slot_index: int) -> list[Any]:
-        """The results of a dead worker's unfinished chunk that it left in its journal, from the first not yet sent."""
-        return read_results(handle.page, slot_index, chunk.done, chunk.count)
-
-    @abc.abstractmethod
-    def open(self) -> None:
-        """Prepare for starting workers."""
-
-    @abc.abstractmethod
-    def start(self, worker_id: int) -> None:
-        """Start a worker; frames may be sent to it at once."""
-
-    @abc.abstractmethod
-    def stop(self, worker_id: int) -> None:
-        """Have a worker end when it has done what it was sent."""
-
-    @abc.abstractmethod
-    def kill(self, worker_id: int) -> bool:
-        """Kill a worker and what it started. False: this kind of worker cannot be killed."""
-
-    @abc.abstractmethod
-    def close(self) -> None:
-        """Give back everything. All workers have ended, or are killed."""
 
     @abc.abstractmethod
     def _link_ended(self, handle: Handle, events: list[Event]) -> None:

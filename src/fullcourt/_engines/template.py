@@ -28,7 +28,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from types import ModuleType
-from typing import Any
+from typing import Any, NoReturn
 
 from fullcourt._os.system import become_subreaper, descendants, die_with_parent, kill_tree, open_pidfd
 
@@ -170,21 +170,31 @@ def quiet_signals() -> None:
 
 def worker_main(worker_id: int, tasks_fd: int, results_fd: int, page_fd: int, setup: Setup, parent_pid: int) -> None:
     """Be a worker, to the end; the process is fresh or freshly forked. Never returns."""
+
+    def connect() -> tuple[Any, mmap.mmap]:
+        from fullcourt._transport.journal import REGION_BYTES
+        from fullcourt._transport.link import WorkerEnd
+
+        if "ctypes" in sys.modules:
+            die_with_parent(parent_pid)
+        page = mmap.mmap(page_fd, setup.n_slots * REGION_BYTES)
+        os.close(page_fd)
+        return WorkerEnd(socket.socket(fileno=tasks_fd), socket.socket(fileno=results_fd), setup.n_slots), page
+
+    run_worker(worker_id, setup, connect)
+
+
+def run_worker(worker_id: int, setup: Setup, connect: Callable[[], tuple[Any, mmap.mmap]]) -> NoReturn:
+    """Be a worker, to the end, behind any kind of link: ``connect`` gives the worker's end and its page."""
     code = 1
     try:
         from fullcourt._engines.worker import Worker, flush_streams
         from fullcourt._transport.codec import Codec, main_definitions
-        from fullcourt._transport.journal import REGION_BYTES
-        from fullcourt._transport.link import WorkerEnd
         from fullcourt._transport.mainspace import adopt_main
 
-        if "ctypes" in sys.modules:
-            die_with_parent(parent_pid)
+        end, page = connect()
         be_a_child(f"{setup.name}-{worker_id}")
-        page = mmap.mmap(page_fd, setup.n_slots * REGION_BYTES)
-        os.close(page_fd)
         adopt_main()
-        end = WorkerEnd(socket.socket(fileno=tasks_fd), socket.socket(fileno=results_fd), setup.n_slots)
         codec = Codec(main_definitions() if setup.shares_main else None)
         initializer, initargs = setup.initializer, setup.initargs
         worker = Worker(end, page, setup.n_slots, codec)
@@ -322,8 +332,8 @@ def spawned(worker_id: int) -> None:
     worker_main(worker_id, 3, 4, 5, setup, parent_pid)
 
 
-def write_setup(setup: Setup, codec: Any) -> int:
-    """Write what a fresh interpreter needs into a memory block. Returns its descriptor, to be read by `read_all`."""
+def pickle_setup(setup: Setup, codec: Any) -> bytes:
+    """What a fresh interpreter needs to know, pickled."""
     fresh = Setup(
         n_slots=setup.n_slots,
         name=setup.name,
@@ -340,7 +350,12 @@ def write_setup(setup: Setup, codec: Any) -> int:
 
             data = dumps((setup.initializer, setup.initargs), 5)
         fresh.encoded_initializer = data
-    data = pickle.dumps(fresh)
+    return pickle.dumps(fresh)
+
+
+def write_setup(setup: Setup, codec: Any) -> int:
+    """Write that into a memory block. Returns its descriptor, to be read by `read_all`."""
+    data = pickle_setup(setup, codec)
     fd = os.memfd_create("fullcourt-setup", os.MFD_CLOEXEC)
     try:
         done = 0

@@ -13,12 +13,12 @@ import sys
 import threading
 from collections.abc import Callable
 from time import perf_counter
-from typing import Any
+from typing import Any, Protocol
 
 from fullcourt._transport import frames
 from fullcourt._transport.codec import Codec, decode, dump_exception, format_remote
 from fullcourt._transport.journal import INT_LIMIT, NONE, Journal
-from fullcourt._transport.link import Body, Fields, WorkerEnd, make_frame, read_body
+from fullcourt._transport.link import Attached, Body, Fields, read_body
 from fullcourt.errors import PicklingError
 
 __all__ = ["Worker"]
@@ -28,11 +28,21 @@ FLUSH_S = 0.002
 MAX_FUNCTIONS = 512
 
 
+class End(Protocol):
+    """The worker's end of a link, of either kind."""
+
+    @property
+    def make_frame(self) -> Callable[..., Any]: ...
+    def receive(self) -> tuple[Fields, bytes, Attached] | None: ...
+    def send(self, frame: Any) -> None: ...
+
+
 class Worker:
     """One worker: its end of the link, its functions, its slots."""
 
-    def __init__(self, end: WorkerEnd, page: Any, n_slots: int, codec: Codec) -> None:
+    def __init__(self, end: End, page: Any, n_slots: int, codec: Codec) -> None:
         self._end = end
+        self._make_frame = end.make_frame
         self._page = page
         self._n_slots = n_slots
         self._codec = codec
@@ -67,20 +77,20 @@ class Worker:
                 received = receive()
                 if received is None:
                     return
-                fields, data, fd = received
+                fields, data, attached = received
                 if fields[0] == frames.STOP:
                     return
-                self._run_frame(journal, fields, data, fd)
-                received = data = None  # type: ignore[assignment]  hold nothing while waiting
+                self._run_frame(journal, fields, data, attached)
+                received = data = attached = None  # type: ignore[assignment]  hold nothing while waiting
         except OSError:
             return  # the pool is gone
         finally:
             journal.close()
 
-    def _run_frame(self, journal: Journal, fields: Fields, data: bytes, fd: int) -> None:
+    def _run_frame(self, journal: Journal, fields: Fields, data: bytes, attached: Attached) -> None:
         kind, _, function_id, chunk_id, start, count, _, _ = fields
         try:
-            body = read_body(data, fields, fd)
+            body = read_body(data, fields, attached)
         except OSError as error:  # no descriptors or no memory left for the mapping
             self._answer_error(frames.ERROR, chunk_id, start, error, 0.0)
             return
@@ -215,7 +225,7 @@ class Worker:
     def _send(
         self, kind: int, chunk_id: int, start: int, count: int, seconds: float, payload: bytes, buffers: list[Any]
     ) -> None:
-        self._end.send(make_frame(kind, 0, chunk_id, start, count, seconds, b"", payload, buffers))
+        self._end.send(self._make_frame(kind, 0, chunk_id, start, count, seconds, b"", payload, buffers))
 
 
 def name_result(error: PicklingError) -> PicklingError:

@@ -78,12 +78,12 @@ def make_frame(
 def read_body(data: bytes, fields: Fields, attached: Attached) -> Body:
     """Find the parts of a received frame's body. Raises OSError if there was no memory or descriptor for it."""
     if fields[1]:
-        if type(attached) is list:
+        if isinstance(attached, list):
             parts = attached
-        elif type(attached) is int and attached >= 0:
-            parts = open_block(attached, memoryview(data)[HEADER_BYTES:])
-        else:
+        elif attached < 0:
             raise OSError(errno.ENOMEM, "the large parts of a frame could not be received")
+        else:
+            parts = open_block(attached, memoryview(data)[HEADER_BYTES:])
         return Body(parts[0], parts[1], parts[2:])
     n_function = fields[6]
     view = memoryview(data)

@@ -83,10 +83,11 @@ def run_demo(*, seconds: float, html: str | None) -> int:
 
 def title(job: Job) -> str:
     """Return what the job does, for the head of its table."""
+    gil = "the GIL" if job.runs[0].way.n_gils else "the GIL of a Python that has one"
     what = {
-        "compute": "parse and compile each file; the compiler holds the GIL",
-        "native": "compress each file several times; zlib releases the GIL",
-        "wait": f"fetch each file from a server that answers after {DELAY_S * 1000:.0f} ms; waiting releases the GIL",
+        "compute": f"parse and compile each file; the compiler holds {gil}",
+        "native": f"compress each file several times; zlib releases {gil}",
+        "wait": f"fetch each file from a server that answers after {DELAY_S * 1000:.0f} ms; waiting releases {gil}",
     }
     return f"{job.name}: {job.n_files:,} files. {what[job.name][0].upper()}{what[job.name][1:]}."
 

@@ -61,7 +61,7 @@ def _waiting(run: Run) -> str:
     if gils and run.cores_busy > _NEARLY * gils:
         limit = f"until {_gils(gils)} became the limit"
         return f"{awaited}, {limit}: the client's own Python code kept {run.cores_busy:.1f} cores busy"
-    if run.way.n_slots > max(1, gils):
+    if "threads" in run.way.pool:
         free = "who waits for a socket holds no GIL" if gils else "who waits for a socket needs no core"
         return f"{awaited}: {free}; {run.cores_busy:.1f} cores worked"
     return f"{awaited}: no more could be awaited at once, and only {run.cores_busy:.1f} cores worked"

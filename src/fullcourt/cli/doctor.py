@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from fullcourt.cli import doctor_probes as probes
 from fullcourt.cli import exits
@@ -94,7 +94,7 @@ def _shown(name: str, value: object) -> str:
         case float():
             return f"{value:g} s" if name.endswith("_s") else f"{value:g}"
         case list():
-            return ", ".join(str(part) for part in value) or "none"
+            return ", ".join(map(str, cast("list[object]", value))) or "none"
         case _:
             return str(value)
 

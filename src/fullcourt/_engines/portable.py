@@ -1,0 +1,323 @@
+"""Worker processes without what only Linux has: on macOS and Windows, and on Linux to test just this.
+
+Each worker is a fresh interpreter, started by `subprocess`; it inherits its end of the link. Three threads of the pool's
+process look after each: one reads its answers, one writes to it what might block, one waits for its end. Whoever drives
+the pool waits for the readers' news in a mailbox.
+
+A worker ends when the pool says so, or when the pool's process is gone: its reading thread sees the end of file. Where
+the system can, it is also signalled by the kernel then, for a task may hold the GIL in one call for hours.
+
+Cost of a worker: an interpreter's start, 50 to 100 ms. ``spawn`` and ``forkserver`` are the same here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pickle
+import queue
+import signal
+import subprocess
+import sys
+import threading
+from typing import Any
+
+from fullcourt._engines.linked import Event, FrameArrived, Handle, Lost, RemoteEngine
+from fullcourt._engines.template import Setup, enter_world, interpreter_command, pickle_setup, quiet_signals, run_worker
+from fullcourt._os.system import kill_tree
+from fullcourt._transport import frames
+from fullcourt._transport.codec import Codec
+from fullcourt._transport.journal import REGION_BYTES
+from fullcourt._transport.portable_link import (
+    Inherited,
+    PoolEnd,
+    WorkerEnd,
+    make_link,
+    make_message,
+    make_page,
+    open_page,
+)
+from fullcourt.errors import NotSupported
+
+__all__ = ["PortableEngine", "main"]
+
+# The driver takes in at most so many events before it settles their futures.
+MAX_EVENTS = 512
+
+
+class PortableEngine(RemoteEngine):
+    """Runs workers as processes, with what every system has."""
+
+    _make_frame = staticmethod(make_message)
+
+    def __init__(self, n_slots: int, name: str, start_method: str | None, setup: Setup) -> None:
+        if start_method == "fork":
+            forced = "" if sys.platform.startswith("linux") else f" on this system ({sys.platform})"
+            raise NotSupported(
+                f"start_method='fork' cannot be had with the portable transport{forced}. Its workers are fresh "
+                f"interpreters, which share nothing by a fork. Leave start_method out, or give 'spawn' or 'forkserver'."
+            )
+        super().__init__(n_slots, name, Codec())
+        self._setup = setup
+        self._start_data = b""
+        self._children: dict[int, Child] = {}
+        self._mailbox = Mailbox()
+
+    def open(self) -> None:
+        self._setup.pool_pid = os.getpid()
+        self._start_data = pickle_setup(self._setup, self.codec)
+
+    # -- waiting ---------------------------------------------------------------------------------------------------
+
+    def poll(self, timeout: float | None) -> list[Event]:
+        events: list[Event] = []
+        for event in self._mailbox.wait(timeout):
+            if type(event) is Lost:
+                self._remove(event.handle)
+            events.append(event)
+        return events
+
+    def wake(self) -> None:
+        self._mailbox.put(None)
+
+    # -- workers ---------------------------------------------------------------------------------------------------
+
+    def start(self, worker_id: int) -> None:
+        page_bytes = self.n_slots * REGION_BYTES
+        page, page_token, page_file = make_page(page_bytes)
+        link, inherited = make_link(self.n_slots)
+        try:
+            numbers = inherited.numbers if page_file is None else [*inherited.numbers, page_token]
+            code = (
+                f"from fullcourt._engines.portable import main; "
+                f"main({worker_id}, {inherited.numbers!r}, {page_token!r}, {page_bytes})"
+            )
+            process = start_interpreter(code, numbers)
+        except BaseException:
+            link.close()
+            raise
+        finally:
+            inherited.close()
+            if page_file is not None:
+                page_file.close()
+        handle = Handle(worker_id, f"{self.name}-{worker_id}", link, page)
+        handle.pid = process.pid
+        child = Child(process, handle, link, self._mailbox)
+        try:
+            child.start_threads()
+        except RuntimeError as error:  # no more threads can be had
+            child.abandon()
+            raise OSError(f"no threads can be had that look after a worker: {error}") from error
+        self.handles[worker_id] = handle
+        self._children[worker_id] = child
+        link.start(self._start_data)
+
+    def _remove(self, handle: Handle) -> None:
+        self.handles.pop(handle.id, None)
+        child = self._children.pop(handle.id, None)
+        if child is not None:
+            child.close()
+
+    def stop(self, worker_id: int) -> None:
+        child = self._children.get(worker_id)
+        if child is None:
+            return
+        if not child.link.is_ready and self._setup.initializer is None:
+            child.kill()  # its interpreter still starts, and then would end
+            return
+        for _ in range(self.n_slots):
+            child.link.send(make_message(frames.STOP, 0, 0, 0, 0, 0.0, b"", b"", []))
+
+    def kill(self, worker_id: int) -> bool:
+        child = self._children.get(worker_id)
+        if child is not None:
+            child.kill()
+        return child is not None
+
+    def end(self) -> None:
+        for child in list(self._children.values()):
+            child.kill()
+
+    def close(self) -> None:
+        for child in list(self._children.values()):
+            child.kill()
+            self._remove(child.handle)
+
+
+class Child:
+    """A worker's process, and the threads that look after it."""
+
+    def __init__(self, process: subprocess.Popen[bytes], handle: Handle, link: PoolEnd, mailbox: Mailbox) -> None:
+        self._process = process
+        self.handle = handle
+        self.link = link
+        self._mailbox = mailbox
+        self._lock = threading.Lock()  # a process is not killed once its pid may be another's
+        self._has_ended = False
+        self._exitcode: int | None = None
+        self._peak_bytes: int | None = None
+        self._waiter, self._writer, self._reader = (
+            threading.Thread(target=target, name=f"{handle.name}-{what}", daemon=True)
+            for target, what in ((self._wait, "end"), (link.write, "out"), (self._read, "in"))
+        )
+
+    def start_threads(self) -> None:
+        """Raises RuntimeError if there are no more."""
+        self._writer.start()
+        self._waiter.start()
+        self._reader.start()
+
+    def _read(self) -> None:
+        """Post what the worker answers; at the last, its end."""
+        try:
+            while (received := self.link.receive()) is not None:
+                self._mailbox.put(FrameArrived(self.handle, *received))
+                del received  # hold nothing while waiting
+        finally:
+            self.kill()  # if it lives, it has closed its end or cannot be understood: it is of no use
+            self._waiter.join()
+            self._mailbox.put(Lost(self.handle, self._exitcode, self._peak_bytes))
+
+    def _wait(self) -> None:
+        """Wait for the process's end, and have the reader come to it."""
+        process = self._process
+        if hasattr(os, "waitid"):
+            # Its pid stays its own until we have taken note, under the lock.
+            with contextlib.suppress(ChildProcessError):
+                os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+            with self._lock:
+                self._reap()
+        else:
+            self._reap()
+        self.link.hang_up()
+
+    def _reap(self) -> None:
+        process = self._process
+        if hasattr(os, "wait4"):
+            try:
+                _, status, usage = os.wait4(process.pid, 0)
+                self._exitcode = os.waitstatus_to_exitcode(status)
+                self._peak_bytes = usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+            except ChildProcessError:  # somebody in this program waits for all children
+                pass
+            process.returncode = self._exitcode or 0  # so that Popen does not wait for it, too
+        else:
+            self._exitcode = process.wait()
+        self._has_ended = True
+
+    def kill(self) -> None:
+        """Kill the process and, where that can be done, what it started."""
+        with self._lock:
+            if not self._has_ended:
+                if sys.platform == "win32":
+                    self._process.kill()
+                else:
+                    kill_tree(self._process.pid)
+
+    def close(self) -> None:
+        """Wait for the threads and close the link. The process has ended or was killed."""
+        self._reader.join()
+        self.link.close()
+        self._writer.join()
+
+    def abandon(self) -> None:
+        """Undo a start: end the process and those threads that run."""
+        self.kill()
+        if self._waiter.ident is None:
+            self._reap()
+        else:
+            self._waiter.join()
+        self.link.close()
+
+
+class Mailbox:
+    """Where the readers leave what arrived, for the one who drives."""
+
+    def __init__(self) -> None:
+        self._arrived: queue.SimpleQueue[Event | None] = queue.SimpleQueue()
+
+    def put(self, event: Event | None) -> None:
+        """Leave an event; None only wakes who waits."""
+        self._arrived.put(event)
+
+    def wait(self, timeout: float | None) -> list[Event]:
+        """Wait at most so many seconds (None: for ever) for something to arrive; returns all that did."""
+        events: list[Event] = []
+        try:
+            event = self._arrived.get(timeout=None if timeout is None else max(0.0, timeout))
+            while True:
+                if event is not None:
+                    events.append(event)
+                    if len(events) >= MAX_EVENTS:
+                        break
+                event = self._arrived.get_nowait()
+        except queue.Empty:
+            pass
+        return events
+
+
+if sys.platform == "win32":
+
+    def start_interpreter(code: str, handles: list[int]) -> subprocess.Popen[bytes]:
+        """Start a fresh interpreter that runs this code and inherits these handles under the same numbers."""
+        command = interpreter_command(code)
+        environment = None
+        if getattr(sys, "_base_executable", sys.executable) != sys.executable:
+            # In a virtual environment, python.exe starts another python.exe: start that one, as multiprocessing does.
+            command[0] = sys._base_executable
+            environment = os.environ | {"__PYVENV_LAUNCHER__": sys.executable}
+        startup = subprocess.STARTUPINFO(lpAttributeList={"handle_list": handles})
+        for handle in handles:
+            os.set_handle_inheritable(handle, True)
+        return subprocess.Popen(command, stdin=subprocess.DEVNULL, startupinfo=startup, env=environment)
+
+else:
+
+    def start_interpreter(code: str, descriptors: list[int]) -> subprocess.Popen[bytes]:
+        """Start a fresh interpreter that runs this code and inherits these descriptors under the same numbers."""
+        return subprocess.Popen(interpreter_command(code), stdin=subprocess.DEVNULL, pass_fds=descriptors)
+
+
+# -- in the worker ---------------------------------------------------------------------------------------------------------
+
+
+def main(worker_id: int, inherited: list[int], page: Any, page_bytes: int) -> None:
+    """The entry of a worker's process. Never returns."""
+    if sys.platform != "win32":
+        for number in [*inherited, page]:
+            os.set_inheritable(number, False)
+        end_with(inherited[1])
+    end = WorkerEnd(inherited[0], pool_is_gone)
+    try:
+        setup: Setup = pickle.loads(end.receive_start())
+    except (EOFError, OSError):
+        os._exit(1)
+    end.start_reading()
+    quiet_signals()
+    enter_world(setup)
+    for name in setup.preload:
+        __import__(name)
+    run_worker(worker_id, setup, lambda: (end, open_page(page, page_bytes)))
+
+
+def pool_is_gone() -> None:
+    """End this process, whatever its tasks are doing, and what they started."""
+    if sys.platform != "win32":
+        kill_tree(os.getpid(), itself=False)
+    os._exit(1)
+
+
+def end_with(lifeline: int) -> None:
+    """Have the kernel end this process when the pool's process, which holds the lifeline's other end, is gone.
+
+    Nothing is ever sent through it: the only event is its end, and the default for SIGIO is to end the process. The
+    reading thread does as much; but it gets no turn while a task holds the GIL in one long call.
+    """
+    try:
+        import fcntl
+
+        signal.signal(signal.SIGIO, signal.SIG_DFL)
+        fcntl.fcntl(lifeline, fcntl.F_SETOWN, os.getpid())
+        fcntl.fcntl(lifeline, fcntl.F_SETFL, fcntl.fcntl(lifeline, fcntl.F_GETFL) | os.O_ASYNC)
+    except (ImportError, AttributeError, OSError, ValueError):
+        return  # the reading thread remains

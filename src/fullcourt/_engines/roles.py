@@ -1,0 +1,224 @@
+"""Who drives: whoever waits.
+
+One thread at a time *leads*: it waits on the engine and deals with what comes. Other threads that wait *follow*; when
+the leader leaves, a follower is promoted. A *background* thread leads when nobody waits, after a grace of 2 ms (at once
+where a future has callbacks), and gives way to a caller that comes to wait. So a call that is made and waited for costs
+no thread switch, and an idle pool causes no wake-ups.
+
+Two races that were thought about:
+
+- A leader leaves while followers sleep. Whoever leaves, leader or follower, promotes one follower if nobody leads: so a
+  promoted follower whose future has ended meanwhile passes the role on.
+- Work comes while the background thread parks. The worker-bee (1) counts the work as open, (2) reads ``_state``; the
+  background (a) writes PARKED, (b) looks again whether work is open. At least one of them sees the other.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable
+from time import monotonic
+from typing import Any
+
+from fullcourt._engines.future import Future, let_go
+from fullcourt._os.interrupts import Shield
+
+__all__ = ["Roles"]
+
+GRACE_S = 0.002
+PARKED, GRACE, LEADING = 0, 1, 2
+
+
+class Roles:
+    """Hands out the lead. All methods may be called from any thread.
+
+    Args:
+        step: waits for at most so many seconds (None: for ever) and deals with what has come; only the leader calls it.
+        wake: makes a ``step`` that waits return.
+        has_work: whether anything is to come that somebody should lead for.
+        is_over: whether the pool has ended, and the background thread with it.
+        name: of the background thread.
+    """
+
+    def __init__(
+        self,
+        step: Callable[[float | None], None],
+        wake: Callable[[], None],
+        has_work: Callable[[], bool],
+        is_over: Callable[[], bool],
+        name: str,
+    ) -> None:
+        self._step = step
+        self._wake = wake
+        self._has_work = has_work
+        self._is_over = is_over
+        self._name = name
+        self._pid = os.getpid()
+        self.shield = Shield()
+        self._lock = threading.Lock()  # protects the fields below; held for microseconds, never while waiting
+        self._leader: int | None = None
+        self._followers: dict[Any, None] = {}  # the locks that they sleep on, oldest first
+        self._background: threading.Thread | None = None
+        self._state = PARKED
+        self._bell = threading.Semaphore(0)  # rung to wake the background thread
+        self._give_way = False
+        self._urgent = False
+
+    @property
+    def parked(self) -> bool:
+        """Whether the background thread must be armed for work that nobody waits for."""
+        return self._state == PARKED
+
+    def wait(self, future: Future[Any], timeout: float | None) -> bool:
+        """Wait for a future of this pool, leading if nobody does. Returns whether it has ended."""
+        if self._pid != os.getpid():
+            return wait_aside(future, timeout)
+        me = threading.get_ident()
+        deadline = None if timeout is None else monotonic() + timeout
+        with self.shield:
+            if self._leader == me:  # a callback waits, from inside of a step
+                self._lead_until(future, deadline)
+                return future.done()
+            while not future.done():
+                if self._try_lead(me):
+                    try:
+                        self._lead_until(future, deadline)
+                    finally:
+                        self._leave()
+                else:
+                    self._follow(future, deadline)
+                if deadline is not None and monotonic() >= deadline:
+                    break
+        return future.done()
+
+    def try_step(self, timeout: float) -> bool:
+        """Lead for one step if nobody leads."""
+        with self.shield:
+            if not self._try_lead(threading.get_ident()):
+                return False
+            try:
+                self._step(timeout)
+            finally:
+                self._leave()
+        return True
+
+    def _try_lead(self, me: int) -> bool:
+        with self._lock:
+            if self._leader is not None:
+                return False
+            self._leader = me
+            return True
+
+    def _leave(self) -> None:
+        with self._lock:
+            self._leader = None
+        self._promote()
+
+    def _lead_until(self, future: Future[Any], deadline: float | None) -> None:
+        while not future.done():
+            timeout = None if deadline is None else deadline - monotonic()
+            if timeout is not None and timeout < 0:
+                return
+            self._step(timeout)
+
+    def _follow(self, future: Future[Any], deadline: float | None) -> None:
+        mine = threading.Lock()
+        mine.acquire()
+        with self._lock:
+            if self._leader is None:
+                return
+            self._followers[mine] = None
+            if self._state == LEADING:
+                self._give_way = True
+                self._wake()
+        try:
+            if future.block(mine):
+                self.shield.wait_begins()
+                mine.acquire(timeout=-1 if deadline is None else max(0.0, deadline - monotonic()))
+        finally:
+            self.shield.wait_ends()
+            with self._lock:
+                self._followers.pop(mine, None)
+            future.unblock(mine)
+            self._promote()
+
+    def _promote(self) -> None:
+        """Somebody left: see to it that somebody leads, if there is a reason to."""
+        with self._lock:
+            if self._leader is not None:
+                return
+            for lock in self._followers:
+                del self._followers[lock]
+                let_go(lock)
+                return
+        if self._state == PARKED and self._has_work():
+            self.arm()
+
+    # -- the background thread -------------------------------------------------------------------------------------
+
+    def arm(self, *, urgent: bool = False) -> None:
+        """Have the background thread lead if nobody else does, after the grace or at once."""
+        with self._lock:
+            if urgent:
+                self._urgent = True
+            if self._background is None:
+                self._state = GRACE
+                self._background = threading.Thread(target=self._run, name=f"{self._name}-driver", daemon=True)
+                self._background.start()
+            elif self._state == PARKED or (urgent and self._state == GRACE):
+                self._state = GRACE
+                self._bell.release()
+
+    def ring(self) -> None:
+        """Wake the background thread without taking a lock: for the garbage collector."""
+        self._bell.release()
+
+    def _run(self) -> None:
+        me = threading.get_ident()
+        while True:
+            if not self._urgent:
+                self._bell.acquire(timeout=GRACE_S)
+            with self._lock:
+                self._urgent = False
+                leads = self._leader is None and self._has_work()
+                if leads:
+                    self._leader = me
+                self._state = LEADING if leads else PARKED
+            if leads:
+                self._lead_in_background()
+                continue
+            if self._is_over():
+                return
+            if self._leader is None and self._has_work():  # it came between the look and the parking
+                with self._lock:
+                    self._state = GRACE
+                continue
+            self._bell.acquire()
+            with self._lock:
+                if self._state == PARKED:
+                    self._state = GRACE
+
+    def _lead_in_background(self) -> None:
+        try:
+            while not self._give_way and self._has_work():
+                self._step(None)
+        finally:
+            with self._lock:
+                self._leader = None
+                self._give_way = False
+                self._state = GRACE
+                for lock in self._followers:
+                    del self._followers[lock]
+                    let_go(lock)
+                    break
+
+
+def wait_aside(future: Future[Any], timeout: float | None) -> bool:
+    """Wait without driving: for engines whose own threads settle futures."""
+    mine = threading.Lock()
+    mine.acquire()
+    if future.block(mine):
+        mine.acquire(timeout=-1 if timeout is None else max(0.0, timeout))
+    future.unblock(mine)
+    return future.done()
