@@ -63,7 +63,8 @@ class _Stat:
 
 
 def _stat(pid: int) -> _Stat | None:
-    # Bare calls: this runs for every process of the machine, several times a test (with pathlib about 300 us each, so about 30).
+    # Bare calls: this runs for every process of the machine, several times a test (with pathlib about 300 us each, so
+    # about 30).
     try:
         fd = os.open(f"/proc/{pid}/stat", os.O_RDONLY | os.O_CLOEXEC)
     except OSError:  # it is gone

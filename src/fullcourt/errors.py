@@ -19,11 +19,7 @@ from __future__ import annotations
 import concurrent.futures
 import pickle
 import signal
-
-try:
-    from concurrent.futures.process import BrokenProcessPool
-except ImportError:  # a Python without _multiprocessing, such as on WebAssembly
-    from concurrent.futures import BrokenExecutor as BrokenProcessPool  # type: ignore[assignment]
+from concurrent.futures.process import BrokenProcessPool
 
 __all__ = [
     "FullcourtError",
@@ -46,7 +42,8 @@ class FullcourtError(Exception):
 class PoolClosed(FullcourtError, RuntimeError, ValueError):
     """The pool was closed or terminated, and takes no more work.
 
-    It is both what ``concurrent.futures`` raises here (`RuntimeError`) and what ``multiprocessing`` does (`ValueError`).
+    It is both what ``concurrent.futures`` raises here (`RuntimeError`) and what ``multiprocessing`` does
+    (`ValueError`).
     """
 
 

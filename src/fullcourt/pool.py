@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Siz
 from dataclasses import dataclass
 from time import monotonic
 from types import TracebackType
-from typing import Any, Generic, Literal, ParamSpec, TypeVar, cast
+from typing import Any, Generic, Literal, ParamSpec, Self, TypeVar, cast
 
 from fullcourt._engines.build import START_METHODS, build_driver
 from fullcourt._engines.driver import Driver
@@ -83,7 +83,9 @@ class ResultIterator(Generic[R]):
     Dropping it, or :meth:`close`, stops the map: no more input is pulled, what has not started does not start.
     """
 
-    def __init__(self, driver: Driver, job: StreamJob, refill: Callable[[], None], close_bar: Callable[[], None]) -> None:
+    def __init__(
+        self, driver: Driver, job: StreamJob, refill: Callable[[], None], close_bar: Callable[[], None]
+    ) -> None:
         self._driver = driver
         self._job = job
         self._refill = refill
@@ -202,17 +204,17 @@ class Feeder:
             iterator = iter(cast("Iterable[Any]", self._iterable))
             self._iterable = None
             append = job.input.append
-            while not job.stopped:
+            while not is_stopped(job):
                 for _ in range(job.room()):
                     item = next(iterator)
                     append(item)
                     job.n_pulled += 1
                     if not job.queued:
                         driver.feed(job)
-                    if job.stopped:
+                    if is_stopped(job):
                         break
                 self._sleeping = True
-                if job.room() > 0 or job.stopped:  # changed since: `refill` may have seen us awake
+                if job.room() > 0 or is_stopped(job):  # changed since: `refill` may have seen us awake
                     self._sleeping = False
                     continue
                 self._wake.acquire()
@@ -220,8 +222,13 @@ class Feeder:
             pass
         except BaseException as problem:  # noqa: BLE001  it reaches the consumer, in its turn
             error = problem
-        item = iterator = None
+        item = iterator = cast("Any", None)  # hold nothing of the user's
         driver.input_ended(job, error)
+
+
+def is_stopped(job: StreamJob) -> bool:
+    """Another thread may have stopped it since one last looked; type checkers do not expect that of an attribute."""
+    return job.stopped
 
 
 class Pool:
@@ -276,7 +283,9 @@ class Pool:
         if interpreters is not None and (processes or threads is not None):
             raise ValueError("interpreters= goes without processes= and threads=: they are three kinds of workers")
         if start_method is not None and start_method not in START_METHODS:
-            raise ValueError(f"start_method={start_method!r} is unknown: it is one of {', '.join(START_METHODS)}, or None")
+            raise ValueError(
+                f"start_method={start_method!r} is unknown: it is one of {', '.join(START_METHODS)}, or None"
+            )
         if isinstance(preload, str):
             raise TypeError(f"preload takes a sequence of module names, not the string {preload!r}")
         if processes is None:
@@ -335,7 +344,10 @@ class Pool:
         callback: Callable[[R], object] | None = None,
         error_callback: Callable[[BaseException], object] | None = None,
     ) -> Future[R]:
-        """As :meth:`submit`. The callback gets the result, or the error_callback the exception, before anyone who waits."""
+        """As :meth:`submit`.
+
+        The callback gets the result, or the error_callback the exception, before anyone who waits.
+        """
         must_be_callable(func)
         future: Future[R] = Future(self._driver)
         self._add_callbacks(future, callback, error_callback)
@@ -343,7 +355,10 @@ class Pool:
         return future
 
     def _add_callbacks(
-        self, future: Future[Any], callback: Callable[[Any], object] | None, error_callback: Callable[[Any], object] | None
+        self,
+        future: Future[Any],
+        callback: Callable[[Any], object] | None,
+        error_callback: Callable[[Any], object] | None,
     ) -> None:
         if callback is not None or error_callback is not None:
             future._on_end = (callback, error_callback)
@@ -385,9 +400,17 @@ class Pool:
         return cast("list[R]", self._map(STARMAP, func, iterable, chunksize, progress, on_error))
 
     def _map(
-        self, kind: int, func: Callable[..., Any], iterable: Iterable[Any], chunksize: int | None, progress: bool, on_error: str
+        self,
+        kind: int,
+        func: Callable[..., Any],
+        iterable: Iterable[Any],
+        chunksize: int | None,
+        progress: bool,
+        on_error: str,
     ) -> Any:
-        future, close_bar = self._start_map(kind, func, iterable, chunksize, None, None, on_error, progress=progress, waits=True)
+        future, close_bar = self._start_map(
+            kind, func, iterable, chunksize, None, None, on_error, progress=progress, waits=True
+        )
         try:
             return future.result()
         except BaseException:
@@ -468,8 +491,8 @@ class Pool:
         """As :meth:`map`, lazily: an iterator of the results in the items' order.
 
         The input is read as results are taken: never more than `buffersize` items are between the two (None: a few
-        chunks for each slot), so an endless generator runs in constant memory. It is read in a thread of its own, unless
-        it is a list, tuple, range or the like.
+        chunks for each slot), so an endless generator runs in constant memory. It is read in a thread of its own,
+        unless it is a list, tuple, range or the like.
         """
         return self._imap(func, iterable, chunksize, buffersize, progress, on_error, ordered=True)
 
@@ -501,12 +524,15 @@ class Pool:
         at_least("buffersize", buffersize, 1)
         driver = self._driver
         driver._check_open()
-        iter(iterable) if not isinstance(iterable, Iterator) else None  # not iterable: say so now
+        if not hasattr(iterable, "__iter__") and not hasattr(iterable, "__getitem__"):
+            raise TypeError(f"imap needs an iterable, not {iterable!r}")
         total = len(iterable) if isinstance(iterable, Sized) else None
         report, close_bar = progress_of(func, total) if progress else (None, nothing)
         function = driver.functions.get(func) if driver.functions is not None else None
         n_slots = driver.scheduler.n_workers * driver.scheduler.n_slots
-        job = StreamJob(MAP, func, function, chunksize, driver.new_id, ordered, on_error == "return", report, n_slots, buffersize)
+        job = StreamJob(
+            MAP, func, function, chunksize, driver.new_id, ordered, on_error == "return", report, n_slots, buffersize
+        )
         if driver.engine.runs_inline:
             job.buffersize = 1
         driver.start_job(job)
@@ -544,7 +570,7 @@ class Pool:
         self._driver.ended.wait()
         self._finalizer.detach()
 
-    def __enter__(self) -> Pool:
+    def __enter__(self) -> Self:
         self._driver._check_open()
         return self
 
@@ -614,7 +640,7 @@ def map(  # noqa: A001  the module's own map, as `fullcourt.map`
         return pool.map(fn, items, chunksize, progress=progress, on_error=on_error)
 
 
-# -- checks at the edge ---------------------------------------------------------------------------------------------------
+# -- checks at the edge -----------------------------------------------------------------------------------------------
 
 
 def at_least(name: str, value: int | None, least: int) -> None:
@@ -659,5 +685,3 @@ def progress_of(func: Callable[..., Any], total: int | None) -> tuple[Callable[[
             bar.close()
 
     return report, close
-
-

@@ -89,7 +89,7 @@ def test_result_and_get_time_out_and_can_be_asked_again(
         future.exception(timeout=0)
     with pytest.raises(TIMEOUTS):
         future.get(timeout=0.01)
-    assert future.wait(timeout=0.01) is None
+    future.wait(timeout=0.01)
     assert not future.ready()
     assert not future.done()
     with pytest.raises(ValueError, match=r"\S"):
@@ -100,7 +100,7 @@ def test_result_and_get_time_out_and_can_be_asked_again(
 
 def test_a_future_that_is_done_says_so(pool: Any) -> None:
     future = pool.submit(tasks.square, 3)
-    assert future.wait(30) is None
+    future.wait(30)
     assert future.ready()
     assert future.done()
     assert not future.running()

@@ -107,14 +107,22 @@ def test_an_abandoned_iterator_closes_its_input_and_the_pool_goes_on(method: str
     pool.join()
 
 
-def test_with_does_not_wait_for_the_rest_of_an_endless_input(method: str, new_pool: Callable[..., Any]) -> None:
+def test_leaving_a_loop_over_an_endless_input_leaves_with_too(method: str, new_pool: Callable[..., Any]) -> None:
     source = Endless()
     with new_pool() as pool:
-        results = getattr(pool, method)(tasks.square, iter(source))
-        next(results)
-    n_taken = source.n_taken
-    assert n_taken <= 60_000
-    del results
+        for n_seen, _ in enumerate(getattr(pool, method)(tasks.square, iter(source), 1)):
+            if n_seen == 100:
+                break
+    assert source.n_taken <= 1_100
+    assert source.closed.is_set()
+
+
+def test_results_may_be_read_after_join_as_in_the_standard_library(method: str, new_pool: Callable[..., Any]) -> None:
+    pool = new_pool()
+    results = getattr(pool, method)(tasks.square, iter(range(2_000)))
+    pool.close()
+    pool.join()
+    assert sorted(results) == [i * i for i in range(2_000)]
 
 
 def test_the_result_is_an_iterator_with_next(method: str, pool: Any) -> None:

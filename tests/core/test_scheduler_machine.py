@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule, run_state_machine_as_test
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule,
+run_state_machine_as_test
 
 from fullcourt._core.model import Estimate
 from fullcourt._core.scheduler import Scheduler

@@ -1,6 +1,18 @@
 # The part of cloudpickle that fullcourt uses; the package has no types of its own.
+import io
 import pickle
 from collections.abc import Callable
+from typing import Any
+
+class Pickler(pickle.Pickler):
+    globals_ref: dict[int, object]
+    def __init__(
+        self,
+        file: io.BytesIO,
+        protocol: int | None = None,
+        buffer_callback: Callable[[pickle.PickleBuffer], object] | None = None,
+    ) -> None: ...
+    def _dynamic_function_reduce(self, func: Any) -> tuple[Any, ...]: ...
 
 def dumps(
     obj: object, protocol: int | None = None, buffer_callback: Callable[[pickle.PickleBuffer], object] | None = None

@@ -21,7 +21,7 @@ Invariants (``check`` asserts them; the property tests call it after every event
 from __future__ import annotations
 
 from collections import deque
-from typing import Any, Literal
+from typing import Literal
 
 from fullcourt._core.chunking import TARGET_S, chunk_size
 from fullcourt._core.model import Chunk, Stream, Worker
@@ -47,7 +47,9 @@ Action = (
 class Scheduler:
     """Gives waiting tasks to workers; see the module's head for the rules."""
 
-    def __init__(self, n_workers: int, n_slots: int, *, max_tasks: int | None = None, may_take_back: bool = True) -> None:
+    def __init__(
+        self, n_workers: int, n_slots: int, *, max_tasks: int | None = None, may_take_back: bool = True
+    ) -> None:
         self.n_workers = n_workers
         self.n_slots = n_slots  # of each worker
         self.max_tasks = max_tasks
@@ -291,7 +293,3 @@ class Scheduler:
         assert all(c.worker_id is None for c in self.returned)
         total = sum(c.count - c.done for w in self.workers.values() for c in w.sent.values())
         assert total == self.n_sent_tasks
-
-    def snapshot(self) -> dict[str, Any]:
-        """Say what is where, for people who debug."""
-        return {w.id: {"sent": list(w.sent), "load_s": w.load_s, "given": w.n_given} for w in self.workers.values()}

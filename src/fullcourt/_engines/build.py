@@ -49,7 +49,7 @@ def build_driver(
     """Make a driver with its engine; its workers are not started yet. The arguments were checked."""
     engine: Any
     if interpreters is not None:
-        if sys.version_info < (3, 14):
+        if sys.hexversion < 0x030E0000:
             raise NotSupported(
                 f"interpreters= needs Python 3.14 or later, where sub-interpreters have a GIL each and an API "
                 f"(concurrent.interpreters); this is {sys.version.split()[0]}. Use processes= or threads= here."
@@ -63,7 +63,9 @@ def build_driver(
 
         n_workers = 1
         n_slots = threads or 1
-        engine = ThreadEngine(n_slots, name, initializer, initargs) if threads else InlineEngine(name, initializer, initargs)
+        engine = (
+            ThreadEngine(n_slots, name, initializer, initargs) if threads else InlineEngine(name, initializer, initargs)
+        )
     else:
         from fullcourt._engines.template import Setup
 

@@ -71,8 +71,8 @@ class Driver:
         self._terminated = False
         self._abandoned = False
         self._broken: BaseException | None = None
-        self.roles = Roles(self._step, engine.wake, self._has_work, lambda: self.ended.done(), name)
         self.ended: Future[None] = Future(self)  # settled when the last worker is gone
+        self.roles = Roles(self._step, engine.wake, self._has_work, self.ended.done, name)
         self.n_done = 0
         self.n_failed = 0
         self.functions = FunctionTable(engine.codec) if engine.codec is not None else None
@@ -409,9 +409,7 @@ class Driver:
         self._close_job(chunk.job)
         return settlements
 
-    def _task_failed(
-        self, chunk: Any, index: int, error: BaseException, handle: Handle | None
-    ) -> list[Settlement]:
+    def _task_failed(self, chunk: Any, index: int, error: BaseException, handle: Handle | None) -> list[Settlement]:
         self.n_failed += 1
         if type(chunk) is Call:
             annotate(error, describe_task(chunk, 0), None, handle, chunk.attempt)
@@ -442,8 +440,9 @@ class Driver:
         if not handle.ready and not self.scheduler.closing:
             self._n_stillborn += 1
             if self._n_stillborn >= MAX_STILLBORN:
-                how = f"{MAX_STILLBORN} workers in a row ended before they were ready; the last {exit_name(event.exitcode)}"
-                settlements += self._break(WorkerDied(f"{how}. Look at the initializer and at what is imported."))
+                last = exit_name(event.exitcode) if handle.failure is None else f"failed: {handle.failure!r}"
+                how = f"{MAX_STILLBORN} workers in a row ended before they were ready; the last {last}."
+                settlements += self._break(WorkerDied(f"{how} Look at the initializer and at what is imported."))
         back: list[Any] = []
         for chunk in held:
             if chunk.id not in started:
@@ -491,7 +490,7 @@ class Driver:
         for call in calls:
             if call.future is not None:
                 settlements.append((call.future, None, error))
-                call.future = None  # type: ignore[assignment]
+                call.future = None
         for job in list(self._jobs):
             settlements += job.abort(error)
         self._jobs.clear()
@@ -614,7 +613,7 @@ class Driver:
             if not stream.available() and stream.queued:
                 self.scheduler.streams.remove(stream)
                 stream.queued = False
-        call.future = None  # type: ignore[assignment]
+        call.future = None
         self._n_open -= 1
 
     def _cancel_sent(self, call: Call, worker_id: int) -> bool:
@@ -631,7 +630,7 @@ class Driver:
                     found = True
                     chunks.remove(call)
                     self.scheduler.withdrawn(call, now)
-                    call.future = None  # type: ignore[assignment]
+                    call.future = None
                     self._n_open -= 1
                 self.scheduler.taken_back(chunks, now)
         self._perform()

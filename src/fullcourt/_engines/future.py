@@ -12,6 +12,7 @@ least one of them sees the other. The same holds for the condition, which the st
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import logging
 import sys
 import threading
@@ -34,10 +35,8 @@ FREE_THREADED = not getattr(sys, "_is_gil_enabled", lambda: True)()
 
 def let_go(lock: Any) -> None:
     """Wake who sleeps on this lock. Two may do so at once: its future ended, and it was promoted to lead."""
-    try:
+    with contextlib.suppress(RuntimeError):
         lock.release()
-    except RuntimeError:
-        pass
 
 
 class Settler(Protocol):
@@ -56,12 +55,9 @@ class Future(concurrent.futures.Future, Generic[T]):  # type: ignore[type-arg]
     ``wait``, ``ready``, ``successful``. All methods may be called from any thread. It ends exactly once.
     """
 
-    _state: str
-    _result: Any
-    _exception: BaseException | None
-    _state = PENDING
-    _result = None
-    _exception = None
+    _state: str = PENDING
+    _result: Any = None
+    _exception: BaseException | None = None
     _cond: threading.Condition | None = None
     _blocked: list[Any] | None = None
     _on_end: tuple[Callable[[Any], object] | None, Callable[[Any], object] | None] | None = None
@@ -149,7 +145,7 @@ class Future(concurrent.futures.Future, Generic[T]):  # type: ignore[type-arg]
 
         return cast("Generator[Any, None, T]", asyncio.wrap_future(self).__await__())
 
-    def add_done_callback(self, fn: Callable[[Future[T]], object]) -> None:  # type: ignore[override]
+    def add_done_callback(self, fn: Callable[[Future[T]], object]) -> None:
         """Call ``fn(future)`` when it ends, in the thread that brings it to its end; at once if it has ended."""
         with self._condition:
             if self._state not in ENDED:
@@ -227,7 +223,7 @@ class Future(concurrent.futures.Future, Generic[T]):  # type: ignore[type-arg]
                     else:
                         waiter.add_exception(self)
                 self._cond.notify_all()
-            self._invoke_callbacks()
+            self._call_done_callbacks()
 
     def _settle_cancelled(self) -> bool:
         with guard:
@@ -244,10 +240,17 @@ class Future(concurrent.futures.Future, Generic[T]):  # type: ignore[type-arg]
                 for waiter in self._waiters:
                     waiter.add_cancelled(self)
                 cond.notify_all()
-            self._invoke_callbacks()
+            self._call_done_callbacks()
         if self._on_end is not None:
             self._call_on_end(None, TaskCancelled("the task was cancelled"))
         return True
+
+    def _call_done_callbacks(self) -> None:
+        for callback in self._done_callbacks:
+            try:
+                callback(self)
+            except Exception:
+                logging.getLogger("concurrent.futures").exception("exception calling callback for %r", self)
 
     def _call_on_end(self, result: Any, exception: BaseException | None) -> None:
         assert self._on_end is not None
@@ -278,6 +281,10 @@ class Future(concurrent.futures.Future, Generic[T]):  # type: ignore[type-arg]
 
     def __repr__(self) -> str:
         if self._state == FINISHED:
-            what = "raised " + type(self._exception).__name__ if self._exception else "returned " + type(self._result).__name__
+            what = (
+                "raised " + type(self._exception).__name__
+                if self._exception
+                else "returned " + type(self._result).__name__
+            )
             return f"<{type(self).__name__} at {id(self):#x} state=finished {what}>"
         return f"<{type(self).__name__} at {id(self):#x} state={self._state.lower()}>"

@@ -1,13 +1,14 @@
 """Workers as sub-interpreters of this process (Python 3.14 and later): a GIL each, no process each.
 
 Each runs the same loop as a worker process, on a thread of this process, behind the same kind of link. What is shared
-is only the process: a task that ends the process (``os._exit``, a segmentation fault) ends all; a running task cannot be
-stopped. An extension module that does not support sub-interpreters fails to import there, with Python's own error.
+is only the process: a task that ends the process (``os._exit``, a segmentation fault) ends all; a running task cannot
+be stopped. An extension module that does not support sub-interpreters fails to import there, with Python's own error.
 """
 
 from __future__ import annotations
 
 import contextlib
+import importlib
 import mmap
 import os
 import pickle
@@ -51,8 +52,7 @@ class InterpreterEngine(LinkedEngine):
         thread.start()
 
     def _run(self, handle: Handle, fds: tuple[int, int, int]) -> None:
-        from concurrent import interpreters
-
+        interpreters: Any = importlib.import_module("concurrent.interpreters")  # not known to type checkers before 3.14
         try:
             interpreter = interpreters.create()
             try:
@@ -63,7 +63,9 @@ class InterpreterEngine(LinkedEngine):
                     f"serve({fds!r}, {self._setup_fd})"
                 )
             finally:
-                with contextlib.suppress(Exception):  # threads that a task left running keep it; it goes with the process
+                with contextlib.suppress(
+                    Exception
+                ):  # threads that a task left running keep it; it goes with the process
                     interpreter.close()
         except Exception as error:  # noqa: BLE001
             handle.failure = error

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from fullcourt._core.model import Chunk, Estimate
@@ -65,7 +66,7 @@ class Call(Chunk):
         self.worker_id = None
         self.expected_s = 0.0
         self.done = 0
-        self.future = future
+        self.future: Future[Any] | None = future  # None once its outcome is decided
         self.fn = fn
         self.args = args
         self.kwargs = kwargs
@@ -170,12 +171,12 @@ class MapJob:
         self.new_id = new_id
         self.future = future
         self.return_failures = return_failures
-        self.report = report
+        self.report: Callable[[int, int], None] | None = report
         self.queued = False
         self.last_size = 0
         self.stopped = False
-        self.n_done = 0
-        self.n_failed = 0
+        self.n_done: int = 0
+        self.n_failed: int = 0
         self._chunksize = chunksize
         self._items = items
         self._next = 0
@@ -221,8 +222,7 @@ class MapJob:
     def _progress(self) -> list[Settlement]:
         out: list[Settlement] = []
         if self.report is not None:
-            report, n_done, n_failed = self.report, self.n_done, self.n_failed
-            out.append((None, lambda: report(n_done, n_failed), None))
+            out.append((None, partial(self.report, self.n_done, self.n_failed), None))
         if self.n_done == self._total and not self.stopped:
             self.stopped = True
             out.append((self.future, self._results, None))
@@ -336,8 +336,7 @@ class StreamJob(MapJob):
     def _notify(self) -> list[Settlement]:
         out: list[Settlement] = []
         if self.report is not None:
-            report, n_done, n_failed = self.report, self.n_done, self.n_failed
-            out.append((None, lambda: report(n_done, n_failed), None))
+            out.append((None, partial(self.report, self.n_done, self.n_failed), None))
         if self.waiting is not None and (self.ready or self.finished or self.stopped):
             waiting, self.waiting = self.waiting, None
             out.append((waiting, None, None))

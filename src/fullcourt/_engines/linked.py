@@ -202,10 +202,8 @@ class LinkedEngine(RemoteEngine):
         os.eventfd_write(self._wake_fd, 1)
 
     def _woken(self, events: list[Event]) -> None:
-        try:
+        with contextlib.suppress(BlockingIOError):
             os.eventfd_read(self._wake_fd)
-        except BlockingIOError:
-            pass
 
     def _watch(self, fd: int, source: Callable[[list[Event]], None]) -> None:
         self._sources[fd] = source

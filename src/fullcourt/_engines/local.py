@@ -43,6 +43,11 @@ class LocalHandle:
         self.started_at = monotonic()
 
 
+def starred(fn: Callable[..., Any]) -> Callable[[Any], Any]:
+    """The function of one item whose elements are the arguments."""
+    return lambda item: fn(*item)
+
+
 class LocalEngine:
     """What threads and the caller have in common."""
 
@@ -51,7 +56,9 @@ class LocalEngine:
     can_take_back = True
     codec = None
 
-    def __init__(self, n_slots: int, name: str, initializer: Callable[..., object] | None, initargs: tuple[Any, ...]) -> None:
+    def __init__(
+        self, n_slots: int, name: str, initializer: Callable[..., object] | None, initargs: tuple[Any, ...]
+    ) -> None:
         self.n_slots = n_slots
         self.name = name
         self.handles: dict[int, LocalHandle] = {}
@@ -89,13 +96,7 @@ class LocalEngine:
             else:
                 report(handle, chunk, 0, [value], None, perf_counter() - began)
             return
-        fn: Callable[..., Any] = chunk.job.fn
-        if chunk.job.kind == STARMAP:
-            inner = fn
-
-            def fn(item: Any) -> Any:
-                return inner(*item)
-
+        fn: Callable[[Any], Any] = starred(chunk.job.fn) if chunk.job.kind == STARMAP else chunk.job.fn
         items = chunk.items
         count = chunk.count
         index = first = 0
@@ -129,7 +130,9 @@ class LocalEngine:
 class ThreadEngine(LocalEngine):
     """Runs tasks on threads of this process."""
 
-    def __init__(self, n_slots: int, name: str, initializer: Callable[..., object] | None, initargs: tuple[Any, ...]) -> None:
+    def __init__(
+        self, n_slots: int, name: str, initializer: Callable[..., object] | None, initargs: tuple[Any, ...]
+    ) -> None:
         super().__init__(n_slots, name, initializer, initargs)
         self._queue: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._threads: list[threading.Thread] = []
@@ -170,7 +173,7 @@ class ThreadEngine(LocalEngine):
 
     def take_back(self, worker_id: int) -> list[int]:
         """Take back what no thread has begun."""
-        chunks = []
+        chunks: list[Any] = []
         while True:
             try:
                 chunks.append(self._queue.get_nowait())

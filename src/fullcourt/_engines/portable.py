@@ -1,8 +1,8 @@
 """Worker processes without what only Linux has: on macOS and Windows, and on Linux to test just this.
 
-Each worker is a fresh interpreter, started by `subprocess`; it inherits its end of the link. Three threads of the pool's
-process look after each: one reads its answers, one writes to it what might block, one waits for its end. Whoever drives
-the pool waits for the readers' news in a mailbox.
+Each worker is a fresh interpreter, started by `subprocess`; it inherits its end of the link. Three threads of the
+pool's process look after each: one reads its answers, one writes to it what might block, one waits for its end. Whoever
+drives the pool waits for the readers' news in a mailbox.
 
 A worker ends when the pool says so, or when the pool's process is gone: its reading thread sees the end of file. Where
 the system can, it is also signalled by the kernel then, for a task may hold the GIL in one call for hours.
@@ -15,11 +15,13 @@ from __future__ import annotations
 import contextlib
 import os
 import pickle
-import queue
 import signal
 import subprocess
 import sys
 import threading
+from collections import deque
+from collections.abc import Sequence
+from time import monotonic
 from typing import Any
 
 from fullcourt._engines.linked import Event, FrameArrived, Handle, Lost, RemoteEngine
@@ -28,21 +30,15 @@ from fullcourt._os.system import kill_tree
 from fullcourt._transport import frames
 from fullcourt._transport.codec import Codec
 from fullcourt._transport.journal import REGION_BYTES
-from fullcourt._transport.portable_link import (
-    Inherited,
-    PoolEnd,
-    WorkerEnd,
-    make_link,
-    make_message,
-    make_page,
-    open_page,
-)
+from fullcourt._transport.portable_link import Page, PoolEnd, WorkerEnd, make_link, make_message, open_page
 from fullcourt.errors import NotSupported
 
 __all__ = ["PortableEngine", "main"]
 
 # The driver takes in at most so many events before it settles their futures.
 MAX_EVENTS = 512
+# On Windows a wait for a lock cannot be interrupted: so it ends now and then, for Ctrl-C to be heard.
+LONGEST_WAIT_S = 0.25 if sys.platform == "win32" else 3600.0
 
 
 class PortableEngine(RemoteEngine):
@@ -69,12 +65,15 @@ class PortableEngine(RemoteEngine):
 
     # -- waiting ---------------------------------------------------------------------------------------------------
 
-    def poll(self, timeout: float | None) -> list[Event]:
-        events: list[Event] = []
-        for event in self._mailbox.wait(timeout):
+    def wait(self, timeout: float | None) -> Sequence[Any]:
+        self._mailbox.wait(timeout)
+        return ()
+
+    def collect(self, ready: Sequence[Any]) -> list[Event]:
+        events = self._mailbox.empty()
+        for event in events:
             if type(event) is Lost:
                 self._remove(event.handle)
-            events.append(event)
         return events
 
     def wake(self) -> None:
@@ -84,23 +83,19 @@ class PortableEngine(RemoteEngine):
 
     def start(self, worker_id: int) -> None:
         page_bytes = self.n_slots * REGION_BYTES
-        page, page_token, page_file = make_page(page_bytes)
+        page = Page(page_bytes)
         link, inherited = make_link(self.n_slots)
         try:
-            numbers = inherited.numbers if page_file is None else [*inherited.numbers, page_token]
-            code = (
-                f"from fullcourt._engines.portable import main; "
-                f"main({worker_id}, {inherited.numbers!r}, {page_token!r}, {page_bytes})"
-            )
-            process = start_interpreter(code, numbers)
+            arguments = f"{worker_id}, {inherited.numbers!r}, {page.token!r}, {page_bytes}"
+            code = f"from fullcourt._engines.portable import main; main({arguments})"
+            process = start_interpreter(code, inherited.numbers + page.numbers)
         except BaseException:
             link.close()
             raise
         finally:
             inherited.close()
-            if page_file is not None:
-                page_file.close()
-        handle = Handle(worker_id, f"{self.name}-{worker_id}", link, page)
+            page.close()
+        handle = Handle(worker_id, f"{self.name}-{worker_id}", link, page.memory)
         handle.pid = process.pid
         child = Child(process, handle, link, self._mailbox)
         try:
@@ -180,11 +175,7 @@ class Child:
 
     def _wait(self) -> None:
         """Wait for the process's end, and have the reader come to it."""
-        process = self._process
-        if hasattr(os, "waitid"):
-            # Its pid stays its own until we have taken note, under the lock.
-            with contextlib.suppress(ChildProcessError):
-                os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+        if wait_only(self._process):
             with self._lock:
                 self._reap()
         else:
@@ -192,17 +183,7 @@ class Child:
         self.link.hang_up()
 
     def _reap(self) -> None:
-        process = self._process
-        if hasattr(os, "wait4"):
-            try:
-                _, status, usage = os.wait4(process.pid, 0)
-                self._exitcode = os.waitstatus_to_exitcode(status)
-                self._peak_bytes = usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-            except ChildProcessError:  # somebody in this program waits for all children
-                pass
-            process.returncode = self._exitcode or 0  # so that Popen does not wait for it, too
-        else:
-            self._exitcode = process.wait()
+        self._exitcode, self._peak_bytes = reap(self._process)
         self._has_ended = True
 
     def kill(self) -> None:
@@ -231,28 +212,34 @@ class Child:
 
 
 class Mailbox:
-    """Where the readers leave what arrived, for the one who drives."""
+    """Where the readers leave what arrived, for the one who drives. An interrupted wait loses nothing."""
 
     def __init__(self) -> None:
-        self._arrived: queue.SimpleQueue[Event | None] = queue.SimpleQueue()
+        self._arrived: deque[Event | None] = deque()
+        self._bell = threading.Lock()  # released: something may have arrived since the last look
+        self._bell.acquire()
 
     def put(self, event: Event | None) -> None:
-        """Leave an event; None only wakes who waits."""
-        self._arrived.put(event)
+        """Leave an event; None only wakes who waits. From any thread."""
+        self._arrived.append(event)
+        with contextlib.suppress(RuntimeError):  # it has rung
+            self._bell.release()
 
-    def wait(self, timeout: float | None) -> list[Event]:
-        """Wait at most so many seconds (None: for ever) for something to arrive; returns all that did."""
-        events: list[Event] = []
-        try:
-            event = self._arrived.get(timeout=None if timeout is None else max(0.0, timeout))
-            while True:
-                if event is not None:
-                    events.append(event)
-                    if len(events) >= MAX_EVENTS:
-                        break
-                event = self._arrived.get_nowait()
-        except queue.Empty:
+    def wait(self, timeout: float | None) -> None:
+        """Wait at most so many seconds (None: for ever) until something is there."""
+        until = monotonic() + min(LONGEST_WAIT_S if timeout is None else timeout, LONGEST_WAIT_S)
+        # A ring may be that of a letter which is gone already. Of a letter that comes after this look, the ring comes
+        # after it too.
+        while not self._arrived and self._bell.acquire(timeout=max(0.0, until - monotonic())):
             pass
+
+    def empty(self) -> list[Event]:
+        """Take out what is there, of very much only the first."""
+        events: list[Event] = []
+        while self._arrived and len(events) < MAX_EVENTS:
+            event = self._arrived.popleft()
+            if event is not None:
+                events.append(event)
         return events
 
 
@@ -264,12 +251,21 @@ if sys.platform == "win32":
         environment = None
         if getattr(sys, "_base_executable", sys.executable) != sys.executable:
             # In a virtual environment, python.exe starts another python.exe: start that one, as multiprocessing does.
-            command[0] = sys._base_executable
+            command[0] = getattr(sys, "_base_executable", sys.executable)
             environment = os.environ | {"__PYVENV_LAUNCHER__": sys.executable}
         startup = subprocess.STARTUPINFO(lpAttributeList={"handle_list": handles})
         for handle in handles:
             os.set_handle_inheritable(handle, True)
         return subprocess.Popen(command, stdin=subprocess.DEVNULL, startupinfo=startup, env=environment)
+
+    def wait_only(process: subprocess.Popen[bytes]) -> bool:
+        """Wait for a process's end; it stays itself as long as we hold its handle."""
+        process.wait()
+        return True
+
+    def reap(process: subprocess.Popen[bytes]) -> tuple[int | None, int | None]:
+        """Wait for a process's end. Returns its exit code."""
+        return process.wait(), None
 
 else:
 
@@ -277,8 +273,25 @@ else:
         """Start a fresh interpreter that runs this code and inherits these descriptors under the same numbers."""
         return subprocess.Popen(interpreter_command(code), stdin=subprocess.DEVNULL, pass_fds=descriptors)
 
+    def wait_only(process: subprocess.Popen[bytes]) -> bool:
+        """Wait for a process's end, but leave it its pid. False: that cannot be done here (macOS before 3.13)."""
+        if not hasattr(os, "waitid"):
+            return False
+        with contextlib.suppress(ChildProcessError):
+            os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+        return True
 
-# -- in the worker ---------------------------------------------------------------------------------------------------------
+    def reap(process: subprocess.Popen[bytes]) -> tuple[int | None, int | None]:
+        """Wait for a process's end and free its pid. Returns its exit code and its peak memory, in bytes."""
+        process.returncode = 0  # Popen itself need not wait for it any more
+        try:
+            _, status, usage = os.wait4(process.pid, 0)
+        except ChildProcessError:  # somebody in this program waits for all children
+            return None, None
+        return os.waitstatus_to_exitcode(status), usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+# -- in the worker -----------------------------------------------------------------------------------------------------
 
 
 def main(worker_id: int, inherited: list[int], page: Any, page_bytes: int) -> None:
@@ -313,11 +326,10 @@ def end_with(lifeline: int) -> None:
     Nothing is ever sent through it: the only event is its end, and the default for SIGIO is to end the process. The
     reading thread does as much; but it gets no turn while a task holds the GIL in one long call.
     """
-    try:
+    if sys.platform != "win32":
         import fcntl
 
-        signal.signal(signal.SIGIO, signal.SIG_DFL)
-        fcntl.fcntl(lifeline, fcntl.F_SETOWN, os.getpid())
-        fcntl.fcntl(lifeline, fcntl.F_SETFL, fcntl.fcntl(lifeline, fcntl.F_GETFL) | os.O_ASYNC)
-    except (ImportError, AttributeError, OSError, ValueError):
-        return  # the reading thread remains
+        with contextlib.suppress(AttributeError, OSError):  # not on every Unix; the reading thread remains
+            signal.signal(signal.SIGIO, signal.SIG_DFL)
+            fcntl.fcntl(lifeline, fcntl.F_SETOWN, os.getpid())
+            fcntl.fcntl(lifeline, fcntl.F_SETFL, fcntl.fcntl(lifeline, fcntl.F_GETFL) | os.O_ASYNC)

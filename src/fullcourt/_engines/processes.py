@@ -159,7 +159,7 @@ class ProcessEngine(LinkedEngine):
 
     def start(self, worker_id: int) -> None:
         link, tasks, results = make_link()
-        handle, page_fd = self._add(worker_id, link)
+        _, page_fd = self._add(worker_id, link)
         try:
             self._order(("start", worker_id), [tasks.fileno(), results.fileno(), page_fd])
         finally:

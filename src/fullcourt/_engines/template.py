@@ -1,6 +1,7 @@
 """The template: a single-threaded process that starts the workers, watches over them, and ends them.
 
-With ``fork`` it is a fork of the program, made when the pool is opened; with ``forkserver`` a fresh interpreter that has
+With ``fork`` it is a fork of the program, made when the pool is opened; with ``forkserver`` a fresh interpreter that
+has
 done the preloads: both fork the workers, so replacing one takes a millisecond or two and never forks a program full of
 threads. With ``spawn`` it starts each worker as a fresh interpreter.
 
@@ -158,12 +159,16 @@ class Template:
                 break
 
 
+def ignore(number: int, frame: object) -> None:
+    """A signal handler that does nothing."""
+
+
 def quiet_signals() -> None:
     """Ctrl-C reaches the whole foreground group; what it means for the workers is the pool's to say.
 
     A handler that does nothing, not SIG_IGN: programs that a task starts would inherit being deaf.
     """
-    signal.signal(signal.SIGINT, lambda *_: None)
+    signal.signal(signal.SIGINT, ignore)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.set_wakeup_fd(-1)
 
@@ -206,7 +211,9 @@ def run_worker(worker_id: int, setup: Setup, connect: Callable[[], tuple[Any, mm
         flush_streams()
     except BaseException:  # noqa: BLE001  nowhere to report to: the pool sees the exit code
         with contextlib.suppress(BaseException):
-            sys.excepthook(*sys.exc_info())
+            import traceback
+
+            traceback.print_exc()
             sys.stderr.flush()
     finally:
         os._exit(code)
@@ -223,8 +230,7 @@ def be_a_child(name: str) -> None:
         os.close(null)
         sys.stdin = open(0, encoding="utf-8", closefd=False)  # noqa: SIM115
     if "multiprocessing.process" in sys.modules:
-        import multiprocessing.process as process
-        import multiprocessing.util as util
+        from multiprocessing import process, util
 
         process._children = set()  # type: ignore[attr-defined]
         util._finalizer_registry.clear()  # type: ignore[attr-defined]
@@ -274,7 +280,7 @@ def run_template(control: socket.socket, pool_pid: int, setup: Setup) -> None:
     """Be a template that forks its workers."""
     for name in setup.preload:
         __import__(name)
-    import fullcourt._engines.worker  # noqa: F401  before the forks, so that workers share it
+    __import__("fullcourt._engines.worker")  # before the forks, so that workers share it
 
     gc.collect()
     gc.freeze()  # the collector must not touch, and so copy, what workers share with us
@@ -289,7 +295,7 @@ def run_template(control: socket.socket, pool_pid: int, setup: Setup) -> None:
             control.close()
             for watch in template._watched:
                 os.close(watch)
-            worker_main(worker_id, *fds, setup, template_pid)
+            worker_main(worker_id, fds[0], fds[1], fds[2], setup, template_pid)
         os._exit(1)
 
     template = Template(control, pool_pid, fork_worker)
@@ -312,7 +318,9 @@ def main(control_fd: int, setup_fd: int, method: str) -> None:
         actions = [(os.POSIX_SPAWN_DUP2, fd, 10 + i) for i, fd in enumerate([*fds, setup_fd])]
         moved = [(os.POSIX_SPAWN_DUP2, 10 + i, 3 + i) for i in range(4)]
         closed = [(os.POSIX_SPAWN_CLOSE, 10 + i) for i in range(4)]
-        return os.posix_spawn(sys.executable, interpreter_command(code), os.environ, file_actions=actions + moved + closed)
+        return os.posix_spawn(
+            sys.executable, interpreter_command(code), os.environ, file_actions=actions + moved + closed
+        )
 
     Template(control, setup.pool_pid, spawn_worker).run()
     os._exit(0)

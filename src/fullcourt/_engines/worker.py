@@ -8,6 +8,7 @@ With several slots, each is a thread that does all this for itself; the kernel h
 
 from __future__ import annotations
 
+import contextlib
 import pickle
 import sys
 import threading
@@ -81,7 +82,7 @@ class Worker:
                 if fields[0] == frames.STOP:
                     return
                 self._run_frame(journal, fields, data, attached)
-                received = data = attached = None  # type: ignore[assignment]  hold nothing while waiting
+                received = data = attached = None  # type: ignore[assignment]  # hold nothing while waiting
         except OSError:
             return  # the pool is gone
         finally:
@@ -156,11 +157,7 @@ class Worker:
         body = None  # type: ignore[assignment]
         journal.start(chunk_id, count)
         if kind == frames.STARMAP:
-            inner = fn
-
-            def fn(item: Any) -> Any:
-                return inner(*item)
-
+            fn = starred(fn)
         words, put = journal.words, journal.put
         results: list[Any] = []
         append = results.append
@@ -183,7 +180,7 @@ class Worker:
                     if index >= look_at:
                         now = perf_counter()
                         per_item = (now - began) / index
-                        if now - flushed > FLUSH_S or look_at == index and words[index] == -(1 << 63):
+                        if now - flushed > FLUSH_S or (look_at == index and words[index] == -(1 << 63)):
                             self._answer_items(journal, chunk_id, start + sent, results, now - flushed)
                             results.clear()
                             sent = index
@@ -228,6 +225,11 @@ class Worker:
         self._end.send(self._make_frame(kind, 0, chunk_id, start, count, seconds, b"", payload, buffers))
 
 
+def starred(fn: Callable[..., Any]) -> Callable[[Any], Any]:
+    """The function of one item whose elements are the arguments."""
+    return lambda item: fn(*item)
+
+
 def name_result(error: PicklingError) -> PicklingError:
     """Say that it was the result."""
     named = PicklingError(f"the task ran, but of its result, {error}")
@@ -238,7 +240,5 @@ def name_result(error: PicklingError) -> PicklingError:
 def flush_streams() -> None:
     """What tasks print must not wait in a buffer until the worker ends, or be lost if it is killed."""
     for stream in (sys.stdout, sys.stderr):
-        try:
+        with contextlib.suppress(AttributeError, OSError, ValueError):
             stream.flush()
-        except (AttributeError, OSError, ValueError):
-            pass

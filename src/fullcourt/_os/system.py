@@ -30,9 +30,10 @@ def _prctl(option: int, value: int) -> bool:
     try:
         import ctypes
 
-        return ctypes.CDLL(None, use_errno=True).prctl(option, value, 0, 0, 0) == 0
+        result: int = ctypes.CDLL(None, use_errno=True).prctl(option, value, 0, 0, 0)
     except (ImportError, OSError, AttributeError):
         return False
+    return result == 0
 
 
 def become_subreaper() -> bool:

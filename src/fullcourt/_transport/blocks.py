@@ -47,7 +47,7 @@ def open_block(fd: int, table: bytes | memoryview) -> list[memoryview]:
         block = memoryview(mmap.mmap(fd, total, flags=mmap.MAP_PRIVATE, prot=mmap.PROT_READ | mmap.PROT_WRITE))
     finally:
         os.close(fd)
-    parts = []
+    parts: list[memoryview] = []
     at = 0
     for length in lengths:
         parts.append(block[at : at + length])

@@ -20,7 +20,8 @@ from fullcourt._transport.mainspace import MainGlobals, main_globals, set_functi
 
 __all__ = ["dumps"]
 
-class Pickler(cloudpickle.Pickler):  # type: ignore[misc,name-defined]
+
+class Pickler(cloudpickle.Pickler):
     """cloudpickle's, for which functions of ``__main__`` share their globals."""
 
     def __init__(self, file: io.BytesIO, protocol: int, buffer_callback: Callable[[Any], Any] | None) -> None:

@@ -14,9 +14,9 @@ import io
 import itertools
 import pickle
 import sys
-from collections.abc import Callable
-from types import BuiltinFunctionType, FunctionType, ModuleType
-from typing import Any
+from collections.abc import Callable, Iterable
+from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
+from typing import Any, cast
 
 from fullcourt._core.model import Estimate
 from fullcourt.errors import PicklingError, RemoteError, RemoteTraceback
@@ -58,7 +58,7 @@ class Codec:
                     buffers = []
                     data = pickle.dumps(obj, PROTOCOL, buffer_callback=keep_large(buffers))
                 return data, buffers
-        except Exception:  # noqa: BLE001, S110  whatever the user's __reduce__ raised: cloudpickle may know better
+        except Exception:  # noqa: BLE001  whatever the user's __reduce__ raised: cloudpickle may know better
             pass
         buffers = []
         try:
@@ -114,7 +114,7 @@ def decode(data: bytes | memoryview, buffers: list[memoryview] | None = None) ->
     return pickle.loads(data, buffers=buffers)
 
 
-# -- functions ----------------------------------------------------------------------------------------------------------
+# -- functions --------------------------------------------------------------------------------------------------------
 
 
 class Function:
@@ -247,7 +247,7 @@ def function_name(fn: Any) -> str:
     return str(name)
 
 
-# -- errors -------------------------------------------------------------------------------------------------------------
+# -- errors -----------------------------------------------------------------------------------------------------------
 
 
 def find_unpicklable(obj: object, path: str = "", depth: int = 0) -> str:
@@ -264,23 +264,30 @@ def find_unpicklable(obj: object, path: str = "", depth: int = 0) -> str:
     children: list[tuple[str, object]] = []
     if depth < 8:
         if isinstance(obj, dict):
-            children = [(f"{path}[{key!r:.40}]", value) for key, value in list(obj.items())[:1000]]
+            pairs = cast("dict[object, object]", obj).items()
+            children = [(f"{path}[{key!r:.40}]", value) for key, value in list(pairs)[:1000]]
         elif isinstance(obj, (list, tuple, set, frozenset)):
-            children = [(f"{path}[{i}]", value) for i, value in enumerate(list(obj)[:1000])]
+            values = list(cast("Iterable[object]", obj))[:1000]
+            children = [(f"{path}[{i}]", value) for i, value in enumerate(values)]
         elif isinstance(obj, FunctionType):
             cells = zip(obj.__code__.co_freevars, obj.__closure__ or (), strict=False)
             children = [(f"{path}{obj.__qualname__}'s {name}", cell.cell_contents) for name, cell in cells]
             used = [name for name in names_in(obj.__code__) if name in obj.__globals__]
             children += [(f"{path}{obj.__qualname__}'s global {name}", obj.__globals__[name]) for name in used]
-        elif hasattr(obj, "__self__") and hasattr(obj, "__func__"):
+        elif isinstance(obj, MethodType):
             children = [(f"{path}.__self__", obj.__self__)]
         elif isinstance(getattr(obj, "__dict__", None), dict) and not isinstance(obj, (type, ModuleType)):
             children = [(f"{path}.{name}", value) for name, value in vars(obj).items()]
     for name, value in children:
         if value is not obj and fails(value):
             return find_unpicklable(value, name, depth + 1)
-    kind = f"{type(obj).__module__}.{type(obj).__qualname__}".removeprefix("builtins.")
+    kind = type_name(obj)
     return f"{path or 'it'} (of type {kind})"
+
+
+def type_name(obj: object) -> str:
+    kind: type[Any] = type(obj)
+    return f"{kind.__module__}.{kind.__qualname__}".removeprefix("builtins.")
 
 
 def dump_exception(error: BaseException, text: str, codec: Codec) -> bytes:
@@ -295,7 +302,7 @@ def dump_exception(error: BaseException, text: str, codec: Codec) -> bytes:
                 return data
         except BaseException:  # noqa: BLE001, S112  a two-argument __init__, a lock in an attribute, a hostile __reduce__
             continue
-    kind = f"{type(error).__module__}.{type(error).__qualname__}".removeprefix("builtins.")
+    kind = type_name(error)
     try:
         message = str(error)
     except Exception:  # noqa: BLE001
@@ -352,7 +359,11 @@ def format_remote(error: BaseException) -> str:
     import traceback
 
     tb = error.__traceback__
-    while tb is not None and "fullcourt" in tb.tb_frame.f_code.co_filename and "_engines" in tb.tb_frame.f_code.co_filename:
+    while (
+        tb is not None
+        and "fullcourt" in tb.tb_frame.f_code.co_filename
+        and "_engines" in tb.tb_frame.f_code.co_filename
+    ):
         tb = tb.tb_next
     out = io.StringIO()
     traceback.print_exception(type(error), error, tb, file=out)

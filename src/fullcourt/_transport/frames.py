@@ -21,8 +21,8 @@ To a worker: CALL (payload: ``(args, kwargs)``), MAP and STARMAP (payload: list 
 TAKE_BACK (give back what no slot has begun).
 To the pool: RESULT (of a call), RESULTS (list: the next ``count`` items of a map chunk from ``start`` on), ERROR (the
 task at ``start`` failed), MISSING (the worker no longer has the function: send it again; nothing ran), UNLOADABLE (the
-payload of several items would not load; nothing ran), READY, INIT_FAILED; over the portable link TAKEN_BACK (one u64 per
-chunk: its id; these will not run here).
+payload of several items would not load; nothing ran), READY, INIT_FAILED; over the portable link TAKEN_BACK (one u64
+per chunk: its id; these will not run here).
 """
 
 from __future__ import annotations

@@ -239,7 +239,9 @@ class WorkerEnd:
     def __init__(self, tasks: socket.socket, results: socket.socket, n_slots: int) -> None:
         self._tasks = tasks
         self._results = results
-        self._lock: contextlib.AbstractContextManager[object] = threading.Lock() if n_slots > 1 else contextlib.nullcontext()
+        self._lock: contextlib.AbstractContextManager[object] = (
+            threading.Lock() if n_slots > 1 else contextlib.nullcontext()
+        )
         self._send = results.send
         self._recv = tasks.recvmsg
 

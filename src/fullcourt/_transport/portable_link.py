@@ -37,7 +37,7 @@ from fullcourt._transport.link import Attached, Fields
 if TYPE_CHECKING:
     import pickle
 
-__all__ = ["Inherited", "PoolEnd", "WorkerEnd", "make_link", "make_page", "open_page"]
+__all__ = ["Inherited", "Page", "PoolEnd", "WorkerEnd", "make_link", "make_message", "open_page"]
 
 # The least that the systems' buffers hold: 8 KiB in macOS' sockets and in multiprocessing's pipes on Windows, less
 # what the system needs for itself.
@@ -152,7 +152,7 @@ def make_link(n_slots: int) -> tuple[PoolEnd, Inherited]:
 
 
 class PoolEnd:
-    """The pool's end of a link. ``receive`` is its reading thread's, ``write`` its writing thread's; the rest anybody's."""
+    """The pool's end of a link. ``receive`` is its reading thread's, ``write`` its writing thread's."""
 
     def __init__(self, mine: Connection, sockets: list[socket.socket], n_slots: int) -> None:
         self._connection = mine
@@ -382,44 +382,61 @@ class WorkerEnd:
             write_message(self._connection, message)
 
 
-# -- the page: memory that the pool and one worker share -----------------------------------------------------------------
+# -- the page: memory that the pool and one worker share --------------------------------------------------------------
 
 
 if sys.platform == "win32":
 
-    def make_page(n_bytes: int) -> tuple[mmap.mmap, str, None]:
-        """Make shared memory. Returns it, and how the worker opens it: by a name, which goes with its last user."""
-        import uuid
+    class Page:
+        """Shared memory, as its maker sees it: under a name, which goes with its last user."""
 
-        name = f"fullcourt-{uuid.uuid4()}"
-        return mmap.mmap(-1, n_bytes, tagname=name), name, None
+        def __init__(self, n_bytes: int) -> None:
+            import uuid
 
-    def open_page(name: str, n_bytes: int) -> mmap.mmap:
-        """Open it in the worker."""
-        return mmap.mmap(-1, n_bytes, tagname=name)
+            self.token = f"fullcourt-{uuid.uuid4()}"
+            self.memory = mmap.mmap(-1, n_bytes, tagname=self.token)
+            self.numbers: list[int] = []
+
+        def close(self) -> None:
+            """Nothing is to be closed; the memory stays."""
+
+    def open_page(token: str, n_bytes: int) -> mmap.mmap:
+        """Open shared memory in the worker."""
+        return mmap.mmap(-1, n_bytes, tagname=token)
 
 else:
 
-    def make_page(n_bytes: int) -> tuple[mmap.mmap, int, Any]:
-        """Make shared memory. Returns it, and the descriptor by which the worker opens it, with the file that owns it.
+    class Page:
+        """Shared memory, as its maker sees it: a temporary file that has no name, or has already lost it.
 
-        A temporary file that has lost its name, or never had one (`tempfile.TemporaryFile`), before this returns. It is
-        written, not just sized: on a full disk a write fails here, but a store in the mapping would kill.
+        It is written, not only sized: on a full disk a write fails here, but a store in the mapping would kill.
+
+        Attributes:
+            memory: the mapping.
+            token: what the worker opens it by.
+            numbers: what the worker must inherit for that.
         """
-        import tempfile
 
-        file = tempfile.TemporaryFile(prefix="fullcourt-", buffering=0)  # noqa: SIM115  the caller's to close
-        try:
-            data = memoryview(bytes(n_bytes))
-            while data:
-                data = data[file.write(data) :]
-            return mmap.mmap(file.fileno(), n_bytes), file.fileno(), file
-        except BaseException:
-            file.close()
-            raise
+        def __init__(self, n_bytes: int) -> None:
+            import tempfile
 
-    def open_page(number: int, n_bytes: int) -> mmap.mmap:
-        """Open it in the worker."""
-        page = mmap.mmap(number, n_bytes)
-        os.close(number)
+            self._file = tempfile.TemporaryFile(prefix="fullcourt-")  # noqa: SIM115  closed by close()
+            try:
+                self._file.write(bytes(n_bytes))
+                self._file.flush()
+                self.token = self._file.fileno()
+                self.memory = mmap.mmap(self.token, n_bytes)
+            except BaseException:
+                self._file.close()
+                raise
+            self.numbers = [self.token]
+
+        def close(self) -> None:
+            """Close the file, once the worker has it; the memory stays."""
+            self._file.close()
+
+    def open_page(token: int, n_bytes: int) -> mmap.mmap:
+        """Open shared memory in the worker."""
+        page = mmap.mmap(token, n_bytes)
+        os.close(token)
         return page

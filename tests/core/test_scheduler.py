@@ -1,0 +1,696 @@
+"""The scheduler's rules, one by one. `test_scheduler_machine.py` drives it through every order of events."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from types import FrameType
+from typing import Any
+
+import pytest
+
+from fullcourt._core import scheduler as module
+from fullcourt._core.scheduler import MAX_SENT, STEAL_S, STILL_S, Scheduler
+from tests.core.scheduler_work import Piece, Work, timed
+
+
+def opened(n_workers: int, n_slots: int = 1, **options: Any) -> Scheduler:
+    scheduler = Scheduler(n_workers, n_slots, **options)
+    scheduler.opened(0.0)
+    return scheduler
+
+
+def actions(scheduler: Scheduler) -> list[tuple[Any, ...]]:
+    """What it wants done since the last look; chunks as (start, count)."""
+    taken, scheduler.actions = scheduler.actions, []
+    scheduler.check()
+    return [(a[0], a[1], (a[2].start, a[2].count)) if a[0] == "send" else tuple(a) for a in taken]
+
+
+def sent_to(scheduler: Scheduler) -> list[int]:
+    return [action[1] for action in actions(scheduler) if action[0] == "send"]
+
+
+def held(scheduler: Scheduler, worker_id: int) -> list[Piece]:
+    return [piece for piece in scheduler.workers[worker_id].sent.values() if isinstance(piece, Piece)]
+
+
+def fill(scheduler: Scheduler, stream: Work, now: float = 0.0) -> Work:
+    scheduler.stream_filled(stream, now)
+    return stream
+
+
+def end_all(scheduler: Scheduler, worker_id: int, seconds: float = 0.1, now: float = 1.0) -> None:
+    for piece in held(scheduler, worker_id):
+        scheduler.ended(piece, piece.count - piece.done, seconds, now)
+
+
+# -- opening ----------------------------------------------------------------------------------------------------------
+
+
+def test_opening_starts_all_workers_and_asks_for_nothing_else() -> None:
+    scheduler = opened(3)
+    assert actions(scheduler) == [("start", 1), ("start", 2), ("start", 3)]
+    assert not scheduler.has_waiting()
+    assert scheduler.look_again_at is None
+
+
+def test_work_that_came_before_the_opening_is_sent_at_the_opening() -> None:
+    scheduler = Scheduler(1, 1)
+    fill(scheduler, Work(1, 1))
+    assert scheduler.has_waiting()
+    scheduler.opened(0.0)
+    assert actions(scheduler) == [("start", 1), ("send", 1, (0, 1))]
+
+
+# -- who is given work ------------------------------------------------------------------------------------------------
+
+
+def test_free_slots_are_filled_before_anything_queues_behind_a_running_task() -> None:
+    scheduler = opened(3, 2)
+    fill(scheduler, Work(6, 1))
+    assert sorted(sent_to(scheduler)) == [1, 1, 2, 2, 3, 3]
+
+
+def test_the_worker_that_fell_idle_last_is_given_work_first() -> None:
+    scheduler = opened(3)
+    fill(scheduler, Work(3, 1))
+    for worker_id in (2, 3, 1):
+        end_all(scheduler, worker_id)
+    actions(scheduler)
+    fill(scheduler, Work(2, 1))
+    assert sent_to(scheduler) == [1, 3]
+
+
+def test_workers_with_room_behind_a_running_task_take_turns() -> None:
+    scheduler = opened(3)
+    fill(scheduler, Work(6, 1))
+    assert sorted(sent_to(scheduler)[3:]) == [1, 2, 3]
+
+
+def test_a_link_holds_one_task_in_advance_for_each_slot_however_long_they_take() -> None:
+    scheduler = opened(1, 3)
+    fill(scheduler, Work(50, 1, estimates=[timed(1.0)]))
+    assert len(sent_to(scheduler)) == 6
+    assert scheduler.has_waiting()
+
+
+def test_a_link_holds_two_milliseconds_of_short_tasks_in_advance() -> None:
+    scheduler = opened(1)
+    fill(scheduler, Work(50, 1, estimates=[timed(0.0001)]))
+    assert len(sent_to(scheduler)) == pytest.approx(20, abs=1)
+
+
+def test_tasks_that_were_never_timed_count_for_a_millisecond() -> None:
+    scheduler = opened(1, 4)
+    fill(scheduler, Work(50, 1))
+    assert len(sent_to(scheduler)) == 8
+    assert scheduler.workers[1].load_s == pytest.approx(0.008)
+
+
+def test_a_link_never_holds_more_than_64_chunks_a_slot() -> None:
+    scheduler = opened(1, 2)
+    fill(scheduler, Work(500, 1, estimates=[timed(0.0)]))
+    assert MAX_SENT == 64
+    assert len(sent_to(scheduler)) == 128
+
+
+def test_room_that_an_end_makes_is_filled_at_once() -> None:
+    scheduler = opened(1)
+    fill(scheduler, Work(4, 1, estimates=[timed(1.0)]))
+    assert len(sent_to(scheduler)) == 2
+    scheduler.ended(held(scheduler, 1)[0], 1, 1.0, 1.0)
+    assert actions(scheduler) == [("send", 1, (2, 1))]
+
+
+def test_a_part_of_a_chunk_that_ended_makes_no_room() -> None:
+    scheduler = opened(1)
+    fill(scheduler, Work(30, 10))
+    piece = held(scheduler, 1)[0]
+    actions(scheduler)
+    scheduler.ended(piece, 4, 0.4, 1.0)
+    assert actions(scheduler) == []
+    assert piece.done == 4
+    assert scheduler.n_sent_tasks == 16
+    scheduler.ended(piece, 6, 0.6, 1.0)
+    assert actions(scheduler) == [("send", 1, (20, 10))]
+    assert piece.worker_id is None
+
+
+def test_the_end_of_a_chunk_that_no_worker_holds_is_passed_over() -> None:
+    scheduler = opened(1)
+    fill(scheduler, Work(1, 1))
+    piece = held(scheduler, 1)[0]
+    actions(scheduler)
+    for _ in range(2):
+        scheduler.ended(piece, 1, 0.1, 1.0)
+    scheduler.withdrawn(piece, 1.0)
+    scheduler.taken_back([piece], 1.0)
+    assert actions(scheduler) == []
+    assert piece.done == 1
+    assert scheduler.n_sent_tasks == 0
+
+
+# -- where work comes from --------------------------------------------------------------------------------------------
+
+
+def test_streams_take_turns() -> None:
+    scheduler = opened(1)
+    fill(scheduler, Work(2, 1, estimates=[timed(1.0)]))
+    actions(scheduler)
+    first, second = (fill(scheduler, Work(3, 1, estimates=[timed(1.0)])) for _ in range(2))
+    for _ in range(4):
+        scheduler.ended(held(scheduler, 1)[0], 1, 1.0, 1.0)
+    assert (first.taken, second.taken) == (2, 2)
+
+
+def test_a_stream_that_has_nothing_is_not_queued() -> None:
+    scheduler = opened(1)
+    stream = fill(scheduler, Work(0, 1))
+    assert not stream.queued
+    assert not scheduler.has_waiting()
+
+
+def test_a_stream_that_is_told_of_twice_is_queued_once() -> None:
+    scheduler = opened(1)
+    stream = fill(scheduler, Work(5, 1, estimates=[timed(1.0)]))
+    fill(scheduler, stream)
+    assert list(scheduler.streams) == [stream]
+
+
+def test_a_stream_that_another_thread_fills_while_its_last_task_is_taken_stays_queued() -> None:
+    class Filling(Work):
+        looks = 0
+
+        def available(self) -> int:
+            n = super().available()
+            if n == 0 and self.looks == 0:
+                self.looks = 1
+                self.total += 1  # the other thread has seen it queued, and told nobody
+            return n
+
+    scheduler = opened(1)
+    stream = Filling(1, 1)
+    scheduler.stream_filled(stream, 0.0)
+    assert sent_to(scheduler) == [1, 1]
+    assert stream.taken == 2
+    assert not stream.queued
+
+
+def test_a_stream_that_was_emptied_while_it_waited_is_passed_over() -> None:
+    """A map that failed or was cancelled has nothing to give any more."""
+    scheduler = opened(1)
+    fill(scheduler, Work(2, 1, estimates=[timed(1.0)]))
+    cancelled, other = fill(scheduler, Work(5, 1)), fill(scheduler, Work(1, 1))
+    cancelled.total = 0
+    end_all(scheduler, 1)
+    assert other.taken == 1
+    assert not scheduler.has_waiting()
+
+
+def test_what_came_back_goes_before_all_else() -> None:
+    scheduler = opened(1)
+    fill(scheduler, Work(2, 1, estimates=[timed(1.0)]))
+    fill(scheduler, Work(1, 1))
+    late = Piece(Work(1), 0, 1)
+    scheduler.came_back([late], 1.0)
+    scheduler.ended(held(scheduler, 1)[0], 1, 1.0, 1.0)
+    assert late.worker_id == 1
+
+
+def test_what_comes_back_while_there_is_room_is_sent_at_once() -> None:
+    scheduler = opened(1)
+    late = Piece(Work(1), 0, 1)
+    scheduler.came_back([late], 1.0)
+    assert late.worker_id == 1
+    assert not scheduler.has_waiting()
+
+
+# -- the size of chunks -----------------------------------------------------------------------------------------------
+
+
+def test_the_callers_chunk_size_is_kept() -> None:
+    scheduler = opened(2)
+    fill(scheduler, Work(25, 10))
+    assert [action[2] for action in actions(scheduler) if action[0] == "send"] == [(0, 10), (10, 10), (20, 5)]
+
+
+def test_the_callers_chunk_size_is_kept_whatever_tasks_take() -> None:
+    scheduler = opened(1)
+    stream = Work(100, 7)
+    stream.estimate.add(1, 1e-6)
+    fill(scheduler, stream)
+    assert {action[2][1] for action in actions(scheduler)[1:-1]} == {7}
+    assert stream.last_size == 0
+
+
+def test_a_free_size_starts_with_one_and_grows_as_tasks_are_timed() -> None:
+    scheduler = opened(1)
+    stream = fill(scheduler, Work(100_000))
+    assert [action[2][1] for action in actions(scheduler)[1:]] == [1, 1]
+    for _ in range(3):
+        scheduler.ended(held(scheduler, 1)[0], held(scheduler, 1)[0].count, 1e-6 * held(scheduler, 1)[0].count, 1.0)
+    sizes = [action[2][1] for action in actions(scheduler)]
+    assert sizes[:2] == [16, 256]
+    assert stream.last_size == sizes[-1]
+
+
+def test_all_slots_of_the_pool_share_the_end_of_the_input() -> None:
+    scheduler = opened(3, 2)
+    stream = Work(1200)
+    stream.estimate.add(1, 1e-5)
+    fill(scheduler, stream)
+    assert actions(scheduler)[3][2] == (0, 100)  # 1200 tasks, 6 slots: half of an even share
+
+
+# -- tasks that do not run --------------------------------------------------------------------------------------------
+
+
+def test_a_withdrawn_chunk_leaves_its_place_to_the_next() -> None:
+    scheduler = opened(1)
+    fill(scheduler, Work(3, 1, estimates=[timed(1.0)]))
+    actions(scheduler)
+    scheduler.withdrawn(held(scheduler, 1)[1], 1.0)
+    assert actions(scheduler) == [("send", 1, (2, 1))]
+    assert scheduler.workers[1].n_given == 2
+
+
+def test_a_worker_whose_only_chunk_was_withdrawn_is_idle() -> None:
+    scheduler = opened(1)
+    fill(scheduler, Work(1, 1))
+    actions(scheduler)
+    scheduler.withdrawn(held(scheduler, 1)[0], 1.0)
+    assert list(scheduler.idle) == [1]
+    assert scheduler.workers[1].n_given == scheduler.n_sent_tasks == 0
+    assert scheduler.workers[1].load_s == 0.0
+
+
+def test_chunks_that_were_taken_back_go_to_whoever_is_free() -> None:
+    scheduler = opened(2)
+    fill(scheduler, Work(4, 1, estimates=[timed(1.0)]))
+    end_all(scheduler, 2)
+    actions(scheduler)
+    unread = held(scheduler, 1)[1]
+    scheduler.taken_back([unread], 1.0)
+    assert actions(scheduler) == [("send", 2, (unread.start, 1))]
+    assert scheduler.workers[1].n_given == 1
+
+
+# -- stealing ---------------------------------------------------------------------------------------------------------
+
+
+def one_busy_one_free(mean_s: float = 1.0, **options: Any) -> Scheduler:
+    """Worker 1 holds two chunks, worker 2 has just become free; nothing waits."""
+    scheduler = opened(2, **options)
+    fill(scheduler, Work(4, 1, estimates=[timed(mean_s)]))
+    first, *others = held(scheduler, 2)
+    for piece in others:
+        scheduler.ended(piece, 1, mean_s, 0.001)
+    actions(scheduler)
+    scheduler.ended(first, 1, mean_s, 0.001)
+    return scheduler
+
+
+def test_a_worker_that_falls_idle_takes_back_what_lies_behind_another_workers_task() -> None:
+    scheduler = one_busy_one_free()
+    assert actions(scheduler) == [("take_back", 1)]
+    assert scheduler.look_again_at == pytest.approx(0.001 + STILL_S)
+
+
+def test_nothing_is_taken_back_where_that_cannot_be_done() -> None:
+    scheduler = one_busy_one_free(may_take_back=False)
+    assert actions(scheduler) == []
+    assert scheduler.look_again_at is None
+
+
+def test_nothing_is_taken_back_while_other_work_waits() -> None:
+    scheduler = opened(2)
+    fill(scheduler, Work(9, 1, estimates=[timed(1.0)]))
+    actions(scheduler)
+    scheduler.ended(held(scheduler, 2)[0], 1, 1.0, 1.0)
+    assert actions(scheduler) == [("send", 2, (4, 1))]
+
+
+def test_it_is_taken_from_the_one_that_is_laden_most() -> None:
+    scheduler = opened(3)
+    fill(scheduler, Work(6, 1, estimates=[timed(1.0), timed(3.0), timed(2.0)]))
+    loads = {worker.load_s: worker.id for worker in scheduler.workers.values()}
+    free = loads.pop(min(loads))
+    actions(scheduler)
+    end_all(scheduler, free, now=0.001)
+    assert ("take_back", loads[max(loads)]) in actions(scheduler)
+
+
+def test_little_work_is_left_where_it_is_as_long_as_its_worker_goes_on() -> None:
+    scheduler = one_busy_one_free(STEAL_S / 10)
+    assert actions(scheduler) == []
+    assert scheduler.look_again_at is not None
+
+
+def test_little_work_is_taken_back_once_its_worker_has_told_nothing_for_a_while() -> None:
+    scheduler = one_busy_one_free(STEAL_S / 10)
+    actions(scheduler)
+    look_at = scheduler.look_again_at
+    assert look_at is not None
+    scheduler.time_passed(look_at - 0.0001)
+    assert actions(scheduler) == []
+    assert scheduler.look_again_at == look_at
+    scheduler.time_passed(look_at)
+    assert actions(scheduler) == [("take_back", 1)]
+    assert scheduler.look_again_at == pytest.approx(look_at + STILL_S)
+
+
+def test_a_worker_that_told_of_an_end_a_moment_ago_is_not_still() -> None:
+    scheduler = one_busy_one_free(STEAL_S / 10)
+    actions(scheduler)
+    fill(scheduler, Work(30, 1, estimates=[timed(STEAL_S / 100)]), 0.001)
+    actions(scheduler)
+    end_all(scheduler, 2, 1e-6, 0.001)
+    assert scheduler.look_again_at is not None
+    scheduler.ended(held(scheduler, 1)[0], 1, 1e-6, scheduler.look_again_at - 0.0001)
+    scheduler.time_passed(scheduler.look_again_at)
+    assert actions(scheduler) == []
+
+
+def test_nobody_looks_again_when_there_is_nothing_to_take() -> None:
+    scheduler = one_busy_one_free()
+    actions(scheduler)
+    end_all(scheduler, 1, now=0.002)
+    scheduler.time_passed(1.0)
+    assert actions(scheduler) == []
+    assert scheduler.look_again_at is None
+
+
+def test_a_slot_that_becomes_free_by_a_withdrawal_looks_for_work() -> None:
+    scheduler = opened(2)
+    fill(scheduler, Work(4, 1, estimates=[timed(1.0)]))
+    for piece in held(scheduler, 2):
+        scheduler.withdrawn(piece, 0.001)
+    asked = [action for action in actions(scheduler) if action[0] == "take_back"]
+    assert asked or scheduler.look_again_at is not None
+
+
+def test_the_successor_of_a_dead_worker_looks_for_work() -> None:
+    """A crash while all else lies behind a long task must not leave the new worker idle until that task ends."""
+    scheduler = opened(2)
+    fill(scheduler, Work(4, 1, estimates=[timed(1.0)]))
+    actions(scheduler)
+    scheduler.worker_lost(2, 0.001)  # what it ran is lost
+    assert scheduler.idle
+    assert scheduler.look_again_at is not None
+    scheduler.time_passed(0.001 + STILL_S)
+    assert ("take_back", 1) in actions(scheduler)
+
+
+# -- deaths -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_dead_worker_has_a_successor_and_its_work_is_given_back_to_the_driver() -> None:
+    scheduler = opened(2)
+    fill(scheduler, Work(8, 2, estimates=[timed(1.0)]))
+    actions(scheduler)
+    pieces = held(scheduler, 1)
+    scheduler.ended(pieces[0], 1, 1.0, 1.0)
+    assert scheduler.worker_lost(1, 1.0) == pieces
+    assert actions(scheduler) == [("start", 3)]
+    assert [piece.worker_id for piece in pieces] == [None, None]
+    assert scheduler.n_sent_tasks == 4
+    scheduler.came_back([pieces[1]], 1.0)
+    assert actions(scheduler) == [("send", 3, (pieces[1].start, 2))]
+
+
+def test_the_successor_is_given_what_waits_at_once() -> None:
+    scheduler = opened(1)
+    fill(scheduler, Work(4, 1, estimates=[timed(1.0)]))
+    actions(scheduler)
+    scheduler.worker_lost(1, 1.0)
+    assert actions(scheduler) == [("start", 2), ("send", 2, (2, 1)), ("send", 2, (3, 1))]
+
+
+def test_no_action_names_a_dead_worker_again() -> None:
+    scheduler = opened(2)
+    scheduler.worker_lost(1, 1.0)
+    fill(scheduler, Work(40, 1))
+    assert 1 not in sent_to(scheduler)
+
+
+def test_a_worker_that_dies_after_it_was_told_to_stop_has_no_further_successor() -> None:
+    scheduler = opened(1, max_tasks=1)
+    fill(scheduler, Work(1, 1))
+    end_all(scheduler, 1)
+    assert actions(scheduler) == [("start", 1), ("send", 1, (0, 1)), ("start", 2), ("stop", 1)]
+    assert scheduler.worker_lost(1, 2.0) == []
+    assert actions(scheduler) == []
+
+
+def test_a_worker_that_dies_with_its_last_task_has_one_successor() -> None:
+    scheduler = opened(1, max_tasks=1)
+    fill(scheduler, Work(1, 1))
+    scheduler.worker_lost(1, 1.0)
+    assert [action[0] for action in actions(scheduler)] == ["start", "send", "start"]
+
+
+# -- workers of limited life ------------------------------------------------------------------------------------------
+
+
+def test_a_worker_is_given_exactly_so_many_tasks() -> None:
+    scheduler = opened(1, max_tasks=5)
+    fill(scheduler, Work(9, 3))
+    assert [action for action in actions(scheduler) if action[0] == "send"] == [("send", 1, (0, 3)), ("send", 1, (3,
+    2))]
+
+
+def test_its_successor_is_started_when_it_is_given_its_last_task_and_it_stops_when_that_has_ended() -> None:
+    scheduler = opened(1, max_tasks=2)
+    fill(scheduler, Work(2, 2))
+    assert actions(scheduler) == [("start", 1), ("send", 1, (0, 2)), ("start", 2)]
+    piece = held(scheduler, 1)[0]
+    scheduler.ended(piece, 1, 1.0, 1.0)
+    assert actions(scheduler) == []
+    scheduler.ended(piece, 1, 1.0, 1.0)
+    assert actions(scheduler) == [("stop", 1)]
+
+
+def test_a_pool_of_one_runs_one_task_at_a_time_and_starts_one_successor_at_a_time() -> None:
+    """However much waits: a successor has no work before the worker in whose place it comes has ended its own."""
+    scheduler = opened(1, max_tasks=1)
+    stream = fill(scheduler, Work(20, 1))
+    assert stream.taken == 1
+    assert actions(scheduler) == [("start", 1), ("send", 1, (0, 1)), ("start", 2)]
+    end_all(scheduler, 1)
+    assert sorted(actions(scheduler)) == [("send", 2, (1, 1)), ("start", 3), ("stop", 1)]
+
+
+def test_work_taken_back_from_a_worker_that_retires_does_not_make_the_pool_grow() -> None:
+    scheduler = opened(1, max_tasks=2)
+    fill(scheduler, Work(50, 1, estimates=[timed(1.0)]))
+    for _ in range(20):
+        for worker in list(scheduler.workers.values()):
+            if len(worker.sent) > 1:
+                scheduler.taken_back([list(worker.sent.values())[-1]], 1.0)
+    assert len(scheduler.workers) <= 2
+
+
+def test_a_chunk_that_does_not_fit_in_what_is_left_of_a_workers_life_is_cut() -> None:
+    scheduler = opened(1, max_tasks=3)
+    scheduler.came_back([Piece(Work(5), 0, 5)], 0.0)
+    end_all(scheduler, 1)
+    sends = [action for action in actions(scheduler) if action[0] == "send"]
+    assert sends == [("send", 1, (0, 3)), ("send", 2, (3, 2))]
+
+
+def test_a_worker_whose_last_task_was_withdrawn_does_not_stay_in_the_way() -> None:
+    scheduler = opened(1, max_tasks=1)
+    fill(scheduler, Work(1, 1))
+    scheduler.withdrawn(held(scheduler, 1)[0], 1.0)
+    late = fill(scheduler, Work(1, 1))
+    assert late.taken == 1
+    assert len(scheduler.workers) - sum(worker.stopping for worker in scheduler.workers.values()) <= 2
+
+
+# -- the end ----------------------------------------------------------------------------------------------------------
+
+
+def test_closing_stops_every_worker_once() -> None:
+    scheduler = opened(3)
+    actions(scheduler)
+    scheduler.closed()
+    assert sorted(actions(scheduler)) == [("stop", 1), ("stop", 2), ("stop", 3)]
+    scheduler.closed()
+    assert actions(scheduler) == []
+
+
+def test_a_worker_that_ends_after_the_closing_has_no_successor() -> None:
+    scheduler = opened(1)
+    scheduler.closed()
+    actions(scheduler)
+    assert scheduler.worker_lost(1, 1.0) == []
+    assert actions(scheduler) == []
+    assert not scheduler.workers
+
+
+def test_a_worker_that_was_told_to_stop_is_given_nothing() -> None:
+    scheduler = opened(1)
+    scheduler.closed()
+    actions(scheduler)
+    fill(scheduler, Work(1, 1))
+    assert actions(scheduler) == []
+
+
+# -- what is told of it -----------------------------------------------------------------------------------------------
+
+
+def test_it_knows_for_how_long_a_worker_has_held_work() -> None:
+    scheduler = opened(1)
+    fill(scheduler, Work(2, 1), 10.0)
+    first, second = held(scheduler, 1)
+    scheduler.ended(first, 1, 0.5, 11.0)
+    scheduler.ended(second, 1, 0.5, 12.5)
+    fill(scheduler, Work(1, 1), 20.0)
+    worker = scheduler.workers[1]
+    assert worker.held_s == pytest.approx(2.5)
+    assert worker.holding_since == 20.0
+
+
+def test_the_load_is_what_the_chunks_are_expected_to_take() -> None:
+    scheduler = opened(1)
+    stream = Work(4, 2)
+    stream.estimate.add(1, 0.5)
+    fill(scheduler, stream)
+    assert scheduler.workers[1].load_s == pytest.approx(2.0)
+    scheduler.ended(held(scheduler, 1)[0], 2, 1.0, 1.0)
+    assert scheduler.workers[1].load_s == pytest.approx(1.0)
+
+
+def test_a_snapshot_says_what_is_where() -> None:
+    scheduler = opened(2)
+    fill(scheduler, Work(1, 1))
+    (worker_id,) = [action[1] for action in actions(scheduler) if action[0] == "send"]
+    snapshot = scheduler.snapshot()
+    assert sorted(snapshot) == [1, 2]
+    assert snapshot[worker_id]["sent"] == [held(scheduler, worker_id)[0].id]
+    assert snapshot[worker_id]["given"] == 1
+
+
+# -- cost -------------------------------------------------------------------------------------------------------------
+
+
+def steps(event: Callable[[], object]) -> int:
+    """How many lines of the scheduler's an event runs, comprehensions' rounds included."""
+    n = 0
+
+    def local(frame: FrameType, what: str, arg: object) -> Any:
+        nonlocal n
+        n += what == "line"
+        return local
+
+    def on_call(frame: FrameType, what: str, arg: object) -> Any:
+        return local if frame.f_code.co_filename == module.__file__ else None
+
+    before = sys.gettrace()
+    sys.settrace(on_call)
+    try:
+        event()
+    finally:
+        sys.settrace(before)
+    assert n > 0
+    return n
+
+
+def busy(n_workers: int, n_waiting: int) -> Scheduler:
+    """All workers hold two long tasks; some more wait."""
+    scheduler = opened(n_workers)
+    fill(scheduler, Work(2 * n_workers + n_waiting, 1, estimates=[timed(1.0)]))
+    return scheduler
+
+
+def end_one(scheduler: Scheduler) -> Callable[[], object]:
+    piece = held(scheduler, len(scheduler.workers) // 2)[0]
+    return lambda: scheduler.ended(piece, 1, 1.0, 1.0)
+
+
+def steal(scheduler: Scheduler) -> Callable[[], object]:
+    first, second = held(scheduler, 1)
+    scheduler.ended(first, 1, 1.0, 1.0)
+    return lambda: scheduler.ended(second, 1, 1.0, 1.0)
+
+
+def take_back(scheduler: Scheduler) -> Callable[[], object]:
+    end_all(scheduler, 2)
+    piece = held(scheduler, 1)[1]
+    return lambda: scheduler.taken_back([piece], 1.0)
+
+
+def withdraw(scheduler: Scheduler) -> Callable[[], object]:
+    piece = held(scheduler, 1)[1]
+    return lambda: scheduler.withdrawn(piece, 1.0)
+
+
+def fill_more(scheduler: Scheduler) -> Callable[[], object]:
+    end_all(scheduler, 3)
+    stream = Work(1, 1)
+    return lambda: scheduler.stream_filled(stream, 1.0)
+
+
+def come_back(scheduler: Scheduler) -> Callable[[], object]:
+    end_all(scheduler, 3)
+    piece = Piece(Work(1), 0, 1)
+    return lambda: scheduler.came_back([piece], 1.0)
+
+
+def pass_time(scheduler: Scheduler) -> Callable[[], object]:
+    end_all(scheduler, 1)
+    assert scheduler.look_again_at is not None
+    return lambda: scheduler.time_passed(2.0)
+
+
+@pytest.mark.parametrize(
+    ("prepare", "n_waiting"),
+    [(end_one, 0), (end_one, 1000), (steal, 0), (take_back, 0), (withdraw, 0), (withdraw, 1000)]
+    + [(fill_more, 0), (come_back, 0), (pass_time, 0)],
+)
+def test_what_an_event_costs_does_not_depend_on_the_number_of_workers(
+    prepare: Callable[[Scheduler], Callable[[], object]], n_waiting: int
+) -> None:
+    few, many = (steps(prepare(busy(n_workers, n_waiting))) for n_workers in (16, 1000))
+    assert few == many
+
+
+def test_what_an_event_costs_does_not_depend_on_how_much_waits() -> None:
+    little, much = (steps(end_one(busy(8, n_waiting))) for n_waiting in (10, 100_000))
+    assert little == much
+
+
+def test_finding_the_next_worker_steps_over_no_others() -> None:
+    """Of the sets only the first or the last entry is looked at: that is one step of an iterator."""
+    looked_at = 0
+
+    class Watched(dict[int, Any]):
+        def counted(self, iterator: Any) -> Any:
+            nonlocal looked_at
+            for entry in iterator:
+                looked_at += 1
+                yield entry
+
+        def __iter__(self) -> Any:
+            return self.counted(super().__iter__())
+
+        def __reversed__(self) -> Any:
+            return self.counted(super().__reversed__())
+
+        def values(self) -> Any:
+            return self.counted(super().values())
+
+        def items(self) -> Any:
+            return self.counted(super().items())
+
+    scheduler = opened(1000)
+    fill(scheduler, Work(900, 1, estimates=[timed(1.0)]))
+    for name in ("workers", "idle", "roomy", "laden"):
+        setattr(scheduler, name, Watched(getattr(scheduler, name)))
+    fill(scheduler, Work(200, 1, estimates=[timed(1.0)]))
+    assert looked_at == 200
+    piece = held(scheduler, 7)[0]
+    looked_at = 0
+    scheduler.ended(piece, 1, 1.0, 1.0)
+    assert looked_at <= 8  # a thief looks at eight

@@ -1,0 +1,3 @@
+from typing import Any
+
+def _function_setstate(obj: Any, state: tuple[dict[str, Any], dict[str, Any]]) -> None: ...
