@@ -139,11 +139,7 @@ def test_failed_items_stand_in_the_output_and_the_status_is_1(folder: Path) -> N
     assert [next(key for key in ("result", "error") if key in item) for item in objects(done)] == ["result"] + [
         "error"
     ] * 3
-    assert (
-        done.stderr.decode().splitlines()
-        == ["fullcourt map: 3 of 4 items failed; the first to: '-1': ValueError: math domain error"]
-        or "'-1': ValueError: " in done.stderr.decode()
-    )
+    assert b"fullcourt map: 3 of 4 items failed; the first to: '-1': ValueError: " in done.stderr
     assert len(done.stderr.splitlines()) == 1
 
 
@@ -270,4 +266,4 @@ def test_a_long_input_takes_constant_memory(folder: Path) -> None:
         )
         return int(done.stderr)
 
-    assert peak_kib(300_000) < peak_kib(30_000) + 16 * 1024
+    assert peak_kib(150_000) < peak_kib(15_000) + 8 * 1024

@@ -52,8 +52,12 @@ class Work:
     """
 
     def __init__(
-        self, total: int, fixed: int | None = None, *, estimates: list[Estimate] | None = None, length_known: bool =
-        True
+        self,
+        total: int,
+        fixed: int | None = None,
+        *,
+        estimates: list[Estimate] | None = None,
+        length_known: bool = True,
     ) -> None:
         self.number = next(chunk_ids)
         self.total = total

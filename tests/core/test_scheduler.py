@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from fullcourt._core import scheduler as module
+from fullcourt._core.chunking import MAX_CHUNK
 from fullcourt._core.scheduler import MAX_SENT, STEAL_S, STILL_S, Scheduler
 from tests.core.scheduler_work import Piece, Work, timed
 
@@ -244,6 +245,12 @@ def test_the_callers_chunk_size_is_kept_whatever_tasks_take() -> None:
     assert stream.last_size == 0
 
 
+def test_a_chunk_is_never_larger_than_a_workers_journal_whatever_the_caller_asked_for() -> None:
+    scheduler = opened(1)
+    fill(scheduler, Work(3 * MAX_CHUNK, 2 * MAX_CHUNK))
+    assert [action[2] for action in actions(scheduler)[1:]] == [(0, MAX_CHUNK), (MAX_CHUNK, MAX_CHUNK)]
+
+
 def test_a_free_size_starts_with_one_and_grows_as_tasks_are_timed() -> None:
     scheduler = opened(1)
     stream = fill(scheduler, Work(100_000))
@@ -456,8 +463,10 @@ def test_a_worker_that_dies_with_its_last_task_has_one_successor() -> None:
 def test_a_worker_is_given_exactly_so_many_tasks() -> None:
     scheduler = opened(1, max_tasks=5)
     fill(scheduler, Work(9, 3))
-    assert [action for action in actions(scheduler) if action[0] == "send"] == [("send", 1, (0, 3)), ("send", 1, (3,
-    2))]
+    assert [action for action in actions(scheduler) if action[0] == "send"] == [
+        ("send", 1, (0, 3)),
+        ("send", 1, (3, 2)),
+    ]
 
 
 def test_its_successor_is_started_when_it_is_given_its_last_task_and_it_stops_when_that_has_ended() -> None:
@@ -562,16 +571,6 @@ def test_the_load_is_what_the_chunks_are_expected_to_take() -> None:
     assert scheduler.workers[1].load_s == pytest.approx(1.0)
 
 
-def test_a_snapshot_says_what_is_where() -> None:
-    scheduler = opened(2)
-    fill(scheduler, Work(1, 1))
-    (worker_id,) = [action[1] for action in actions(scheduler) if action[0] == "send"]
-    snapshot = scheduler.snapshot()
-    assert sorted(snapshot) == [1, 2]
-    assert snapshot[worker_id]["sent"] == [held(scheduler, worker_id)[0].id]
-    assert snapshot[worker_id]["given"] == 1
-
-
 # -- cost -------------------------------------------------------------------------------------------------------------
 
 
@@ -646,8 +645,17 @@ def pass_time(scheduler: Scheduler) -> Callable[[], object]:
 
 @pytest.mark.parametrize(
     ("prepare", "n_waiting"),
-    [(end_one, 0), (end_one, 1000), (steal, 0), (take_back, 0), (withdraw, 0), (withdraw, 1000)]
-    + [(fill_more, 0), (come_back, 0), (pass_time, 0)],
+    [
+        (end_one, 0),
+        (end_one, 1000),
+        (steal, 0),
+        (take_back, 0),
+        (withdraw, 0),
+        (withdraw, 1000),
+        (fill_more, 0),
+        (come_back, 0),
+        (pass_time, 0),
+    ],
 )
 def test_what_an_event_costs_does_not_depend_on_the_number_of_workers(
     prepare: Callable[[Scheduler], Callable[[], object]], n_waiting: int

@@ -11,8 +11,14 @@ from dataclasses import dataclass, field
 
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule,
-run_state_machine_as_test
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 
 from fullcourt._core.model import Estimate
 from fullcourt._core.scheduler import Scheduler
@@ -63,7 +69,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.estimates = [Estimate(), Estimate()]
         self.scheduler.opened(self.now)
 
-    # -- what callers do --------------------------------------------------------------------------------------------
+    # -- what callers do ------------------------------------------------------------------------------------------
 
     def work_may_come(self) -> bool:
         return not self.closed
@@ -99,7 +105,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.closed = True
         self.scheduler.closed()
 
-    # -- what workers do --------------------------------------------------------------------------------------------
+    # -- what workers do ------------------------------------------------------------------------------------------
 
     def unread(self) -> list[int]:
         return [i for i, player in self.players.items() if player.link and len(player.slots) < self.n_slots]
@@ -156,7 +162,7 @@ class SchedulerMachine(RuleBasedStateMachine):
                 back.append(piece.cut(culprit + 1))
         self.scheduler.came_back(back, self.now)
 
-    # -- what the driver does ---------------------------------------------------------------------------------------
+    # -- what the driver does -------------------------------------------------------------------------------------
 
     def ordered_back(self) -> list[int]:
         self.take_backs = [i for i in self.take_backs if i in self.players]
@@ -214,7 +220,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         if self.scheduler.look_again_at is not None:
             self.scheduler.time_passed(self.now)
 
-    # -- the model --------------------------------------------------------------------------------------------------
+    # -- the model ------------------------------------------------------------------------------------------------
 
     def settle(self, tasks: list[Task], how: str) -> None:
         for task in tasks:
@@ -303,7 +309,7 @@ class SchedulerMachine(RuleBasedStateMachine):
             if self.max_tasks is not None:
                 assert player.n_given - player.n_left <= self.max_tasks
 
-    # -- the end ----------------------------------------------------------------------------------------------------
+    # -- the end --------------------------------------------------------------------------------------------------
 
     def teardown(self) -> None:
         """From wherever we are: all work drains, with one chunk stuck for ever and then without; then all stop."""

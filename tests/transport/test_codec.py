@@ -13,15 +13,15 @@ import textwrap
 import threading
 import traceback
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from fullcourt._transport import codec as module
+from fullcourt._transport import mainspace
 from fullcourt._transport.codec import (
     OUT_OF_BAND_BYTES,
     Codec,
@@ -43,9 +43,10 @@ LOCK_TYPE = f"{type(LOCK).__module__}.{type(LOCK).__qualname__}"
 @pytest.fixture
 def main(monkeypatch: pytest.MonkeyPatch) -> types.ModuleType:
     """An empty module that stands in for the user's program."""
-    module = types.ModuleType("__main__")
-    monkeypatch.setitem(sys.modules, "__main__", module)
-    return module
+    main = types.ModuleType("__main__")
+    monkeypatch.setitem(sys.modules, "__main__", main)
+    monkeypatch.setattr(mainspace, "arrived", {})
+    return main
 
 
 def run_in(main: types.ModuleType, source: str) -> Any:
@@ -101,7 +102,7 @@ def test_what_goes_in_comes_out(value: object) -> None:
 
 def test_large_buffers_stay_out_of_the_pickle_and_small_ones_stay_in() -> None:
     small, large = Bytes(b"s" * (OUT_OF_BAND_BYTES - 1)), Bytes(b"L" * OUT_OF_BAND_BYTES)
-    data, buffers = Codec().encode([small, large, small, large])
+    data, buffers = Codec().encode([small, large, Bytes(small.content), Bytes(large.content)])
     assert [buffer.raw().nbytes for buffer in buffers] == [OUT_OF_BAND_BYTES] * 2
     assert b"sss" in data
     assert b"LLL" not in data
@@ -127,8 +128,9 @@ def test_large_buffers_stay_out_where_cloudpickle_is_needed() -> None:
 def test_numpy_arrays_of_all_shapes_and_orders_come_out_equal() -> None:
     numpy = pytest.importorskip("numpy")
     square = numpy.arange(10_000.0).reshape(100, 100)
-    arrays = [square, square.T, square[::2, ::3], square[:0], numpy.array(3.5), numpy.arange(3),
-    numpy.asfortranarray(square)] for array, back in zip(arrays, there_and_back(arrays), strict=True):
+    arrays = [square, square.T, square[::2, ::3], square[:0], numpy.array(3.5), numpy.arange(3)]
+    arrays.append(numpy.asfortranarray(square))
+    for array, back in zip(arrays, there_and_back(arrays), strict=True):
         assert back.dtype == array.dtype
         numpy.testing.assert_array_equal(back, array)
 
@@ -229,6 +231,63 @@ def test_what_fails_to_reduce_under_pickle_may_still_pass_under_cloudpickle() ->
     back = there_and_back(Attributes(fn=lambda: 5, small=Bytes(b"x" * 10)))
     assert back.fn() == 5
     assert bytes(back.small.content) == b"x" * 10
+
+
+@pytest.fixture
+def worker_main(main: types.ModuleType, monkeypatch: pytest.MonkeyPatch) -> Callable[[], types.ModuleType]:
+    """Call it to become a worker, whose program is empty."""
+
+    def become() -> types.ModuleType:
+        empty = types.ModuleType("__main__")
+        monkeypatch.setitem(sys.modules, "__main__", empty)
+        mainspace.adopt_main()
+        return empty
+
+    return become
+
+
+def test_functions_of_main_share_their_globals_where_they_arrive(
+    main: types.ModuleType, worker_main: Callable[[], types.ModuleType]
+) -> None:
+    run_in(main, "n = 1\ndef put(x):\n    global n\n    n = x\ndef get(): return n")
+    sent = [Codec().encode(fn)[0] for fn in (main.put, main.get)]
+    there = worker_main()
+    put, get = map(decode, sent)
+    assert get() == 1
+    put(5)
+    assert (get(), there.n, main.n) == (5, 5, 1)
+
+
+def test_a_new_value_of_a_global_replaces_the_one_that_came_before(
+    main: types.ModuleType, worker_main: Callable[[], types.ModuleType]
+) -> None:
+    get = run_in(main, "n = 1\ndef f(): return n")
+    before, _ = Codec().encode(get)
+    main.n = 2
+    after, _ = Codec().encode(get)
+    worker_main()
+    assert decode(before)() == 1
+    assert decode(after)() == 2
+
+
+def test_what_a_task_or_an_initializer_has_bound_stays(
+    main: types.ModuleType, worker_main: Callable[[], types.ModuleType]
+) -> None:
+    get = run_in(main, "n = 1\ndef f(): return n")
+    data, _ = Codec().encode(get)
+    there = worker_main()
+    decode(data)
+    there.n = "the worker's"
+    assert decode(data)() == "the worker's"
+
+
+def test_functions_of_other_places_keep_globals_of_their_own(worker_main: Callable[[], types.ModuleType]) -> None:
+    namespace = {"__name__": "nowhere", "n": 1}
+    exec("def f(): return n", namespace)
+    data, _ = Codec().encode(namespace["f"])
+    there = worker_main()
+    assert decode(data)() == 1
+    assert not hasattr(there, "n")
 
 
 # -- what will not pickle ---------------------------------------------------------------------------------------------
@@ -355,13 +414,13 @@ def test_each_function_has_a_number_of_its_own_from_one_on(table: FunctionTable)
 def test_what_may_have_changed_since_is_pickled_at_each_use(table: FunctionTable) -> None:
     thing = Attributes(x=1)
 
-    class Callable_:
+    class Counter:
         x = 1
 
         def __call__(self) -> int:
             return self.x
 
-    for fn in (thing.method, functools.partial(max, 3), Callable_(), Attributes(fn=lambda: 1).method):
+    for fn in (thing.method, functools.partial(max, 3), Counter(), Attributes(fn=lambda: 1).method):
         assert table.get(fn).id == 0
     first = decode(table.get(thing.method).data)
     thing.__dict__["x"] = 2
@@ -449,10 +508,9 @@ def test_a_function_that_takes_along_what_can_change_in_place_is_not_kept(
 
 def test_it_travels_as_it_is_at_each_use(main: types.ModuleType, table: FunctionTable) -> None:
     f = run_in(main, "x = [1]\ndef f(): return x")
-    first = decode(table.get(f).data)
+    assert decode(table.get(f).data)() == [1]
     main.x.append(2)
-    second = decode(table.get(f).data)
-    assert (first(), second()) == ([1], [1, 2])
+    assert decode(table.get(f).data)() == [1, 2]
 
 
 def test_functions_that_call_each_other_are_kept(main: types.ModuleType, table: FunctionTable) -> None:
@@ -508,8 +566,16 @@ def test_every_kind_of_function_has_a_name() -> None:
     partial = functools.partial(functools.partial(numbered_function, 1))
     fns = [numbered_function, Attributes.method, abs, partial, Attributes(), lambda: 1, int, "abc".join]
     names = [function_name(fn).rpartition("<locals>.")[2] for fn in fns]
-    assert names == ["numbered_function", "Attributes.method", "abs", "numbered_function", "Attributes", "<lambda>",
-    "int", "str.join"]
+    assert names == [
+        "numbered_function",
+        "Attributes.method",
+        "abs",
+        "numbered_function",
+        "Attributes",
+        "<lambda>",
+        "int",
+        "str.join",
+    ]
 
 
 # -- exceptions -------------------------------------------------------------------------------------------------------
@@ -553,7 +619,7 @@ class Wordless(Exception):
         raise_not_here = lock
         super().__init__(raise_not_here)
 
-    def __new__(cls, *args: object) -> Wordless:
+    def __new__(cls, *args: object) -> Self:
         if args and isinstance(args[0], str):
             raise ValueError("not again")
         return super().__new__(cls, *args)
@@ -676,8 +742,9 @@ def test_a_group_with_a_member_that_cannot_travel_arrives_somehow() -> None:
 
 
 def test_an_exception_class_of_main_arrives_by_value(main: types.ModuleType) -> None:
-    run_in(main, "class Mine(Exception):\n    def __init__(self, a, b):\n        super().__init__(a)\n        self.b =
-    b") data = dump_exception(main.Mine(1, 2), "the text", Codec())
+    source = "class Mine(Exception):\n    def __init__(self, a, b):\n        super().__init__(a)\n        self.b = b"
+    run_in(main, source)
+    data = dump_exception(main.Mine(1, 2), "the text", Codec())
     kind = main.Mine
     del main.Mine
     back: Any = load_exception(data)
@@ -722,11 +789,11 @@ def test_the_remote_text_has_the_users_frames_and_not_the_workers() -> None:
     def task() -> None:
         raise ValueError("of the user")
 
-    try:
+    with pytest.raises(ValueError) as caught:
         namespace["run"](task)
-    except ValueError as error:
-        assert error.__traceback__ is not None
-        text = format_remote(error.with_traceback(error.__traceback__.tb_next))
+    frames = caught.value.__traceback__
+    assert frames is not None
+    text = format_remote(caught.value.with_traceback(frames.tb_next))
     assert "worker.py" not in text
     assert "in task" in text
     assert text.endswith("ValueError: of the user\n")
@@ -736,12 +803,3 @@ def test_a_view_is_as_good_as_bytes() -> None:
     data = dump_exception(ValueError(1), "t", Codec())
     assert load_exception(memoryview(data)).args == (1,)
     assert decode(memoryview(pickle.dumps([1]))) == [1]
-
-
-@pytest.fixture(autouse=True)
-def _cloudpickle_is_loaded() -> Iterator[None]:
-    """So that no test is the one that leaves its module's state behind."""
-    import cloudpickle  # noqa: F401
-
-    assert module.PROTOCOL == 5
-    yield

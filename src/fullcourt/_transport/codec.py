@@ -261,6 +261,7 @@ def find_unpicklable(obj: object, path: str = "", depth: int = 0) -> str:
             return True
         return False
 
+    whole: object = obj  # not narrowed by the questions below
     children: list[tuple[str, object]] = []
     if depth < 8:
         if isinstance(obj, dict):
@@ -279,9 +280,9 @@ def find_unpicklable(obj: object, path: str = "", depth: int = 0) -> str:
         elif isinstance(getattr(obj, "__dict__", None), dict) and not isinstance(obj, (type, ModuleType)):
             children = [(f"{path}.{name}", value) for name, value in vars(obj).items()]
     for name, value in children:
-        if value is not obj and fails(value):
+        if value is not whole and fails(value):
             return find_unpicklable(value, name, depth + 1)
-    kind = type_name(obj)
+    kind = type_name(whole)
     return f"{path or 'it'} (of type {kind})"
 
 
