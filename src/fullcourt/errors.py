@@ -19,7 +19,11 @@ from __future__ import annotations
 import concurrent.futures
 import pickle
 import signal
-from concurrent.futures.process import BrokenProcessPool
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from fullcourt._deaths import PoolBroken, WorkerDied
 
 __all__ = [
     "FullcourtError",
@@ -45,31 +49,6 @@ class PoolClosed(FullcourtError, RuntimeError, ValueError):
     It is both what ``concurrent.futures`` raises here (`RuntimeError`) and what ``multiprocessing`` does
     (`ValueError`).
     """
-
-
-class PoolBroken(FullcourtError, BrokenProcessPool):
-    """The pool cannot start workers any more; what was queued cannot run."""
-
-
-class WorkerDied(FullcourtError, BrokenProcessPool):
-    """A worker process died while it ran this task.
-
-    Attributes:
-        pid: the process that died.
-        exitcode: its exit code, or minus the number of the signal that killed it; None where nobody could tell.
-        peak_bytes: the most memory it had resident, in bytes; None where the system did not say.
-    """
-
-    def __init__(
-        self, message: str = "", *, pid: int = 0, exitcode: int | None = None, peak_bytes: int | None = None
-    ) -> None:
-        super().__init__(message)
-        self.pid = pid
-        self.exitcode = exitcode
-        self.peak_bytes = peak_bytes
-
-    def __reduce__(self) -> tuple[object, ...]:
-        return type(self), (str(self),), self.__dict__
 
 
 class TaskTimeout(FullcourtError, TimeoutError):
@@ -124,3 +103,10 @@ def exit_name(exitcode: int | None) -> str:
         return f"was killed by {signal.Signals(-exitcode).name}"
     except ValueError:
         return f"was killed by signal {-exitcode}"
+
+
+def __getattr__(name: str) -> Any:
+    """Load what derives from ``BrokenProcessPool`` when it is asked for: that import is most of a worker's start."""
+    if name in ("PoolBroken", "WorkerDied"):
+        return getattr(import_module("fullcourt._deaths"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

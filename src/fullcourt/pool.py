@@ -78,7 +78,7 @@ class PoolStatistics:
 
 
 class ResultIterator(Generic[R]):
-    """What ``imap`` and ``imap_unordered`` return. For one thread at a time.
+    """What ``imap`` and ``imap_unordered`` return. Several threads may read from one; each result goes to one of them.
 
     Dropping it, or :meth:`close`, stops the map: no more input is pulled, what has not started does not start.
     """
@@ -108,18 +108,16 @@ class ResultIterator(Generic[R]):
             Exception: what that item's task raised; the iteration can go on.
         """
         job = self._job
-        while not job.ready:
-            if job.finished or job.stopped:
+        while True:
+            try:
+                good, value = job.ready.popleft()
+                break
+            except IndexError:
+                pass
+            if (job.finished or job.stopped) and not job.ready:
                 self._end()
-            waiting: Future[Any] = Future(self._driver)
-            job.waiting = waiting
-            if job.ready or job.finished or job.stopped:  # it came meanwhile
-                job.waiting = None
-            elif not self._driver.wait(waiting, timeout):
-                job.waiting = None
-                if not job.ready:
-                    raise timeout_error(timeout)
-        good, value = job.ready.popleft()
+            if not self._driver.wait_for_result(job, timeout) and not job.ready:
+                raise timeout_error(timeout)
         job.n_given += 1
         if not job.exhausted:
             self._refill()
@@ -154,7 +152,6 @@ def timeout_error(timeout: float | None) -> Exception:
 
 
 def abandon_iterator(driver: Driver, job: StreamJob, refill: Callable[[], None]) -> None:
-    job.stopped = job.stopped or not job.finished
     driver.abandon_job(job)
     refill()  # a feeder that waits for room sees that it is over
 
@@ -168,6 +165,7 @@ class Feeder:
         self._wake = threading.Semaphore(0)
         self._sleeping = False
         self._iterator: Iterator[Any] | None = None
+        job.refill = self.refill
         if own_thread:
             self._iterable: Iterable[Any] | None = iterable
             threading.Thread(target=self._run, name=f"{driver.name}-input", daemon=True).start()
@@ -189,13 +187,21 @@ class Feeder:
     def _pull_here(self) -> None:
         job = self._job
         n = job.room()
-        items = list(itertools.islice(cast("Iterator[Any]", self._iterator), n))
-        job.input.extend(items)
-        job.n_pulled += len(items)
-        if items and not job.queued:
+        if n <= 0:  # the window has shrunk meanwhile
+            return
+        iterator = cast("Iterator[Any]", self._iterator)
+        error: BaseException | None = None
+        n_before = job.n_pulled
+        try:
+            for item in itertools.islice(iterator, n):
+                job.input.append(item)
+                job.n_pulled += 1
+        except Exception as problem:  # noqa: BLE001  it reaches the consumer, in its turn
+            error = problem
+        if job.n_pulled > n_before and not job.queued:
             self._driver.feed(job)
-        if len(items) < n:
-            self._driver.input_ended(job, None)
+        if error is not None or job.n_pulled < n_before + n:
+            self._driver.input_ended(job, error)
 
     def _run(self) -> None:
         job, driver = self._job, self._driver
@@ -294,6 +300,8 @@ class Pool:
             raise ValueError("max_tasks_per_child needs worker processes: threads and interpreters are not replaced")
         if start_method is not None and not processes:
             raise ValueError("start_method is for worker processes; this pool has none")
+        if isinstance(initargs, (str, bytes)) or not hasattr(initargs, "__iter__"):
+            raise TypeError(f"initargs must be a tuple of the initializer's arguments, not {initargs!r}")
         self.name = name or f"pool-{next(pool_numbers)}"
         self.processes = processes
         self.threads = threads
@@ -360,6 +368,9 @@ class Pool:
         callback: Callable[[Any], object] | None,
         error_callback: Callable[[Any], object] | None,
     ) -> None:
+        for name, function in (("callback", callback), ("error_callback", error_callback)):
+            if function is not None and not callable(function):
+                raise TypeError(f"{name} must be callable, not {function!r}")
         if callback is not None or error_callback is not None:
             future._on_end = (callback, error_callback)
             self._driver.hurry()
@@ -537,8 +548,8 @@ class Pool:
             job.buffersize = 1
         driver.start_job(job)
         known = isinstance(iterable, (list, tuple, range, str, bytes, dict, set, frozenset))
+        job.finite = known
         feeder = Feeder(driver, job, iterable, own_thread=not known and not driver.engine.runs_inline)
-        job.refill = feeder.refill
         driver.will_wait_elsewhere()
         return ResultIterator(driver, job, feeder.refill, close_bar)
 
@@ -559,29 +570,40 @@ class Pool:
     def join(self) -> None:
         """Wait until the workers have ended. Call :meth:`close` or :meth:`terminate` first.
 
+        What is left of an ``imap``'s input is read to its end, as the standard library has it, so that its results can
+        be taken afterwards: with an endless input, close its iterator first.
+
         Raises:
             ValueError: the pool is still open.
         """
         if not self._driver.closed:
             raise ValueError("Pool is still running: call close() or terminate() before join()")
-        if self._driver.pid != os.getpid():
-            return
-        self._driver.lift_windows()
-        self._driver.ended.wait()
-        self._finalizer.detach()
+        self._driver.lift_windows(all_inputs=True)
+        self._wait_for_end()
+
+    def _wait_for_end(self) -> None:
+        if self._driver.pid == os.getpid():
+            self._driver.ended.wait()
+            self._driver.roles.join()
+            self._finalizer.detach()
 
     def __enter__(self) -> Self:
         self._driver._check_open()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
-        """Wait for what was submitted; if the body raised, cancel the rest and stop the workers."""
+        """Wait for what was submitted; if the body raised, cancel the rest and stop the workers.
+
+        An ``imap`` whose iterator is still held, and whose input may be endless (it is no list, tuple, range or the
+        like), ends with what was read of it; its iterator then raises :class:`PoolClosed`.
+        """
         if kind is not None:
             self.terminate()
         else:
             self.close()
         try:
-            self.join()
+            self._driver.lift_windows(all_inputs=False)
+            self._wait_for_end()
         except BaseException:
             self.terminate()
             raise

@@ -25,6 +25,8 @@ def test_an_estimate_of_nothing_is_not_unknown() -> None:
     estimate = Estimate()
     estimate.add(5, 0.0)
     assert estimate.mean_s == 0.0
+    estimate.add(1, 0.2)
+    assert estimate.mean_s == pytest.approx(0.1)
 
 
 def test_a_new_chunk_belongs_to_no_worker_and_has_done_nothing() -> None:

@@ -399,6 +399,7 @@ def test_the_error_callback_of_apply_async_is_told_of_a_cancellation_once() -> N
     assert future.cancel()
     assert future.cancel()
     assert [type(error) for error in seen] == [TaskCancelled]
+    assert future._on_end is None  # it keeps nothing alive any more
 
 
 def test_a_callback_of_apply_async_that_fails_is_logged_and_the_future_ends(caplog: pytest.LogCaptureFixture) -> None:

@@ -97,7 +97,7 @@ plain_values = st.recursive(
 @given(plain_values)
 def test_what_goes_in_comes_out(value: object) -> None:
     assert there_and_back(value) == value
-    assert there_and_back(value, Codec(main={})) == value
+    assert there_and_back(value, Codec(shares_main=True)) == value
 
 
 def test_large_buffers_stay_out_of_the_pickle_and_small_ones_stay_in() -> None:
@@ -179,7 +179,7 @@ def test_so_they_do_in_a_process_that_never_saw_them(main: types.ModuleType, tmp
 
 def test_they_go_by_name_to_a_receiver_that_has_them(main: types.ModuleType) -> None:
     f = run_in(main, "def f(): pass\nclass C: pass")
-    codec = Codec(main_definitions())
+    codec = Codec(shares_main=True)
     data, _ = codec.encode((f, main.C()))
     assert b"cloudpickle" not in data
     back, instance = decode(data)
@@ -192,7 +192,7 @@ def test_they_go_by_name_to_a_receiver_that_has_them(main: types.ModuleType) -> 
 )
 def test_after_any_change_of_mains_definitions_they_go_by_value(main: types.ModuleType, change: str) -> None:
     f = run_in(main, "def f(): return 1\ndef h(): pass\nclass C: pass")
-    codec = Codec(main_definitions())
+    codec = Codec(shares_main=True)
     run_in(main, change)
     main.f = f
     if change == "def f(): return 2":
@@ -202,19 +202,21 @@ def test_after_any_change_of_mains_definitions_they_go_by_value(main: types.Modu
 
 def test_a_change_of_mains_other_names_is_no_change(main: types.ModuleType) -> None:
     f = run_in(main, "def f(): pass")
-    codec = Codec(main_definitions())
+    codec = Codec(shares_main=True)
     run_in(main, "import os; x = 3; from os.path import join")
     assert decode(codec.encode(f)[0]) is f
 
 
-def test_sharing_can_begin_and_end(main: types.ModuleType) -> None:
+def test_sharing_can_begin_later_and_begin_anew(main: types.ModuleType) -> None:
     f = run_in(main, "def f(): pass")
     codec = Codec()
     assert b"cloudpickle" in codec.encode(f)[0]
-    codec.share_main(main_definitions())
+    codec.share_main()
     assert b"cloudpickle" not in codec.encode(f)[0]
-    codec.share_main(None)
+    run_in(main, "def g(): pass")
     assert b"cloudpickle" in codec.encode(f)[0]
+    codec.share_main()
+    assert b"cloudpickle" not in codec.encode(f)[0]
 
 
 def test_mains_definitions_are_the_functions_and_classes_that_it_defines(main: types.ModuleType) -> None:
@@ -526,7 +528,7 @@ def test_a_class_of_main_is_pickled_at_each_use(main: types.ModuleType, table: F
 
 def test_functions_of_main_are_kept_by_name_where_the_workers_share_it(main: types.ModuleType) -> None:
     f = run_in(main, "x = [1]\ndef f(): return x")
-    table = FunctionTable(Codec(main_definitions()))
+    table = FunctionTable(Codec(shares_main=True))
     assert table.get(f).id == 1
     assert b"cloudpickle" not in table.get(f).data
 
@@ -607,6 +609,13 @@ class Treacherous(Exception):
 
     def __reduce__(self) -> Any:
         return dict, ()
+
+
+class Changeling(Exception):
+    """Another exception comes out."""
+
+    def __reduce__(self) -> Any:
+        return ValueError, self.args
 
 
 class Poisoned(Exception):
@@ -706,7 +715,7 @@ def test_its_attributes_arrive_and_what_cannot_travel_is_its_repr() -> None:
     assert vars(back) == {"lock": repr(LOCK), "code": 7, "rows": [1, 2]}
 
 
-@pytest.mark.parametrize("kind", [Hostile, Treacherous, Poisoned])
+@pytest.mark.parametrize("kind", [Hostile, Treacherous, Changeling, Poisoned])
 def test_a_hostile_reduce_is_passed_by(kind: type[Exception]) -> None:
     back = carried(kind("text", 3))
     assert type(back) is kind

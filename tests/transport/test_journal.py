@@ -16,11 +16,17 @@ from fullcourt._core.chunking import MAX_CHUNK
 from fullcourt._transport.journal import (
     HEAP_BYTES,
     INT_LIMIT,
+    LOADING,
+    LOADING_FUNCTION,
     NONE,
     REGION_BYTES,
+    REVOKED_WORD,
+    RUNNING,
     UNSET,
     Journal,
+    read_phase,
     read_results,
+    revoke,
     started_chunk,
 )
 
@@ -56,14 +62,34 @@ def test_before_the_first_chunk_nothing_has_started(page: mmap.mmap, journal: Jo
 
 
 def test_the_chunk_that_runs_is_known(page: mmap.mmap, journal: Journal) -> None:
-    journal.start(7, 5)
+    journal.start(7, 5, RUNNING)
     assert started_chunk(page, 0) == 7
-    journal.start(2**63 - 1, 0)
+    journal.start(2**63 - 1, 0, RUNNING)
     assert started_chunk(page, 0) == 2**63 - 1
 
 
+def test_what_is_done_with_it_is_known(page: mmap.mmap, journal: Journal) -> None:
+    for chunk_id, phase in ((1, LOADING_FUNCTION), (1, LOADING), (1, RUNNING), (2, LOADING)):
+        journal.start(chunk_id, 3, phase)
+        assert (started_chunk(page, 0), read_phase(page, 0)) == (chunk_id, phase)
+        assert read_results(page, 0, 0, 3) == []
+        if phase == RUNNING:
+            record(journal, 0, "of chunk 1")
+
+
+def test_a_chunk_can_be_revoked_while_it_runs(page: mmap.mmap) -> None:
+    journals = [Journal(page, index) for index in range(N_SLOTS)]
+    for journal in journals:
+        journal.start(5, MAX_CHUNK, RUNNING)
+    revoke(page, 1, 5)
+    assert [journal.words[REVOKED_WORD] for journal in journals] == [0, 5, 0]
+    assert read_results(page, 1, 0, MAX_CHUNK) == []
+    for journal in journals:
+        journal.close()
+
+
 def test_of_a_chunk_that_has_just_started_nothing_has_ended(page: mmap.mmap, journal: Journal) -> None:
-    journal.start(7, MAX_CHUNK)
+    journal.start(7, MAX_CHUNK, RUNNING)
     assert read_results(page, 0, 0, MAX_CHUNK) == []
 
 
@@ -97,7 +123,7 @@ RESULTS = [
 
 
 def test_every_kind_of_result_is_read_as_it_was(page: mmap.mmap, journal: Journal) -> None:
-    journal.start(1, len(RESULTS))
+    journal.start(1, len(RESULTS), RUNNING)
     for index, result in enumerate(RESULTS):
         assert record(journal, index, result)
     found = read_results(page, 0, 0, len(RESULTS))
@@ -115,7 +141,7 @@ def test_any_results_are_read_as_they_were_whatever_lay_there_before(results: li
     with mmap.mmap(-1, REGION_BYTES) as page:
         journal = Journal(page, 0)
         for chunk_id in (1, 2):
-            journal.start(chunk_id, len(results))
+            journal.start(chunk_id, len(results), RUNNING)
             for index, result in enumerate(results):
                 assert read_results(page, 0, 0, len(results)) == results[:index]
                 assert record(journal, index, result)
@@ -124,7 +150,7 @@ def test_any_results_are_read_as_they_were_whatever_lay_there_before(results: li
 
 
 def test_results_are_read_from_any_item_on(page: mmap.mmap, journal: Journal) -> None:
-    journal.start(1, 6)
+    journal.start(1, 6, RUNNING)
     for index, result in enumerate([10, "b", None, 13]):
         record(journal, index, result)
     assert [read_results(page, 0, first, 6) for first in range(5)] == [
@@ -138,7 +164,7 @@ def test_results_are_read_from_any_item_on(page: mmap.mmap, journal: Journal) ->
 
 
 def test_reading_stops_at_the_first_that_has_not_ended(page: mmap.mmap, journal: Journal) -> None:
-    journal.start(1, 4)
+    journal.start(1, 4, RUNNING)
     record(journal, 0, 1)
     record(journal, 2, 3)
     assert read_results(page, 0, 0, 4) == [1]
@@ -146,9 +172,9 @@ def test_reading_stops_at_the_first_that_has_not_ended(page: mmap.mmap, journal:
 
 def test_a_chunk_of_the_largest_size_has_its_place(page: mmap.mmap, journal: Journal) -> None:
     other = Journal(page, 1)
-    other.start(9, 1)
+    other.start(9, 1, RUNNING)
     record(other, 0, "untouched")
-    journal.start(1, MAX_CHUNK)
+    journal.start(1, MAX_CHUNK, RUNNING)
     for index in range(MAX_CHUNK):
         journal.words[index + 1] = index
     assert record(journal, MAX_CHUNK - 1, "the last")
@@ -160,7 +186,7 @@ def test_a_chunk_of_the_largest_size_has_its_place(page: mmap.mmap, journal: Jou
 def test_slots_do_not_touch_each_others_regions(page: mmap.mmap) -> None:
     journals = [Journal(page, index) for index in range(N_SLOTS)]
     for index, journal in enumerate(journals):
-        journal.start(index + 1, 3)
+        journal.start(index + 1, 3, RUNNING)
     for journal, text in zip(journals, "abc", strict=True):
         filling = text * (HEAP_BYTES - 100)
         assert record(journal, 0, filling)
@@ -182,7 +208,7 @@ def text_of_pickled_size(n_bytes: int) -> str:
 
 
 def test_a_result_that_just_fits_is_kept_and_one_byte_more_is_not(page: mmap.mmap, journal: Journal) -> None:
-    journal.start(1, 2)
+    journal.start(1, 2, RUNNING)
     too_large, fits = text_of_pickled_size(HEAP_BYTES - 3), text_of_pickled_size(HEAP_BYTES - 4)
     assert not record(journal, 0, too_large)
     assert read_results(page, 0, 0, 2) == []
@@ -191,7 +217,7 @@ def test_a_result_that_just_fits_is_kept_and_one_byte_more_is_not(page: mmap.mma
 
 
 def test_a_full_heap_refuses_but_small_ints_and_nones_go_on(page: mmap.mmap, journal: Journal) -> None:
-    journal.start(1, 4)
+    journal.start(1, 4, RUNNING)
     assert record(journal, 0, text_of_pickled_size(HEAP_BYTES - 4))
     assert not record(journal, 1, "a")
     assert record(journal, 1, 5)
@@ -200,7 +226,7 @@ def test_a_full_heap_refuses_but_small_ints_and_nones_go_on(page: mmap.mmap, jou
 
 
 def test_after_the_results_were_sent_the_heap_is_used_anew(page: mmap.mmap, journal: Journal) -> None:
-    journal.start(1, 3)
+    journal.start(1, 3, RUNNING)
     assert record(journal, 0, "x" * 100_000)
     assert not record(journal, 1, "y" * 100_000)
     journal.forget_heap()
@@ -210,13 +236,13 @@ def test_after_the_results_were_sent_the_heap_is_used_anew(page: mmap.mmap, jour
 
 def test_a_new_chunk_has_the_whole_heap(page: mmap.mmap, journal: Journal) -> None:
     for chunk_id in (1, 2):
-        journal.start(chunk_id, 1)
+        journal.start(chunk_id, 1, RUNNING)
         assert record(journal, 0, "x" * 100_000)
     assert read_results(page, 0, 0, 1) == ["x" * 100_000]
 
 
 def test_what_will_not_pickle_is_refused_and_leaves_no_trace(page: mmap.mmap, journal: Journal) -> None:
-    journal.start(1, 2)
+    journal.start(1, 2, RUNNING)
     assert not record(journal, 0, threading.Lock())
     assert read_results(page, 0, 0, 2) == []
     assert record(journal, 0, "a")
@@ -236,6 +262,9 @@ class Watched:
     def __setitem__(self, key: Any, value: Any) -> None:
         self._look()
         self._view[key] = value
+
+    def __getitem__(self, key: Any) -> Any:
+        return self._view[key]
 
     def release(self) -> None:
         self._view.release()
@@ -261,7 +290,7 @@ def test_a_crash_between_any_two_stores_leaves_only_what_had_ended(page: mmap.mm
         setattr(journal, name, Watched(getattr(journal, name), look))
     for chunk_id, results in truth.items():
         ended.clear()
-        journal.start(chunk_id, len(results))
+        journal.start(chunk_id, len(results), RUNNING)
         for index, result in enumerate(results):
             look()
             assert record(journal, index, result)

@@ -153,6 +153,14 @@ def test_an_object_of_very_many_buffers_arrives(link: Link, n_buffers: int, monk
     assert len(codec.decode(body.payload, body.buffers)) == n_buffers
 
 
+def test_no_two_kinds_of_frames_have_one_number() -> None:
+    others = {"BLOCK", "PARTS", "HEADER_BYTES", "MAX_INLINE", "RECEIVE_BYTES"}
+    kinds = {name: value for name, value in vars(frames).items() if name.isupper() and type(value) is int}
+    kinds = {name: value for name, value in kinds.items() if name not in others}
+    assert len(kinds) >= 11
+    assert len(set(kinds.values())) == len(kinds)
+
+
 def test_frames_arrive_in_order_whatever_their_size(link: Link) -> None:
     for chunk_id in range(1, 7):
         link.pool.send(large_call(chunk_id) if chunk_id % 2 else call(chunk_id))
@@ -224,29 +232,27 @@ def test_an_announced_descriptor_may_come_later(link: Link) -> None:
     assert (following[0][3], following[2]) == (5, -1)
 
 
-def test_answers_of_several_slots_do_not_mix() -> None:
-    link = new_link(n_slots=4)
-    per_slot = 30
+def test_answers_of_several_slots_do_not_mix(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between the announcement of a descriptor and the descriptor no other slot's answer comes."""
+    link = new_link(n_slots=2)
+    plain = link.worker._send
+    other = threading.Thread(target=lambda: link.worker.send(call(2)))
 
-    def slot(number: int) -> None:
-        for i in range(per_slot):
-            link.worker.send(large_call(number * 100 + i, 70_000) if i % 2 else call(number * 100 + i))
+    def send(data: bytes) -> int:
+        n_bytes = plain(data)
+        if data == frames.DESCRIPTOR_FOLLOWS:
+            other.start()
+            other.join(0.2)  # as far as it gets
+        return n_bytes
 
-    threads = [threading.Thread(target=slot, args=(number,)) for number in range(4)]
-    for thread in threads:
-        thread.start()
-    seen: list[int] = []
-    while len(seen) < 4 * per_slot:
-        select.select([link.pool.fileno()], [], [], 10)
+    monkeypatch.setattr(link.worker, "_send", send)
+    link.worker.send(large_call(1))
+    other.join()
+    for chunk_id, size in ((1, 100_000), (2, 7)):
         answer = link.pool.receive()
         assert answer is not None
-        body = read_body(answer[1], answer[0], answer[2])
-        assert len(body.payload) == (70_000 if answer[0][3] % 2 else 7)
-        seen.append(answer[0][3])
-    for thread in threads:
-        thread.join()
-    for number in range(4):
-        assert [chunk_id % 100 for chunk_id in seen if chunk_id // 100 == number] == list(range(per_slot))
+        assert answer[0][3] == chunk_id
+        assert len(read_body(answer[1], answer[0], answer[2]).payload) == size
     link.worker.close()
     link.pool.close()
 

@@ -2,6 +2,7 @@
 import io
 import pickle
 from collections.abc import Callable
+from types import ModuleType
 from typing import Any
 
 class Pickler(pickle.Pickler):
@@ -17,3 +18,5 @@ class Pickler(pickle.Pickler):
 def dumps(
     obj: object, protocol: int | None = None, buffer_callback: Callable[[pickle.PickleBuffer], object] | None = None
 ) -> bytes: ...
+def register_pickle_by_value(module: ModuleType) -> None: ...
+def unregister_pickle_by_value(module: ModuleType) -> None: ...

@@ -25,6 +25,7 @@ import itertools
 import os
 import threading
 from collections.abc import Callable
+from functools import partial
 from time import monotonic, perf_counter
 from typing import Any
 
@@ -36,7 +37,8 @@ from fullcourt._engines.jobs import STARMAP, Call, CallStream, MapChunk, MapJob,
 from fullcourt._engines.linked import Broken, FrameArrived, Handle, Lost
 from fullcourt._engines.roles import Roles, wait_aside
 from fullcourt._transport import frames
-from fullcourt._transport.codec import FunctionTable, decode, load_exception
+from fullcourt._transport.codec import FunctionTable, decode, load_exception, with_fallback
+from fullcourt._transport.journal import LOADING, RUNNING
 from fullcourt._transport.link import read_body
 from fullcourt.errors import PicklingError, PoolBroken, PoolClosed, TaskCancelled, WorkerDied, exit_name
 
@@ -84,6 +86,8 @@ class Driver:
     def open(self) -> None:
         """Start the workers."""
         self.engine.open()
+        if self.engine.needs_driving:
+            self.roles.start()  # after the template was forked
         with self._lock:
             self.scheduler.opened(monotonic())
         self._perform()
@@ -112,7 +116,8 @@ class Driver:
                     self.pickling_s += (perf_counter() - began) * (SAMPLED + 1)
             except PicklingError as error:
                 self._check_open()
-                self.n_failed += 1
+                with self._lock:
+                    self.n_failed += 1
                 future._settle(None, error)
                 return
             call = Call(self.new_id(), function.estimate, future, fn, args, kwargs)
@@ -174,7 +179,8 @@ class Driver:
             if worker_id is None:
                 return  # the job is over
             count = 1 if error is not None else len(values)
-            handle.n_done += count
+            if error is None:
+                handle.n_done += count
             handle.busy_s += seconds
             self.scheduler.ended(chunk, count, seconds, monotonic())
             if error is None:
@@ -186,6 +192,13 @@ class Driver:
         if self.scheduler.actions and not self.engine.runs_inline:
             self._perform()
         self._settle(settlements)
+
+    def gave_up(self, chunk: Any) -> None:
+        """A slot in this process ran the rest of a chunk no more, since its job has stopped."""
+        with self._lock:
+            self.scheduler.withdrawn(chunk, monotonic())
+        if not self.engine.runs_inline:
+            self._perform()
 
     def initializer_failed(self, error: BaseException) -> None:
         """An initializer in this process failed: so does the pool, with that error."""
@@ -204,11 +217,20 @@ class Driver:
             self._after_event()
         self._settle([])
 
-    def lift_windows(self) -> None:
-        """Somebody waits for the end: streams whose consumer may be that very thread must be able to end."""
+    def lift_windows(self, *, all_inputs: bool) -> None:
+        """Somebody waits for the end: streams whose consumer may be that very thread must be able to end.
+
+        With ``all_inputs``, each input is read to its end; else only those that surely have one.
+        """
         for job in list(self._jobs):
-            if isinstance(job, StreamJob):
+            if not isinstance(job, StreamJob):
+                continue
+            if all_inputs or job.finite:
                 job.unbounded = True
+                if job.refill is not None:
+                    job.refill()
+            else:
+                self.input_ended(job, PoolClosed("the pool was left before the input of this imap was read to its end"))
                 if job.refill is not None:
                     job.refill()
 
@@ -309,7 +331,23 @@ class Driver:
             if worker is not None:
                 chunks = [worker.sent[i] for i in ids if i in worker.sent]
                 self._forget_functions(worker_id, chunks)
-                self.scheduler.taken_back(chunks, monotonic())
+                self._requeue(chunks, monotonic())
+
+    def _requeue(self, chunks: list[Any], now: float) -> None:
+        """Chunks that did not start go elsewhere, unless their job is over."""
+        for chunk in chunks:
+            if type(chunk) is MapChunk and not chunk.job.open:
+                self.scheduler.withdrawn(chunk, now)
+        self.scheduler.taken_back(chunks, now)
+
+    def _stop_sent(self, job: MapJob) -> None:
+        """A job is over before its end: what was sent of it shall not run, what waits unread is taken back."""
+        for worker in self.scheduler.workers.values():
+            mine = [chunk for chunk in worker.sent.values() if type(chunk) is MapChunk and chunk.job is job]
+            if mine:
+                self.engine.revoke(worker.id, [chunk.id for chunk in mine])
+                if len(worker.sent) > 1:
+                    self.scheduler.actions.append(("take_back", worker.id))
 
     def _forget_functions(self, worker_id: int, chunks: list[Any]) -> None:
         """What a frame that was taken back brought along has not arrived."""
@@ -356,7 +394,7 @@ class Driver:
             body = read_body(event.data, event.fields, event.fd)
             if kind in (frames.RESULT, frames.RESULTS):
                 return decode(body.payload, body.buffers), None
-            if kind in (frames.ERROR, frames.INIT_FAILED):
+            if kind in (frames.ERROR, frames.INIT_FAILED, frames.UNLOADABLE_FUNCTION):
                 return None, load_exception(body.payload)
         except BaseException as error:  # noqa: BLE001
             error.add_note("fullcourt: the task ran, but its result could not be read back in this process")
@@ -386,7 +424,15 @@ class Driver:
             self.scheduler.withdrawn(chunk, now)
             self.scheduler.came_back(self._singles(chunk), now)
             return []
-        handle.n_done += count
+        if kind == frames.REVOKED:
+            self.scheduler.withdrawn(chunk, now)
+            return []
+        if kind == frames.UNLOADABLE_FUNCTION:
+            assert problem is not None
+            self._deferred.append(partial(self._send_fallback, handle, chunk, problem))
+            return []
+        if problem is None:
+            handle.n_done += count
         handle.busy_s += seconds
         self.scheduler.ended(chunk, count, seconds, now)
         if problem is None:
@@ -395,6 +441,35 @@ class Driver:
         for index in range(start, start + count):
             settlements += self._task_failed(chunk, index, problem, handle)
         return settlements
+
+    def _send_fallback(self, handle: Handle, chunk: Any, problem: BaseException) -> None:
+        """A worker could not load a function by its name: send it again in another way, once. Without the lock."""
+        function = chunk.function
+        error: BaseException | None = None
+        if not function.fell_back:
+            try:
+                data = with_fallback(chunk.fn if type(chunk) is Call else chunk.job.fn, function.data)
+            except Exception:  # noqa: BLE001  it cannot go by value; the worker's own error says more
+                error = problem
+            else:
+                function.data = data
+                function.fell_back = True
+        elif len(function.data) and handle.id not in function.tried:
+            function.tried.add(handle.id)
+        else:
+            error = problem
+        settlements: list[Settlement] = []
+        with self._lock:
+            handle.known.discard(function.id)
+            now = monotonic()
+            if error is None:
+                self.scheduler.taken_back([chunk], now)
+            elif chunk.worker_id is not None:
+                for index in range(chunk.start, chunk.start + chunk.count):
+                    self.scheduler.ended(chunk, 1, 0.0, now)
+                    settlements += self._task_failed(chunk, index, error, handle)
+        self._perform()
+        self._settle(settlements)
 
     # -- outcomes (under the lock) ------------------------------------------------------------------------------------
 
@@ -427,6 +502,8 @@ class Driver:
         if not job.open and job in self._jobs:
             self._jobs.discard(job)
             self._n_open -= 1
+            if job.stopped_early:
+                self._stop_sent(job)
 
     def _worker_lost(self, event: Lost, now: float) -> list[Settlement]:
         """A worker died, or ended as it was told. What had not started goes elsewhere; what had, fails."""
@@ -447,6 +524,16 @@ class Driver:
         for chunk in held:
             if chunk.id not in started:
                 back.append(chunk)
+                continue
+            phase = self.engine.phase(handle, started[chunk.id])
+            if type(chunk) is MapChunk and phase != RUNNING and chunk.count > 1:
+                if phase == LOADING:  # one of its items does that: find it
+                    back += self._singles(chunk)
+                else:
+                    for index in range(chunk.start, chunk.start + chunk.count):
+                        error = death(event, describe_task(chunk, index - chunk.start))
+                        error.add_note("fullcourt: it died while it loaded the function")
+                        settlements += self._task_failed(chunk, index, error, handle)
                 continue
             if type(chunk) is Call:
                 settlements += self._task_failed(chunk, 0, death(event, describe_task(chunk, 0)), handle)
@@ -510,9 +597,12 @@ class Driver:
         if not self.ended.done():
             self.engine.close()
             self.ended._settle(None, None)
+            self.roles.ring()
 
     def _settle(self, settlements: list[Settlement]) -> None:
         """Tell the users; their callbacks run here, without any lock."""
+        if not settlements and not self._deferred:
+            return
         for future, result, error in settlements:
             if future is None:
                 result()
@@ -526,6 +616,8 @@ class Driver:
             deferred, self._deferred = self._deferred, []
             for act in deferred:
                 act()
+        if self.engine.needs_driving:
+            self.roles.tell()
 
     # -- waiting --------------------------------------------------------------------------------------------------
 
@@ -536,6 +628,20 @@ class Driver:
         if self.engine.needs_driving:
             return self.roles.wait(future, timeout)
         return wait_aside(future, timeout)
+
+    def wait_for_result(self, job: StreamJob, timeout: float | None) -> bool:
+        """Wait until a stream has a result or has ended. False: not within so many seconds."""
+        waiting: Future[Any] = Future(self)
+        with self._lock:
+            if job.ready or job.finished or job.stopped:
+                return True
+            job.waiting.append(waiting)
+        if self.wait(waiting, timeout):
+            return True
+        with self._lock:
+            if waiting in job.waiting:
+                job.waiting.remove(waiting)
+        return waiting.done()
 
     def _step(self, timeout: float | None) -> None:
         """Wait for something to happen, and deal with it. Only the leader calls this."""
@@ -597,11 +703,10 @@ class Driver:
         if not cancelled and worker_id is not None:
             cancelled = self._cancel_sent(work, worker_id)
         if cancelled:
-            future._settle_cancelled()
             with self._lock:
                 self._after_event()
             self._perform()
-            self._settle([])
+            self._settle([(future, None, TaskCancelled("cancelled"))])
         return cancelled
 
     def _withdraw_waiting(self, call: Call) -> None:
@@ -632,7 +737,7 @@ class Driver:
                     self.scheduler.withdrawn(call, now)
                     call.future = None
                     self._n_open -= 1
-                self.scheduler.taken_back(chunks, now)
+                self._requeue(chunks, now)
         self._perform()
         return found
 
@@ -681,7 +786,11 @@ class Driver:
     def abandon(self) -> None:
         """Nobody holds the pool any more. Called by the garbage collector: takes no lock that another may hold."""
         self._abandoned = True
-        self.roles.ring()
+        if self.engine.needs_driving:
+            self.roles.ring()
+        else:
+            self.closed = self.scheduler.closing = True
+            self.engine.stop(1)
 
 
 def describe_task(chunk: Any, offset: int) -> str:

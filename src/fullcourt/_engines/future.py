@@ -5,8 +5,10 @@ futures never need) and whose waiters drive the pool themselves.
 
 A race that was thought about, between a thread that waits and the one that settles: the waiter (1) leaves its lock
 in ``_blocked``, (2) reads ``_state``; the settler (a) writes ``_state``, (b) reads ``_blocked``. Whatever the order, at
-least one of them sees the other. The same holds for the condition, which the standard library's ``wait`` and
-``as_completed`` use: (1) makes it, (2) reads the state under it. On free-threaded Python both do so under a lock.
+least one of them sees the other; on free-threaded Python, too, since (1), (2) and (a), (b) are each under ``guard`` or
+the condition. A condition is made under ``guard``, and the state is written under the condition if there is one, else
+under ``guard``: ``concurrent.futures.wait`` counts, under the conditions of all its futures, how many have yet to end,
+and a state that changed meanwhile would be counted twice.
 """
 
 from __future__ import annotations
@@ -14,7 +16,6 @@ from __future__ import annotations
 import concurrent.futures
 import contextlib
 import logging
-import sys
 import threading
 from collections.abc import Callable, Generator
 from concurrent.futures._base import CANCELLED, CANCELLED_AND_NOTIFIED, FINISHED, PENDING, RUNNING
@@ -27,10 +28,8 @@ __all__ = ["Future", "Settler"]
 T = TypeVar("T")
 
 ENDED = frozenset((FINISHED, CANCELLED, CANCELLED_AND_NOTIFIED))
-# Protects the making of conditions (all futures; held for a microsecond), and on free-threaded Python the two
-# handshakes of the module's head.
+# Protects the making of conditions and the state of futures without one: of all futures, held for under a microsecond.
 guard = threading.RLock()
-FREE_THREADED = not getattr(sys, "_is_gil_enabled", lambda: True)()
 
 
 def let_go(lock: Any) -> None:
@@ -201,46 +200,40 @@ class Future(concurrent.futures.Future, Generic[T]):  # type: ignore[type-arg]
         """End it. The callbacks of ``apply_async`` come first, then the waiters, then the done-callbacks."""
         if self._on_end is not None:
             self._call_on_end(result, exception)
-        if FREE_THREADED:
-            with guard:
-                self._settle_state(result, exception)
-        else:
-            self._settle_state(result, exception)
+        self.work = None
+        with guard:
+            if self._cond is None:
+                self._end(FINISHED, result, exception)
+                return
+        with self._cond:
+            self._end(FINISHED, result, exception)
+            for waiter in self._waiters:
+                if exception is None:
+                    waiter.add_result(self)
+                else:
+                    waiter.add_exception(self)
+            self._cond.notify_all()
+        self._call_done_callbacks()
 
-    def _settle_state(self, result: Any, exception: BaseException | None) -> None:
+    def _end(self, state: str, result: Any, exception: BaseException | None) -> None:
         self._result = result
         self._exception = exception
-        self._state = FINISHED
-        self.work = None
+        self._state = state
         if self._blocked is not None:
             for lock in self._blocked:
                 let_go(lock)
-        if self._cond is not None:
-            with self._cond:
-                for waiter in self._waiters:
-                    if exception is None:
-                        waiter.add_result(self)
-                    else:
-                        waiter.add_exception(self)
-                self._cond.notify_all()
-            self._call_done_callbacks()
 
     def _settle_cancelled(self) -> bool:
-        with guard:
+        with self._condition:
             if self._state in ENDED:
                 return self.cancelled()
-            self._state = CANCELLED_AND_NOTIFIED
             self.work = None
-            if self._blocked is not None:
-                for lock in self._blocked:
-                    let_go(lock)
-            cond = self._cond
-        if cond is not None:
-            with cond:
-                for waiter in self._waiters:
-                    waiter.add_cancelled(self)
-                cond.notify_all()
-            self._call_done_callbacks()
+            with guard:
+                self._end(CANCELLED_AND_NOTIFIED, None, None)
+            for waiter in self._waiters:
+                waiter.add_cancelled(self)
+            self._condition.notify_all()
+        self._call_done_callbacks()
         if self._on_end is not None:
             self._call_on_end(None, TaskCancelled("the task was cancelled"))
         return True

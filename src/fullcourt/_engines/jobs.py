@@ -175,6 +175,7 @@ class MapJob:
         self.queued = False
         self.last_size = 0
         self.stopped = False
+        self.stopped_early = False  # by a failure or a cancellation: the rest shall not run
         self.n_done: int = 0
         self.n_failed: int = 0
         self._chunksize = chunksize
@@ -216,7 +217,7 @@ class MapJob:
             return self._progress()
         if self.stopped:
             return []
-        self.stopped = True
+        self.stopped = self.stopped_early = True
         return [*self._progress(), (self.future, None, error)]
 
     def _progress(self) -> list[Settlement]:
@@ -237,7 +238,7 @@ class MapJob:
         """Stop it: what has not been sent is not sent. With None, it counts as cancelled."""
         if self.stopped:
             return []
-        self.stopped = True
+        self.stopped = self.stopped_early = True
         return [(self.future, None, error)]
 
 
@@ -269,12 +270,16 @@ class StreamJob(MapJob):
         self.n_taken = 0  # items given to workers
         self.n_given = 0  # results given to the consumer
         self.exhausted = False
+        self.n_total = 0  # items in all, once it is exhausted
+        self.finite = False  # whether the input surely ends
         self.input_error: BaseException | None = None
         self.buffersize = buffersize
         self.ready: deque[Any] = deque()  # results for the consumer, in its order
         self._early: dict[int, list[Any]] = {}  # ordered: results that came before their turn, by index
         self._turn = 0
-        self.waiting: Future[Any] | None = None  # settled when a result is ready; made by the consumer
+        self.waiting: deque[Future[Any]] = (
+            deque()
+        )  # of consumers; one is settled when a result is ready, all at the end
         self.refill: Callable[[], None] | None = None  # has more items pulled, if there is room
         self.unbounded = False  # somebody joins the pool: pull all
 
@@ -337,15 +342,15 @@ class StreamJob(MapJob):
         out: list[Settlement] = []
         if self.report is not None:
             out.append((None, partial(self.report, self.n_done, self.n_failed), None))
-        if self.waiting is not None and (self.ready or self.finished or self.stopped):
-            waiting, self.waiting = self.waiting, None
-            out.append((waiting, None, None))
+        over = self.finished or self.stopped
+        n_woken = len(self.waiting) if over else min(len(self.waiting), len(self.ready))
+        out.extend((self.waiting.popleft(), None, None) for _ in range(n_woken))
         return out
 
     @property
     def finished(self) -> bool:
         """Whether all items have ended (their results may still lie in ``ready``)."""
-        return self.exhausted and self.n_done == self.n_pulled
+        return self.exhausted and self.n_done >= self.n_total
 
     @property
     def open(self) -> bool:
@@ -353,14 +358,16 @@ class StreamJob(MapJob):
 
     def input_ended(self, error: BaseException | None) -> list[Settlement]:
         """The iterator is exhausted, or raised."""
-        self.exhausted = True
-        self.input_error = error
+        if not self.exhausted:
+            self.n_total = self.n_pulled
+            self.exhausted = True
+            self.input_error = error
         return self._notify()
 
     def abort(self, error: BaseException | None) -> list[Settlement]:
         if self.stopped or self.finished:
             return []
-        self.stopped = True
+        self.stopped = self.stopped_early = True
         self.input.clear()
         self.input_error = error
         return self._notify()

@@ -20,7 +20,7 @@ from typing import Any
 
 from fullcourt._engines.jobs import Call, MapChunk
 from fullcourt._transport.codec import Codec
-from fullcourt._transport.journal import REGION_BYTES, read_results, started_chunk
+from fullcourt._transport.journal import REGION_BYTES, read_phase, read_results, revoke, started_chunk
 from fullcourt._transport.link import Attached, Fields, PoolEnd, make_frame
 from fullcourt.errors import PicklingError
 
@@ -129,6 +129,20 @@ class RemoteEngine(abc.ABC):
         """The results of a dead worker's unfinished chunk that it left in its journal, from the first not yet sent."""
         return read_results(handle.page, slot_index, chunk.done, chunk.count)
 
+    def phase(self, handle: Handle, slot_index: int) -> int:
+        """What a slot did with its chunk: one of the journal's phases."""
+        return read_phase(handle.page, slot_index)
+
+    def revoke(self, worker_id: int, chunk_ids: list[int]) -> None:
+        """Have a worker run no more items of chunks that it holds and has begun. It says REVOKED for the rest."""
+        handle = self.handles.get(worker_id)
+        if handle is None:
+            return
+        for slot_index in range(self.n_slots):
+            chunk_id = chunk_ids[0] if self.n_slots == 1 else started_chunk(handle.page, slot_index)
+            if chunk_id in chunk_ids:
+                revoke(handle.page, slot_index, chunk_id)
+
     @abc.abstractmethod
     def open(self) -> None:
         """Prepare for starting workers."""
@@ -186,7 +200,10 @@ class LinkedEngine(RemoteEngine):
 
     def wait(self, timeout: float | None) -> Sequence[tuple[int, int]]:
         """Wait for something to happen."""
-        return self._epoll.poll(timeout)
+        try:
+            return self._epoll.poll(timeout)
+        except ValueError:  # closed by another thread, which saw the last worker end
+            return ()
 
     def collect(self, ready: Sequence[tuple[int, int]]) -> list[Event]:
         """Receive what has come."""

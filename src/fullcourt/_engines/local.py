@@ -26,6 +26,7 @@ class LocalDriver(Protocol):
     def finished(
         self, handle: Any, chunk: Any, start: int, values: list[Any], error: BaseException | None, seconds: float
     ) -> None: ...
+    def gave_up(self, chunk: Any) -> None: ...
     def initializer_failed(self, error: BaseException) -> None: ...
     def worker_ended(self, worker_id: int) -> None: ...
 
@@ -77,6 +78,9 @@ class LocalEngine:
         """All has ended."""
         self.handles.clear()
 
+    def revoke(self, worker_id: int, chunk_ids: list[int]) -> None:
+        """Slots here see for themselves that a job has stopped."""
+
     def started(self, handle: LocalHandle) -> dict[int, int]:
         """Local workers do not die."""
         return {}
@@ -114,7 +118,7 @@ class LocalEngine:
                             report(handle, chunk, chunk.start + first, values, None, now - flushed)
                             values, first, flushed = [], index, now
                             if chunk.job.stopped:
-                                return
+                                break
                         look_at = index + max(1, int(0.25 * FLUSH_S * index / (now - began + 1e-9)))
             except BaseException as error:  # noqa: BLE001
                 now = perf_counter()
@@ -125,6 +129,8 @@ class LocalEngine:
                 values, first, flushed = [], index, now
         if values:
             report(handle, chunk, chunk.start + first, values, None, perf_counter() - flushed)
+        if index < count:
+            self.driver.gave_up(chunk)
 
 
 class ThreadEngine(LocalEngine):

@@ -8,14 +8,13 @@ import os
 import pickle
 import signal
 import socket
-import sys
 from typing import Any
 
 from fullcourt._engines.linked import Broken, Event, Handle, LinkedEngine, Lost
-from fullcourt._engines.template import Setup, fork_template, interpreter_command, write_setup
+from fullcourt._engines.template import Setup, fork_template, spawn_interpreter, write_setup
 from fullcourt._os.system import open_pidfd
 from fullcourt._transport import frames
-from fullcourt._transport.codec import Codec, main_definitions
+from fullcourt._transport.codec import Codec
 from fullcourt._transport.link import make_frame, make_link
 from fullcourt.errors import PoolBroken
 
@@ -48,7 +47,7 @@ class ProcessEngine(LinkedEngine):
         try:
             if self._method == "fork":
                 setup.shares_main = True
-                self.codec.share_main(main_definitions())
+                self.codec.share_main()
                 self._template_pid = fork_template(template_end, control, setup)
             else:
                 self._template_pid = self._start_fresh(template_end)
@@ -65,15 +64,7 @@ class ProcessEngine(LinkedEngine):
         setup_fd = write_setup(self._setup, self.codec)
         try:
             code = f"from fullcourt._engines.template import main; main(3, 4, {self._method!r})"
-            actions = [
-                (os.POSIX_SPAWN_DUP2, template_end.fileno(), 10),
-                (os.POSIX_SPAWN_DUP2, setup_fd, 11),
-                (os.POSIX_SPAWN_DUP2, 10, 3),
-                (os.POSIX_SPAWN_DUP2, 11, 4),
-                (os.POSIX_SPAWN_CLOSE, 10),
-                (os.POSIX_SPAWN_CLOSE, 11),
-            ]
-            return os.posix_spawn(sys.executable, interpreter_command(code), os.environ, file_actions=actions)
+            return spawn_interpreter(code, [template_end.fileno(), setup_fd])
         finally:
             os.close(setup_fd)
 

@@ -103,6 +103,12 @@ class Roles:
                 self._leave()
         return True
 
+    def tell(self) -> None:
+        """Something was settled that the leader may be waiting for: unless it is this thread, have it look."""
+        leader = self._leader
+        if leader is not None and leader != threading.get_ident():
+            self._wake()
+
     def _try_lead(self, me: int) -> bool:
         with self._lock:
             if self._leader is not None:
@@ -162,13 +168,20 @@ class Roles:
         with self._lock:
             if urgent:
                 self._urgent = True
-            if self._background is None:
-                self._state = GRACE
-                self._background = threading.Thread(target=self._run, name=f"{self._name}-driver", daemon=True)
-                self._background.start()
-            elif self._state == PARKED or (urgent and self._state == GRACE):
+            if self._state == PARKED or (urgent and self._state == GRACE):
                 self._state = GRACE
                 self._bell.release()
+
+    def start(self) -> None:
+        """Start the background thread, parked. Once; only pools that need driving have one."""
+        self._background = threading.Thread(target=self._run, name=f"{self._name}-driver", daemon=True)
+        self._background.start()
+
+    def join(self) -> None:
+        """Wait for the background thread's end; the pool has ended."""
+        if self._background is not None and self._background is not threading.current_thread():
+            self._bell.release()
+            self._background.join()
 
     def ring(self) -> None:
         """Wake the background thread without taking a lock: for the garbage collector."""
@@ -176,6 +189,9 @@ class Roles:
 
     def _run(self) -> None:
         me = threading.get_ident()
+        self._bell.acquire()
+        with self._lock:
+            self._state = GRACE
         while True:
             if not self._urgent:
                 self._bell.acquire(timeout=GRACE_S)

@@ -194,13 +194,13 @@ def run_worker(worker_id: int, setup: Setup, connect: Callable[[], tuple[Any, mm
     code = 1
     try:
         from fullcourt._engines.worker import Worker, flush_streams
-        from fullcourt._transport.codec import Codec, main_definitions
+        from fullcourt._transport.codec import Codec
         from fullcourt._transport.mainspace import adopt_main
 
         end, page = connect()
         be_a_child(f"{setup.name}-{worker_id}")
         adopt_main()
-        codec = Codec(main_definitions() if setup.shares_main else None)
+        codec = Codec(shares_main=setup.shares_main)
         initializer, initargs = setup.initializer, setup.initargs
         worker = Worker(end, page, setup.n_slots, codec)
         if setup.encoded_initializer is not None:
@@ -315,12 +315,7 @@ def main(control_fd: int, setup_fd: int, method: str) -> None:
 
     def spawn_worker(worker_id: int, fds: list[int]) -> int:
         code = f"from fullcourt._engines.template import spawned; spawned({worker_id})"
-        actions = [(os.POSIX_SPAWN_DUP2, fd, 10 + i) for i, fd in enumerate([*fds, setup_fd])]
-        moved = [(os.POSIX_SPAWN_DUP2, 10 + i, 3 + i) for i in range(4)]
-        closed = [(os.POSIX_SPAWN_CLOSE, 10 + i) for i in range(4)]
-        return os.posix_spawn(
-            sys.executable, interpreter_command(code), os.environ, file_actions=actions + moved + closed
-        )
+        return spawn_interpreter(code, [*fds, setup_fd])
 
     Template(control, setup.pool_pid, spawn_worker).run()
     os._exit(0)
@@ -404,6 +399,18 @@ def read_all(fd: int) -> bytes:
     while len(data) < size:
         data += os.pread(fd, size - len(data), len(data))
     return data
+
+
+def spawn_interpreter(code: str, fds: list[int]) -> int:
+    """Start a fresh interpreter that runs this code and has these descriptors as 3, 4, ... Returns its pid."""
+    n = len(fds)
+    # First out of the way of each other and of the targets, then to their places.
+    aside = max([*fds, 2 + n]) + 1
+    actions = [(os.POSIX_SPAWN_DUP2, fd, aside + i) for i, fd in enumerate(fds)]
+    actions += [(os.POSIX_SPAWN_DUP2, aside + i, 3 + i) for i in range(n)]
+    closing = [(os.POSIX_SPAWN_CLOSE, aside + i) for i in range(n)]
+    command = interpreter_command(code)
+    return os.posix_spawn(sys.executable, command, os.environ, file_actions=[*actions, *closing])
 
 
 def interpreter_command(code: str) -> list[str]:

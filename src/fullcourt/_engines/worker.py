@@ -18,7 +18,16 @@ from typing import Any, Protocol
 
 from fullcourt._transport import frames
 from fullcourt._transport.codec import Codec, decode, dump_exception, format_remote
-from fullcourt._transport.journal import INT_LIMIT, NONE, Journal
+from fullcourt._transport.journal import (
+    INT_LIMIT,
+    LOADING,
+    LOADING_FUNCTION,
+    NONE,
+    PHASE_WORD,
+    REVOKED_WORD,
+    RUNNING,
+    Journal,
+)
 from fullcourt._transport.link import Attached, Body, Fields, read_body
 from fullcourt.errors import PicklingError
 
@@ -96,15 +105,20 @@ class Worker:
             self._answer_error(frames.ERROR, chunk_id, start, error, 0.0)
             return
         fn = self._functions.get(function_id)
+        n_items = 0 if kind == frames.CALL else count
         if fn is None:
             if not len(body.function):
                 self._send(frames.MISSING, chunk_id, start, count, 0.0, b"", [])
                 return
-            journal.start(chunk_id, 0)
+            journal.start(chunk_id, n_items, LOADING_FUNCTION)
             try:
                 fn = decode(body.function)
             except BaseException as error:  # noqa: BLE001
                 error.add_note("fullcourt: the function could not be loaded in the worker")
+                if isinstance(error, (ImportError, AttributeError)):
+                    journal.start(0, 0, RUNNING)  # nothing runs: it is sent again in another way
+                    self._answer_error(frames.UNLOADABLE_FUNCTION, chunk_id, start, error, 0.0)
+                    return
                 for index in range(start, start + count):
                     self._answer_error(frames.ERROR, chunk_id, index, error, 0.0)
                 return
@@ -120,6 +134,7 @@ class Worker:
     # -- a single call ---------------------------------------------------------------------------------------------
 
     def _run_call(self, journal: Journal, fn: Callable[..., Any], chunk_id: int, body: Body) -> None:
+        journal.words[PHASE_WORD] = RUNNING
         journal.words[0] = chunk_id
         began = perf_counter()
         try:
@@ -146,16 +161,18 @@ class Worker:
     def _run_items(
         self, journal: Journal, fn: Callable[..., Any], kind: int, chunk_id: int, start: int, count: int, body: Body
     ) -> None:
+        journal.start(chunk_id, count, LOADING)
         try:
             items = pickle.loads(body.payload, buffers=body.buffers)
         except BaseException as error:  # noqa: BLE001
+            journal.start(0, 0, RUNNING)
             if count > 1:  # one bad item must not take the others with it: have them sent one by one
                 self._send(frames.UNLOADABLE, chunk_id, start, count, 0.0, b"", [])
             else:
                 self._answer_error(frames.ERROR, chunk_id, start, error, 0.0)
             return
         body = None  # type: ignore[assignment]
-        journal.start(chunk_id, count)
+        journal.words[PHASE_WORD] = RUNNING
         if kind == frames.STARMAP:
             fn = starred(fn)
         words, put = journal.words, journal.put
@@ -165,7 +182,8 @@ class Worker:
         sent = 0
         look_at = 1  # the clock is read when this many items have ended: often enough, but not for every tiny task
         began = flushed = perf_counter()
-        while index < count:
+        revoked = False
+        while index < count and not revoked:
             try:
                 for item in items[index:] if index else items:
                     result = fn(item)
@@ -186,18 +204,24 @@ class Worker:
                             sent = index
                             flushed = perf_counter()
                         look_at = index + max(1, int(0.25 * FLUSH_S / (per_item + 1e-9)))
+                        if words[REVOKED_WORD] == chunk_id:
+                            revoked = True
+                            break
             except BaseException as error:  # noqa: BLE001
                 now = perf_counter()
                 if results:
                     self._answer_items(journal, chunk_id, start + sent, results, 0.0)
                     results.clear()
-                words[index + 1] = NONE
                 self._answer_error(frames.ERROR, chunk_id, start + index, error, now - flushed)
                 index += 1
+                words[index] = NONE  # after the answer: a death in between must not look like a result
+                revoked = words[REVOKED_WORD] == chunk_id
                 sent = index
                 flushed = perf_counter()
         if results:
             self._answer_items(journal, chunk_id, start + sent, results, perf_counter() - flushed)
+        if index < count:
+            self._send(frames.REVOKED, chunk_id, start + index, count - index, 0.0, b"", [])
 
     def _answer_items(self, journal: Journal, chunk_id: int, first: int, results: list[Any], seconds: float) -> None:
         n = len(results)

@@ -10,15 +10,19 @@ receiver itself has bound the name to something else since it last came: what an
 
 from __future__ import annotations
 
+import hashlib
 import io
+import pickle
+import sys
 from collections.abc import Callable
+from types import FunctionType, ModuleType
 from typing import Any
 
 import cloudpickle
 
-from fullcourt._transport.mainspace import MainGlobals, main_globals, set_function_state
+from fullcourt._transport.mainspace import DIGESTS, MainGlobals, main_globals, set_function_state
 
-__all__ = ["dumps"]
+__all__ = ["dumps", "dumps_with_module"]
 
 
 class Pickler(cloudpickle.Pickler):
@@ -31,9 +35,33 @@ class Pickler(cloudpickle.Pickler):
 
     def _dynamic_function_reduce(self, func: Any) -> Any:
         reduced = super()._dynamic_function_reduce(func)
-        if func.__globals__ is self._main:
-            return (*reduced[:5], set_function_state)
-        return reduced
+        if func.__globals__ is not self._main:
+            return reduced
+        attributes, slots = reduced[2]
+        slots[DIGESTS] = {name: digest(value) for name, value in slots["__globals__"].items()}
+        return (*reduced[:2], (attributes, slots), *reduced[3:5], set_function_state)
+
+
+def digest(value: object) -> bytes | None:
+    """A digest of a global's content; None for definitions, and for what has no plain pickle."""
+    if isinstance(value, (FunctionType, type, ModuleType)):
+        return None
+    try:
+        return hashlib.blake2b(pickle.dumps(value, 5), digest_size=16).digest()
+    except Exception:  # noqa: BLE001
+        return None
+
+
+def dumps_with_module(obj: object, protocol: int) -> bytes:
+    """As :func:`dumps`, with what belongs to the object's own module by value, too: the receiver lacks that module."""
+    module = sys.modules.get(getattr(obj, "__module__", None) or "")
+    if module is None or module.__name__ == "__main__":
+        return dumps(obj, protocol)
+    cloudpickle.register_pickle_by_value(module)
+    try:
+        return dumps(obj, protocol)
+    finally:
+        cloudpickle.unregister_pickle_by_value(module)
 
 
 def dumps(obj: object, protocol: int, buffer_callback: Callable[[Any], Any] | None = None) -> bytes:

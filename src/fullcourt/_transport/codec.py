@@ -5,7 +5,8 @@ and is imported when it is first needed.
 
 *By reference or by value.* Pickle sends functions and classes by name. A name in ``__main__`` means nothing in a fresh
 interpreter, so what refers to ``__main__`` goes through cloudpickle, by value: that is why a program needs no guard.
-Workers forked from this process have its ``__main__`` as it was then; they get names as long as it is unchanged.
+Workers forked from this process have its ``__main__`` as it was then; they get names as long as it is unchanged: its
+functions and classes, and the plain values (numbers, text) of the globals that a function uses.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import itertools
 import pickle
 import sys
 from collections.abc import Callable, Iterable
-from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
+from types import BuiltinFunctionType, CodeType, FunctionType, MethodType, ModuleType
 from typing import Any, cast
 
 from fullcourt._core.model import Estimate
@@ -34,15 +35,22 @@ class Codec:
     """Pickles for one kind of receiver.
 
     Args:
-        main: the definitions in ``__main__`` that the receiver shares by name, or None where it shares none.
+        shares_main: whether the receiver has this process's ``__main__`` as it is now (it is forked from it).
     """
 
-    def __init__(self, main: dict[str, object] | None = None) -> None:
-        self._main = main
+    def __init__(self, *, shares_main: bool = False) -> None:
+        self._main: dict[str, object] | None = None  # the definitions in __main__ that the receiver has
+        self._names: frozenset[str] = frozenset()  # all names that it has there
+        self._plain: dict[str, object] = {}  # those globals whose values cannot change inside
+        if shares_main:
+            self.share_main()
 
-    def share_main(self, main: dict[str, object] | None) -> None:
-        """From now on the receiver shares these definitions in ``__main__``."""
-        self._main = main
+    def share_main(self) -> None:
+        """From now on the receiver has ``__main__`` as it is at this moment."""
+        namespace = vars(sys.modules["__main__"])
+        self._main = main_definitions()
+        self._names = frozenset(namespace)
+        self._plain = {name: value for name, value in list(namespace.items()) if type(value) in SMALL_ATOMS}
 
     def encode(self, obj: object) -> Encoded:
         """Pickle an object; large buffers inside it (protocol 5) stay out of the stream.
@@ -60,7 +68,11 @@ class Codec:
                 return data, buffers
         except Exception:  # noqa: BLE001  whatever the user's __reduce__ raised: cloudpickle may know better
             pass
-        buffers = []
+        return self.encode_by_value(obj)
+
+    def encode_by_value(self, obj: object) -> Encoded:
+        """As :meth:`encode`, with what belongs to ``__main__`` by value."""
+        buffers: list[pickle.PickleBuffer] = []
         try:
             from fullcourt._transport.by_value import dumps
 
@@ -69,6 +81,27 @@ class Codec:
             where = find_unpicklable(obj)
             message = f"{where} cannot be pickled, so it cannot be sent to another process: {error}"
             raise PicklingError(f"{message}. Leave it out, or make it inside the task.") from error
+
+    def shares_globals(self, fn: FunctionType, seen: set[int] | None = None) -> bool:
+        """Whether a function of ``__main__`` would find there what it finds here, as far as can be told cheaply."""
+        if self._main is None:
+            return False
+        seen = {id(fn)} if seen is None else seen
+        for name in global_names(fn.__code__):
+            if name not in fn.__globals__:
+                continue
+            value = fn.__globals__[name]
+            if name not in self._names or (
+                type(value) in SMALL_ATOMS and self._plain.get(name, fn) is not value  # rebound since
+            ):
+                return False
+            if name in self._plain and type(value) not in SMALL_ATOMS:
+                return False
+            if type(value) is FunctionType and value.__module__ == "__main__" and id(value) not in seen:
+                seen.add(id(value))
+                if not self.shares_globals(value, seen):
+                    return False
+        return True
 
     def _shares_main(self) -> bool:
         """Whether every function and class that ``__main__`` defines now is the one that the receiver has."""
@@ -120,12 +153,14 @@ def decode(data: bytes | memoryview, buffers: list[memoryview] | None = None) ->
 class Function:
     """A function as it travels: its pickle, and a number under which workers keep it (0: they do not)."""
 
-    __slots__ = ("captured", "data", "estimate", "id", "name")
+    __slots__ = ("captured", "data", "estimate", "fell_back", "id", "name", "tried")
 
     def __init__(
         self, function_id: int, data: bytes, name: str, captured: tuple[object, ...] | None, estimate: Estimate
     ) -> None:
         self.estimate = estimate
+        self.fell_back = False  # whether `data` is that of `with_fallback`
+        self.tried: set[int] = set()  # workers that were sent that
         self.id = function_id
         self.data = data
         self.name = name
@@ -153,9 +188,14 @@ class FunctionTable:
         if type(fn) not in (FunctionType, BuiltinFunctionType, type):
             return self._unnumbered(fn, self._encode(fn))
         known = self._known.get(fn)
-        if known is not None and (known.captured is None or same(known.captured, captured_by(fn))):
-            return known
-        data = self._encode(fn)
+        by_value = type(fn) is FunctionType and fn.__module__ == "__main__" and not self._codec.shares_globals(fn)
+        if known is not None:
+            if known.captured is not None:
+                if same(known.captured, captured_by(fn)):
+                    return known
+            elif not by_value:
+                return known
+        data = self._encode(fn, by_value=by_value)
         captured: tuple[object, ...] | None = None
         if b"cloudpickle" in data:  # by value: our pickler's functions are made by cloudpickle's
             captured = captured_by(fn)
@@ -173,8 +213,8 @@ class FunctionTable:
             self._unkept.clear()
         return Function(0, data, name, None, self._unkept.setdefault(name, Estimate()))
 
-    def _encode(self, fn: Callable[..., Any]) -> bytes:
-        data, buffers = self._codec.encode(fn)
+    def _encode(self, fn: Callable[..., Any], *, by_value: bool = False) -> bytes:
+        data, buffers = self._codec.encode_by_value(fn) if by_value else self._codec.encode(fn)
         if buffers:  # a bound method of something large: functions travel in one piece
             from fullcourt._transport.by_value import dumps
 
@@ -182,6 +222,8 @@ class FunctionTable:
         return data
 
 
+# Plain values that are kept to be compared; large texts are not worth keeping.
+SMALL_ATOMS = (int, float, complex, str, bool, type(None))
 ATOMS = (int, float, complex, str, bytes, bool, type(None), ModuleType, BuiltinFunctionType)
 
 
@@ -219,6 +261,19 @@ def captured_by(fn: object, seen: set[int] | None = None) -> tuple[object, ...] 
     return tuple(found)
 
 
+def global_names(code: CodeType) -> frozenset[str]:
+    """As :func:`names_in`, remembered: a code object never changes."""
+    known = known_names.get(code)
+    if known is None:
+        if len(known_names) >= 4096:
+            known_names.clear()
+        known = known_names[code] = frozenset(names_in(code))
+    return known
+
+
+known_names: dict[CodeType, frozenset[str]] = {}
+
+
 def names_in(code: Any) -> set[str]:
     """All global names that a code object and those inside it may use."""
     names = set(code.co_names)
@@ -245,6 +300,38 @@ def function_name(fn: Any) -> str:
         inner = getattr(fn, "func", None)  # functools.partial
         name = function_name(inner) if inner is not None else type(fn).__qualname__
     return str(name)
+
+
+def with_fallback(fn: Callable[..., Any], data: bytes) -> bytes:
+    """A function's pickle for a worker that could not load ``data``.
+
+    It takes over our path, then tries again, then reads the function by value. For modules that were still being
+    imported at a fork, or that lie on a path added since.
+    """
+    from fullcourt._transport.by_value import dumps_with_module
+
+    return pickle.dumps(Fallback(list(sys.path), data, dumps_with_module(fn, PROTOCOL)), PROTOCOL)
+
+
+class Fallback:
+    """Pickles as what :func:`load_with_fallback` loads."""
+
+    def __init__(self, path: list[str], by_name: bytes, by_value: bytes) -> None:
+        self._args = path, by_name, by_value
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[list[str], bytes, bytes]]:
+        return load_with_fallback, self._args
+
+
+def load_with_fallback(path: list[str], by_name: bytes, by_value: bytes) -> Any:
+    import importlib
+
+    sys.path.extend(entry for entry in path if entry not in sys.path)
+    importlib.invalidate_caches()
+    try:
+        return pickle.loads(by_name)
+    except (ImportError, AttributeError):
+        return pickle.loads(by_value)
 
 
 # -- errors -----------------------------------------------------------------------------------------------------------

@@ -19,10 +19,12 @@ A frame is one datagram of a ``SOCK_SEQPACKET`` socket (one message of the porta
 
 To a worker: CALL (payload: ``(args, kwargs)``), MAP and STARMAP (payload: list of items), STOP; over the portable link
 TAKE_BACK (give back what no slot has begun).
+
 To the pool: RESULT (of a call), RESULTS (list: the next ``count`` items of a map chunk from ``start`` on), ERROR (the
-task at ``start`` failed), MISSING (the worker no longer has the function: send it again; nothing ran), UNLOADABLE (the
-payload of several items would not load; nothing ran), READY, INIT_FAILED; over the portable link TAKEN_BACK (one u64
-per chunk: its id; these will not run here).
+task at ``start`` failed), READY, INIT_FAILED. Where nothing ran: MISSING (the worker no longer has the function: send
+it again), UNLOADABLE (the payload of several items would not load: send them one by one), UNLOADABLE_FUNCTION (with
+the error), REVOKED (the rest of a chunk, as the pool told it in the journal), and over the portable link TAKEN_BACK
+(one u64 per chunk: its id; these will not run here).
 """
 
 from __future__ import annotations
@@ -54,9 +56,11 @@ RESULTS = 17
 ERROR = 18
 MISSING = 19
 UNLOADABLE = 20
+UNLOADABLE_FUNCTION = 23
+REVOKED = 24
 READY = 21
 INIT_FAILED = 22
-TAKEN_BACK = 23
+TAKEN_BACK = 24
 # A frame of this single byte says that the next frame carries a descriptor: so only then need the pool call recvmsg,
 # which costs a microsecond more than recv.
 DESCRIPTOR_FOLLOWS = b"\xff"

@@ -12,6 +12,8 @@ Layout of a region (little-endian 64-bit words; a store of one aligned word is n
                             NONE        ended, the result is None
                             HEAP + n    ended, its pickle is at byte n of the heap: a u32 length, then the bytes
                             other       ended, and this is the result, an int
+    word 8193           what the slot does with that chunk: LOADING_FUNCTION, LOADING, RUNNING
+    word 8194           written by the pool: the id of a chunk whose remaining tasks shall not run any more
     then                heap, 128 KiB
 
 Cost: about 0.1 us per item whose result is None or an int; a pickle more for others. Only the pages that are touched
@@ -27,11 +29,15 @@ from typing import Any
 
 from fullcourt._core.chunking import MAX_CHUNK
 
-__all__ = ["HEAP_BYTES", "REGION_BYTES", "Journal", "read_results", "started_chunk"]
+__all__ = ["HEAP_BYTES", "REGION_BYTES", "Journal", "read_phase", "read_results", "revoke", "started_chunk"]
 
 HEAP_AT = 8 * (MAX_CHUNK + 8)
 HEAP_BYTES = 131072
 REGION_BYTES = HEAP_AT + HEAP_BYTES
+
+PHASE_WORD = MAX_CHUNK + 1
+REVOKED_WORD = MAX_CHUNK + 2
+LOADING_FUNCTION, LOADING, RUNNING = 1, 2, 3
 
 UNSET = -(1 << 63)
 NONE = (1 << 63) - 1
@@ -50,15 +56,17 @@ class Journal:
         self._used = 0
         self._view = view
 
-    def start(self, chunk_id: int, n_items: int) -> None:
-        """Record that this chunk starts. For a single call, n_items is 0."""
-        if n_items:
-            self.words[0] = 0
+    def start(self, chunk_id: int, n_items: int, phase: int) -> None:
+        """Record what is done now with a chunk, of which no item has ended. For a single call, n_items is 0."""
+        words = self.words
+        if words[0] != chunk_id:
+            words[0] = 0
             self._used = 0
             for at in range(8, 8 + 8 * n_items, 8192):
                 end = min(at + 8192, 8 + 8 * n_items)
                 self._view[at:end] = UNSET_WORDS[: end - at]
-        self.words[0] = chunk_id
+        words[PHASE_WORD] = phase
+        words[0] = chunk_id
 
     def put(self, index: int, result: object, dumps: Callable[..., bytes] = pickle.dumps) -> bool:
         """Record the result of an item that is neither None nor a small int. False: it cannot be kept here."""
@@ -90,6 +98,18 @@ def started_chunk(page: mmap.mmap, slot_index: int) -> int:
     """The id of the chunk that this slot started last, 0 if none. The pool's side."""
     at = slot_index * REGION_BYTES
     return int.from_bytes(page[at : at + 8], "little")
+
+
+def read_phase(page: mmap.mmap, slot_index: int) -> int:
+    """What this slot did with its chunk when it was last seen. The pool's side."""
+    at = slot_index * REGION_BYTES + 8 * PHASE_WORD
+    return int.from_bytes(page[at : at + 8], "little")
+
+
+def revoke(page: mmap.mmap, slot_index: int, chunk_id: int) -> None:
+    """Tell this slot to run no more tasks of a chunk. The pool's side."""
+    at = slot_index * REGION_BYTES + 8 * REVOKED_WORD
+    page[at : at + 8] = chunk_id.to_bytes(8, "little")
 
 
 def read_results(page: mmap.mmap, slot_index: int, first: int, n_items: int) -> list[Any]:

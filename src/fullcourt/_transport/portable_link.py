@@ -282,7 +282,8 @@ class PoolEnd:
             else:
                 entry = self._in_flight.get(chunk_id)
                 if entry is not None:
-                    entry[0] = 0 if kind in (frames.MISSING, frames.UNLOADABLE) else entry[0] - fields[5]
+                    # RESULT, RESULTS, ERROR tell of some tasks' ends; any other kind, that the chunk will not run.
+                    entry[0] = entry[0] - fields[5] if kind <= frames.ERROR else 0
                     if entry[0] <= 0:
                         del self._in_flight[chunk_id]
                         self._unread_bytes -= entry[1]
