@@ -370,7 +370,7 @@ ANYWHERE: dict[str, tuple[str, list[str]]] = {
             return os.getpid() != parent
 
         parent = os.getpid()
-        with fullcourt.Pool(2, meet_init, threads=2, start_method=METHOD) as pool:
+        with fullcourt.Pool(1, meet_init, threads=2, start_method=METHOD) as pool:
             print(pool.map(meet, range(8), chunksize=1))
         """,
         ["[True, True, True, True, True, True, True, True]"],

@@ -514,12 +514,6 @@ class Driver:
         started = self.engine.started(handle)
         self.busy_of_lost_s += handle.busy_s
         held: list[Any] = self.scheduler.worker_lost(handle.id, now)
-        if not handle.ready and not self.scheduler.closing:
-            self._n_stillborn += 1
-            if self._n_stillborn >= MAX_STILLBORN:
-                last = exit_name(event.exitcode) if handle.failure is None else f"failed: {handle.failure!r}"
-                how = f"{MAX_STILLBORN} workers in a row ended before they were ready; the last {last}."
-                settlements += self._break(WorkerDied(f"{how} Look at the initializer and at what is imported."))
         back: list[Any] = []
         for chunk in held:
             if chunk.id not in started:
@@ -549,6 +543,13 @@ class Driver:
                 if culprit + 1 < chunk.count and chunk.job.open:
                     back.append(chunk.cut(culprit + 1))
         self.scheduler.came_back([chunk for chunk in back if type(chunk) is Call or chunk.job.open], now)
+        if not handle.ready and not self.scheduler.closing:
+            self._n_stillborn += 1
+            if self._n_stillborn >= MAX_STILLBORN:
+                last = exit_name(event.exitcode) if handle.failure is None else f"failed: {handle.failure!r}"
+                how = f"{MAX_STILLBORN} workers in a row ended before they were ready; the last {last}."
+                # after what it held came back, so that it ends, too
+                settlements += self._break(WorkerDied(f"{how} Look at the initializer and at what is imported."))
         return settlements
 
     def _break(self, error: BaseException) -> list[Settlement]:
