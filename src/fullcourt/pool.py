@@ -36,7 +36,7 @@ class WorkerStatistics:
     Attributes:
         pid: its process; the caller's own for threads and the inline pool. None while it starts.
         name: the pool's name and the worker's number.
-        n_done: tasks that ended there, failures included.
+        n_done: tasks that gave a result there.
         busy_s: seconds its slots spent in tasks, added up.
         waiting_s: seconds for which work for it was under way (in its link or being pickled) but did not run.
         idle_s: seconds for which its slots had nothing to do.
@@ -61,7 +61,7 @@ class PoolStatistics:
     Attributes:
         n_done: tasks that gave a result.
         n_failed: tasks that raised, died or could not travel.
-        n_in_flight: tasks that were handed to workers and have not ended.
+        n_in_flight: tasks that were submitted (or read from an `imap`'s input) and have not ended.
         workers: the workers that serve now.
         in_tasks_s: seconds spent in the user's functions, over all workers that ever were.
         pickling_s: seconds spent pickling and unpickling in this process.
@@ -152,6 +152,7 @@ def timeout_error(timeout: float | None) -> Exception:
 
 
 def abandon_iterator(driver: Driver, job: StreamJob, refill: Callable[[], None]) -> None:
+    job.abandoned = True
     driver.abandon_job(job)
     refill()  # a feeder that waits for room sees that it is over
 
@@ -177,10 +178,14 @@ class Feeder:
     def refill(self) -> None:
         """Pull more, if there is room for a good portion."""
         job = self._job
-        if self._iterator is not None:
-            if not job.exhausted and not job.stopped and 2 * job.room() >= job.window():
+        if is_stopped(job):
+            self._iterator = None  # the user's generator is closed now
+            self._sleeping = False
+            self._wake.release()
+        elif self._iterator is not None:
+            if not job.exhausted and 2 * job.room() >= job.window():
                 self._pull_here()
-        elif self._sleeping and (job.stopped or 2 * job.room() >= job.window()):
+        elif self._sleeping and (2 * job.room() >= job.window()):
             self._sleeping = False
             self._wake.release()
 
@@ -234,7 +239,7 @@ class Feeder:
 
 def is_stopped(job: StreamJob) -> bool:
     """Another thread may have stopped it since one last looked; type checkers do not expect that of an attribute."""
-    return job.stopped
+    return job.stopped or job.abandoned
 
 
 class Pool:
@@ -292,8 +297,10 @@ class Pool:
             raise ValueError(
                 f"start_method={start_method!r} is unknown: it is one of {', '.join(START_METHODS)}, or None"
             )
-        if isinstance(preload, str):
-            raise TypeError(f"preload takes a sequence of module names, not the string {preload!r}")
+        if isinstance(preload, str) or not hasattr(preload, "__iter__"):
+            raise TypeError(f"preload takes a sequence of module names, not {preload!r}")
+        if name is not None and not isinstance(name, str):
+            raise TypeError(f"name must be a string, not {name!r}")
         if processes is None:
             processes = 0 if threads is not None or interpreters is not None else usable_cores().count
         if max_tasks_per_child is not None and not processes:

@@ -145,12 +145,12 @@ def test_short_tasks_do_not_wait_behind_a_long_one(parallel: Engine, new_pool: C
     assert long.result(30) == "long"
 
 
-def test_items_of_a_map_do_not_wait_behind_a_long_one(
+def test_chunks_of_a_map_do_not_wait_behind_a_long_one(
     parallel: Engine, new_pool: Callable[..., Any], gate: Gate
 ) -> None:
     pool = new_pool()
     jobs = [(gate.turnstile, item) for item in [*range(1, 300), 0, *range(300, 600)]]
-    results = pool.imap_unordered(tasks.first_waits, jobs)
+    results = pool.imap_unordered(tasks.first_waits, jobs, chunksize=1)  # no other item shares the long one's chunk
     early = list(itertools.islice(results, 599))
     assert sorted(early) == list(range(1, 600))
     gate.permit()

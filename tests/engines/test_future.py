@@ -16,7 +16,6 @@ from typing import Any
 
 import pytest
 
-from fullcourt._engines import future as module
 from fullcourt._engines.future import Future
 from fullcourt.errors import TaskCancelled
 
@@ -462,10 +461,15 @@ class TakesItselfAway:
         self.future.unblock(self)
 
 
+@pytest.mark.parametrize("with_condition", [False, True])
 @pytest.mark.parametrize("settle", [lambda f: f.set_result(1), lambda f: f.cancel()])
-def test_a_waiter_that_runs_on_at_once_does_not_hide_the_next_one(settle: Callable[[Future[int]], object]) -> None:
+def test_a_waiter_that_runs_on_at_once_does_not_hide_the_next_one(
+    settle: Callable[[Future[int]], object], with_condition: bool
+) -> None:
     """1. Two threads wait. 2. The settler releases the first. 3. It runs, and unblocks. 4. The second must wake."""
     future: Future[int] = Future()
+    if with_condition:
+        future.add_done_callback(lambda _: None)
     locks = [TakesItselfAway(future) for _ in range(4)]
     for lock in locks:
         future.block(lock)
@@ -473,13 +477,9 @@ def test_a_waiter_that_runs_on_at_once_does_not_hide_the_next_one(settle: Callab
     assert [lock.released for lock in locks] == [True] * 4
 
 
-@pytest.mark.parametrize("free_threaded", [False, True])
 @pytest.mark.parametrize("settle", [lambda f: f.set_result(1), lambda f: f.cancel()])
-def test_callbacks_run_without_any_lock(
-    settle: Callable[[Future[int]], object], free_threaded: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_callbacks_run_without_any_lock(settle: Callable[[Future[int]], object]) -> None:
     """A callback may wait for another future, which another thread settles."""
-    monkeypatch.setattr(module, "FREE_THREADED", free_threaded)
     future, other = Future[int](), Future[int]()
     seen: list[bool] = []
 
@@ -501,11 +501,7 @@ def test_callbacks_run_without_any_lock(
     assert seen == [True]
 
 
-@pytest.mark.parametrize("free_threaded", [False, True])
-def test_waiters_and_settlers_in_many_threads_all_come_through(
-    free_threaded: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(module, "FREE_THREADED", free_threaded)
+def test_waiters_and_settlers_in_many_threads_all_come_through() -> None:
     futures = [Future[int]() for _ in range(200)]
     barrier = threading.Barrier(5)
     called: list[int] = []

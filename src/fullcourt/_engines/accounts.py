@@ -78,7 +78,7 @@ def take_statistics(driver: Any, now: float) -> dict[str, Any]:
     return {
         "n_done": driver.n_done,
         "n_failed": driver.n_failed,
-        "n_in_flight": scheduler.n_sent_tasks,
+        "n_in_flight": driver.n_unfinished(),
         "workers": workers,
         "in_tasks_s": driver.busy_of_lost_s + cast("float", sum(worker["busy_s"] for worker in workers)),
         "pickling_s": driver.pickling_s if driver.functions is not None else 0.0,

@@ -187,7 +187,7 @@ class Driver:
                 settlements = self._tasks_done(chunk, start, values)
             else:
                 settlements = self._task_failed(chunk, start, error, handle)
-            if self.closed:
+            if self.closed or self._abandoned_jobs:
                 self._after_event()
         if self.scheduler.actions and not self.engine.runs_inline:
             self._perform()
@@ -783,6 +783,13 @@ class Driver:
                 wait_aside(Future(), 0.01)
         with self._lock:
             return take_statistics(self, monotonic())
+
+    def n_unfinished(self) -> int:
+        """How many tasks were submitted (or read from an input) and have not ended. Under the lock."""
+        scheduler = self.scheduler
+        waiting = sum(stream.n_live for stream in self._streams.values())
+        returned = sum(chunk.count - chunk.done for chunk in scheduler.returned)
+        return scheduler.n_sent_tasks + waiting + returned + sum(job.available() for job in self._jobs)
 
     def abandon(self) -> None:
         """Nobody holds the pool any more. Called by the garbage collector: takes no lock that another may hold."""

@@ -270,6 +270,7 @@ class StreamJob(MapJob):
         self.n_taken = 0  # items given to workers
         self.n_given = 0  # results given to the consumer
         self.exhausted = False
+        self.abandoned = False  # nobody holds its iterator any more; set without a lock
         self.n_total = 0  # items in all, once it is exhausted
         self.finite = False  # whether the input surely ends
         self.input_error: BaseException | None = None
