@@ -299,7 +299,7 @@ class Pool:
             )
         if isinstance(preload, str) or not hasattr(preload, "__iter__"):
             raise TypeError(f"preload takes a sequence of module names, not {preload!r}")
-        if name is not None and not isinstance(name, str):
+        if not isinstance(cast("object", name), (str, type(None))):
             raise TypeError(f"name must be a string, not {name!r}")
         if processes is None:
             processes = 0 if threads is not None or interpreters is not None else usable_cores().count

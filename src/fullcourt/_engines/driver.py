@@ -647,6 +647,8 @@ class Driver:
     def _step(self, timeout: float | None) -> None:
         """Wait for something to happen, and deal with it. Only the leader calls this."""
         self._since_driven = 0
+        if self._abandoned and not self.closed:
+            self.close()
         look_again_at = self.scheduler.look_again_at
         if look_again_at is not None:
             left = max(0.0, look_again_at - monotonic())
@@ -657,8 +659,6 @@ class Driver:
             ready = self.engine.wait(timeout)
         finally:
             shield.wait_ends()
-        if self._abandoned and not self.closed:
-            self.close()
         self.handle_events(self.engine.collect(ready))
 
     def _has_work(self) -> bool:

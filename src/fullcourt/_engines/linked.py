@@ -193,7 +193,7 @@ class LinkedEngine(RemoteEngine):
         self._epoll = select.epoll()
         self._sources: dict[int, Callable[[list[Event]], None]] = {}
         self._wake_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-        self._lock = threading.Lock()  # protects handles, _sources and the epoll set against closing
+        self._lock = threading.Lock()  # protects _wake_fd: its number may be another file's after closing
         self._watch(self._wake_fd, self._woken)
 
     # -- waiting ---------------------------------------------------------------------------------------------------
@@ -216,7 +216,9 @@ class LinkedEngine(RemoteEngine):
 
     def wake(self) -> None:
         """Make a thread that is in :meth:`poll` return."""
-        os.eventfd_write(self._wake_fd, 1)
+        with self._lock:
+            if self._wake_fd >= 0:
+                os.eventfd_write(self._wake_fd, 1)
 
     def _woken(self, events: list[Event]) -> None:
         with contextlib.suppress(BlockingIOError):
@@ -257,10 +259,11 @@ class LinkedEngine(RemoteEngine):
                 events.append(FrameArrived(handle, *received))
 
     def _close_epoll(self) -> None:
-        if not self._epoll.closed:
-            self._epoll.close()
-            os.close(self._wake_fd)
-            self._wake_fd = -1
+        with self._lock:
+            if self._wake_fd >= 0:
+                self._epoll.close()
+                os.close(self._wake_fd)
+                self._wake_fd = -1
 
     # -- workers ---------------------------------------------------------------------------------------------------
 

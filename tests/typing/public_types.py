@@ -1,0 +1,42 @@
+"""What the type checkers must see of the public face. Checked by mypy and basedpyright, never run."""
+
+from collections.abc import Iterator
+from typing import assert_type
+
+import fullcourt
+from fullcourt.pool import PoolStatistics, ResultIterator
+
+
+def double(x: int) -> float:
+    return 2.0 * x
+
+
+def name_of(first: str, *, last: str) -> str:
+    return first + last
+
+
+def futures(pool: fullcourt.Pool) -> None:
+    assert_type(pool.submit(double, 3), fullcourt.Future[float])
+    assert_type(pool.submit(name_of, "a", last="b").result(), str)
+    assert_type(pool.apply(double, (3,)), float)
+    assert_type(pool.apply_async(double, (3,)).get(timeout=1.0), float)
+    pool.submit(double, "three")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+
+
+def maps(pool: fullcourt.Pool) -> None:
+    assert_type(pool.map(double, [1, 2]), list[float])
+    assert_type(pool.starmap(name_of, [("a",)]), list[str])
+    assert_type(pool.map_async(double, [1, 2]), fullcourt.Future[list[float]])
+    assert_type(pool.imap(double, [1, 2]), ResultIterator[float])
+    assert_type(iter(pool.imap_unordered(double, [1, 2])), Iterator[float])
+    assert_type(fullcourt.map(double, [1, 2], threads=2), list[float])
+
+
+def lifecycle() -> None:
+    with fullcourt.Pool(2, threads=2) as pool:
+        assert_type(pool, fullcourt.Pool)
+        assert_type(pool.statistics(), PoolStatistics)
+
+
+async def awaiting(pool: fullcourt.Pool) -> None:
+    assert_type(await pool.submit(double, 3), float)
