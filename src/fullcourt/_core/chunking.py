@@ -38,5 +38,5 @@ def chunk_size(mean_s: float | None, previous: int, remaining: int | None, n_slo
     if remaining is not None:
         share = remaining // (2 * n_slots)
         if size > share:
-            size = max(share, int(SMALLEST_S / mean_s))
+            size = max(share, min(size, int(SMALLEST_S / mean_s)))
     return min(max(size, 1), MAX_CHUNK)

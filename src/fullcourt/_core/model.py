@@ -100,7 +100,7 @@ class Worker:
         stopping: whether it was told to end.
     """
 
-    __slots__ = ("held_s", "holding_since", "id", "load_s", "n_given", "progress_at", "sent", "stopping")
+    __slots__ = ("held_s", "holding_since", "id", "load_s", "n_given", "progress_at", "retiring", "sent", "stopping")
 
     def __init__(self, worker_id: int, now: float) -> None:
         self.id = worker_id
@@ -110,4 +110,5 @@ class Worker:
         self.progress_at = now
         self.holding_since = now
         self.held_s = 0.0
+        self.retiring = False
         self.stopping = False

@@ -23,7 +23,7 @@ from __future__ import annotations
 from collections import deque
 from typing import Literal
 
-from fullcourt._core.chunking import TARGET_S, chunk_size
+from fullcourt._core.chunking import MAX_CHUNK, TARGET_S, chunk_size
 from fullcourt._core.model import Chunk, Stream, Worker
 
 __all__ = ["Action", "Scheduler"]
@@ -59,6 +59,8 @@ class Scheduler:
         self.idle: dict[int, Worker] = {}
         self.roomy: dict[int, Worker] = {}
         self.laden: dict[int, Worker] = {}
+        self.reserve: dict[int, Worker] = {}  # successors: they get work when those before them have ended theirs
+        self.n_active = 0  # workers that are neither stopping nor in reserve
         self.streams: deque[Stream] = deque()
         self.returned: deque[Chunk] = deque()
         self.look_again_at: float | None = None
@@ -99,8 +101,8 @@ class Scheduler:
             self._dispatch(now)
         elif worker.id in self.idle and self.laden:
             self._steal(now)
-        if not worker.sent and worker.n_given == self.max_tasks and not worker.stopping:
-            self._stop(worker)
+        if worker.retiring:
+            self._retire(worker, now)
 
     def withdrawn(self, chunk: Chunk, now: float) -> None:
         """A chunk that a worker was given did not start there, and shall not run (cancelled, or it cannot travel)."""
@@ -109,10 +111,10 @@ class Scheduler:
         worker = self.workers[chunk.worker_id]
         self._drop(worker, chunk, now)
         self.n_sent_tasks -= chunk.count - chunk.done
-        worker.n_given -= chunk.count - chunk.done
-        self._place(worker)
+        self._take_off(worker, chunk, now)
         if self.returned or self.streams:
             self._dispatch(now)
+        self._look_out(now)
 
     def taken_back(self, chunks: list[Chunk], now: float) -> None:
         """Chunks that had not started came back from workers; they go elsewhere, before all else."""
@@ -122,10 +124,10 @@ class Scheduler:
             worker = self.workers[chunk.worker_id]
             self._drop(worker, chunk, now)
             self.n_sent_tasks -= chunk.count - chunk.done
-            worker.n_given -= chunk.count - chunk.done
-            self._place(worker)
+            self._take_off(worker, chunk, now)
             self.returned.append(chunk)
         self._dispatch(now)
+        self._look_out(now)
 
     def came_back(self, chunks: list[Chunk], now: float) -> None:
         """Chunks that belong to no worker (the rest of one whose worker died, a retry) wait to be sent."""
@@ -138,12 +140,17 @@ class Scheduler:
         worker = self.workers.pop(worker_id)
         for place in (self.idle, self.roomy, self.laden):
             place.pop(worker_id, None)
+        if self.reserve.pop(worker_id, None) is None and not worker.stopping:
+            self.n_active -= 1
         held = list(worker.sent.values())
         for chunk in held:
             chunk.worker_id = None
             self.n_sent_tasks -= chunk.count - chunk.done
-        if not self.closing and self._n_serving() < self.n_workers:
-            self._start_worker(now)
+        if not self.closing:
+            self._promote(now)
+            if self._n_serving() < self.n_workers:
+                self._start_worker(now)
+            self._look_out(now)
         return held
 
     def time_passed(self, now: float) -> None:
@@ -167,18 +174,47 @@ class Scheduler:
         return bool(self.streams or self.returned)
 
     def _n_serving(self) -> int:
-        return sum(not w.stopping and w.n_given != self.max_tasks for w in self.workers.values())
+        return sum(not w.stopping and not w.retiring for w in self.workers.values())
 
     def _start_worker(self, now: float) -> None:
         worker = Worker(self._next_worker, now)
         self._next_worker += 1
         self.workers[worker.id] = worker
         self.actions.append(("start", worker.id))
+        self.reserve[worker.id] = worker
+        self._promote(now)
+
+    def _promote(self, now: float) -> None:
+        """Give a successor its place, if there is one free."""
+        if self.reserve and self.n_active < self.n_workers:
+            worker = self.reserve.pop(next(iter(self.reserve)))
+            self.n_active += 1
+            self._place(worker)
+            self._dispatch(now)
+
+    def _retire(self, worker: Worker, now: float) -> None:
+        """Stop a worker that was given its last task, if it has nothing any more."""
+        if not worker.sent and not worker.stopping:
+            self._stop(worker)
+            self._promote(now)
+            self._look_out(now)
+
+    def _take_off(self, worker: Worker, chunk: Chunk, now: float) -> None:
+        """A chunk left a worker unrun. One that retires does not get other work for it: its successor is there."""
+        worker.n_given -= chunk.count - chunk.done
         self._place(worker)
-        self._dispatch(now)
+        if worker.retiring:
+            self._retire(worker, now)
+
+    def _look_out(self, now: float) -> None:
+        """See to it that a free slot is not forgotten beside a full link."""
+        if self.look_again_at is None and self.idle and self.laden and self.may_take_back:
+            self.look_again_at = now + STILL_S
 
     def _stop(self, worker: Worker) -> None:
         worker.stopping = True
+        if self.reserve.pop(worker.id, None) is None:
+            self.n_active -= 1
         self._place(worker)
         self.actions.append(("stop", worker.id))
 
@@ -195,7 +231,7 @@ class Scheduler:
         """Put a worker into the sets where it belongs (invariant 3)."""
         n_held = len(worker.sent)
         n_slots = self.n_slots
-        usable = not worker.stopping and worker.n_given != self.max_tasks
+        usable = not worker.stopping and not worker.retiring
         if usable and n_held < n_slots:
             self.idle[worker.id] = worker
         else:
@@ -213,6 +249,9 @@ class Scheduler:
         """Send what waits to whoever has room: first to those with a free slot, the last to fall idle first."""
         idle, roomy, streams, returned = self.idle, self.roomy, self.streams, self.returned
         while roomy and (returned or streams):
+            if not returned and not streams[0].available():  # its map failed or was cancelled
+                streams.popleft().queued = False
+                continue
             if idle:
                 worker = idle[next(reversed(idle))]
             else:
@@ -238,7 +277,9 @@ class Scheduler:
 
     def _size(self, stream: Stream, worker: Worker) -> int:
         size = stream.fixed_size()
-        if size is None:
+        if size is not None:
+            size = min(size, MAX_CHUNK)
+        else:
             n_slots = self.n_workers * self.n_slots
             size = chunk_size(stream.estimate.mean_s, stream.last_size, stream.remaining(), n_slots)
             stream.last_size = size
@@ -257,9 +298,11 @@ class Scheduler:
         worker.load_s += chunk.expected_s
         worker.n_given += n_tasks
         self.n_sent_tasks += n_tasks
+        if worker.n_given == self.max_tasks:
+            worker.retiring = True
         self._place(worker)
         self.actions.append(("send", worker.id, chunk))
-        if worker.n_given == self.max_tasks and not self.closing:
+        if worker.retiring and not self.closing:
             self._start_worker(now)
 
     def _steal(self, now: float) -> None:
@@ -283,7 +326,7 @@ class Scheduler:
         if self.roomy:
             assert not self.streams and not self.returned, "work waits while a worker has room"
         for worker in self.workers.values():
-            usable = not worker.stopping and worker.n_given != self.max_tasks
+            usable = not worker.stopping and not worker.retiring and worker.id not in self.reserve
             n_held = len(worker.sent)
             assert (worker.id in self.idle) == (usable and n_held < self.n_slots)
             assert (worker.id in self.laden) == (n_held > self.n_slots)

@@ -163,7 +163,7 @@ class Future(concurrent.futures.Future, Generic[T]):  # type: ignore[type-arg]
             return self.cancelled()
         if self._settler is not None:
             return self._settler.cancel(self)
-        return self._settle_cancelled()
+        return self._state != RUNNING and self._settle_cancelled()
 
     # -- settling: once, by the driver (or by whoever made a future by hand) ---------------------------------------
 
@@ -206,7 +206,8 @@ class Future(concurrent.futures.Future, Generic[T]):  # type: ignore[type-arg]
                 self._end(FINISHED, result, exception)
                 return
         with self._cond:
-            self._end(FINISHED, result, exception)
+            with guard:  # against block and unblock
+                self._end(FINISHED, result, exception)
             for waiter in self._waiters:
                 if exception is None:
                     waiter.add_result(self)
@@ -220,7 +221,7 @@ class Future(concurrent.futures.Future, Generic[T]):  # type: ignore[type-arg]
         self._exception = exception
         self._state = state
         if self._blocked is not None:
-            for lock in self._blocked:
+            for lock in tuple(self._blocked):  # who wakes takes its own away at once
                 let_go(lock)
 
     def _settle_cancelled(self) -> bool:

@@ -109,9 +109,14 @@ class RemoteEngine(abc.ABC):
         if function.id == 0 or function.id not in handle.known:
             data = function.data
             handle.known.add(function.id)
-        frame = self._make_frame(
-            chunk.kind, function.id, chunk.id, chunk.start, chunk.count, 0.0, data, payload, buffers
-        )
+        try:
+            frame = self._make_frame(
+                chunk.kind, function.id, chunk.id, chunk.start, chunk.count, 0.0, data, payload, buffers
+            )
+        except OSError as error:  # no descriptor or no memory left for a block
+            problem = PicklingError(f"a task's arguments could not be put into a memory block: {error}")
+            problem.__cause__ = error
+            return problem
         handle.link.send(frame)
         return None
 

@@ -102,7 +102,10 @@ class Worker:
         try:
             body = read_body(data, fields, attached)
         except OSError as error:  # no descriptors or no memory left for the mapping
-            self._answer_error(frames.ERROR, chunk_id, start, error, 0.0)
+            if count > 1:
+                self._send(frames.UNLOADABLE, chunk_id, start, count, 0.0, b"", [])
+            else:
+                self._answer_error(frames.ERROR, chunk_id, start, error, 0.0)
             return
         fn = self._functions.get(function_id)
         n_items = 0 if kind == frames.CALL else count

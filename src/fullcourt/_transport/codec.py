@@ -16,7 +16,7 @@ import itertools
 import pickle
 import sys
 from collections.abc import Callable, Iterable
-from types import BuiltinFunctionType, CodeType, FunctionType, MethodType, ModuleType
+from types import BuiltinFunctionType, CellType, CodeType, FunctionType, MethodType, ModuleType
 from typing import Any, cast
 
 from fullcourt._core.model import Estimate
@@ -27,6 +27,9 @@ __all__ = ["Codec", "Encoded", "FunctionTable", "dump_exception", "load_exceptio
 PROTOCOL = 5
 # Smaller buffers are copied into the pickle: a descriptor and a mapping cost about 10 us, as much as copying this.
 OUT_OF_BAND_BYTES = 32768
+
+# The table of their lengths, 8 bytes each, must fit in one frame.
+MAX_BUFFERS = 4096
 
 Encoded = tuple[bytes, list[pickle.PickleBuffer]]
 
@@ -62,7 +65,7 @@ class Codec:
         try:
             data = pickle.dumps(obj, PROTOCOL, buffer_callback=buffers.append)
             if b"__main__" not in data or self._shares_main():
-                if buffers and any(is_small(buffer) for buffer in buffers):
+                if len(buffers) > MAX_BUFFERS or any(is_small(buffer) for buffer in buffers):
                     buffers = []
                     data = pickle.dumps(obj, PROTOCOL, buffer_callback=keep_large(buffers))
                 return data, buffers
@@ -124,7 +127,7 @@ def keep_large(buffers: list[pickle.PickleBuffer]) -> Callable[[pickle.PickleBuf
     """A buffer callback that takes the large ones out of the pickle, and leaves the others in."""
 
     def keep(buffer: pickle.PickleBuffer) -> bool:
-        small = is_small(buffer)
+        small = len(buffers) >= MAX_BUFFERS or is_small(buffer)
         if not small:
             buffers.append(buffer)
         return small
@@ -185,7 +188,9 @@ class FunctionTable:
 
     def get(self, fn: Callable[..., Any]) -> Function:
         """The function's entry. Raises PicklingError. From any thread: at worst a function is numbered twice."""
-        if type(fn) not in (FunctionType, BuiltinFunctionType, type):
+        if type(fn) not in (FunctionType, BuiltinFunctionType, type) or not isinstance(
+            getattr(fn, "__self__", None), (ModuleType, type(None))
+        ):  # `prices.get` is a builtin too, and bound
             return self._unnumbered(fn, self._encode(fn))
         known = self._known.get(fn)
         by_value = type(fn) is FunctionType and fn.__module__ == "__main__" and not self._codec.shares_globals(fn)
@@ -353,13 +358,13 @@ def find_unpicklable(obj: object, path: str = "", depth: int = 0) -> str:
     if depth < 8:
         if isinstance(obj, dict):
             pairs = cast("dict[object, object]", obj).items()
-            children = [(f"{path}[{key!r:.40}]", value) for key, value in list(pairs)[:1000]]
+            children = [(f"{path}[{short(key)}]", value) for key, value in list(pairs)[:1000]]
         elif isinstance(obj, (list, tuple, set, frozenset)):
             values = list(cast("Iterable[object]", obj))[:1000]
             children = [(f"{path}[{i}]", value) for i, value in enumerate(values)]
         elif isinstance(obj, FunctionType):
             cells = zip(obj.__code__.co_freevars, obj.__closure__ or (), strict=False)
-            children = [(f"{path}{obj.__qualname__}'s {name}", cell.cell_contents) for name, cell in cells]
+            children = [(f"{path}{obj.__qualname__}'s {name}", c.cell_contents) for name, c in cells if c != CellType()]
             used = [name for name in names_in(obj.__code__) if name in obj.__globals__]
             children += [(f"{path}{obj.__qualname__}'s global {name}", obj.__globals__[name]) for name in used]
         elif isinstance(obj, MethodType):
@@ -373,6 +378,13 @@ def find_unpicklable(obj: object, path: str = "", depth: int = 0) -> str:
     return f"{path or 'it'} (of type {kind})"
 
 
+def short(key: object) -> str:
+    try:
+        return f"{key!r:.40}"
+    except Exception:  # noqa: BLE001  it is the user's
+        return "..."
+
+
 def type_name(obj: object) -> str:
     kind: type[Any] = type(obj)
     return f"{kind.__module__}.{kind.__qualname__}".removeprefix("builtins.")
@@ -384,9 +396,11 @@ def dump_exception(error: BaseException, text: str, codec: Codec) -> bytes:
         try:
             data, buffers = codec.encode((candidate, text))
             if buffers:
-                data = pickle.dumps((candidate, text), PROTOCOL)
+                from fullcourt._transport.by_value import dumps
+
+                data = dumps((candidate, text), PROTOCOL)
             loaded = pickle.loads(data)[0]
-            if type(loaded) is type(error):
+            if type(loaded) is type(error) and (candidate is not error or loaded.args == error.args):
                 return data
         except BaseException:  # noqa: BLE001, S112  a two-argument __init__, a lock in an attribute, a hostile __reduce__
             continue
@@ -417,7 +431,7 @@ class Rebuilt:
 
 def rebuild(kind: type[BaseException], args: tuple[object, ...], state: dict[str, object]) -> BaseException:
     error = kind.__new__(kind, *args)
-    error.args = args
+    BaseException.__setattr__(error, "args", args)  # the class may be frozen
     error.__dict__.update(state)
     return error
 
@@ -438,7 +452,7 @@ def load_exception(data: bytes | memoryview) -> BaseException:
         error, text = pickle.loads(data)
     except Exception as problem:  # noqa: BLE001  it loaded in the worker; here its module may be missing
         return RemoteError(f"the task failed, and its exception could not be read here: {problem!r}", "?")
-    error.__cause__ = RemoteTraceback(text)
+    BaseException.__setattr__(error, "__cause__", RemoteTraceback(text))  # the class may be frozen
     return error  # type: ignore[no-any-return]
 
 

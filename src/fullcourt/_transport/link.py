@@ -18,7 +18,16 @@ import threading
 from collections import deque
 
 from fullcourt._transport.blocks import open_block, raw_views, write_block
-from fullcourt._transport.frames import BLOCK, DESCRIPTOR_FOLLOWS, HEADER_BYTES, MAX_INLINE, RECEIVE_BYTES, pack, unpack
+from fullcourt._transport.frames import (
+    BLOCK,
+    DESCRIPTOR_FOLLOWS,
+    HEADER_BYTES,
+    MAX_INLINE,
+    RECEIVE_BYTES,
+    STOP,
+    pack,
+    unpack,
+)
 
 __all__ = ["Body", "PoolEnd", "WorkerEnd", "make_link"]
 
@@ -203,6 +212,7 @@ class PoolEnd:
     def take_back(self) -> list[int]:
         """Take back all frames that the worker has not read. Returns their chunks' ids, in order."""
         ids: list[int] = []
+        stops: list[Frame] = []  # another thread has just told the worker to end; it must still be told
         with self._lock:
             while True:
                 try:
@@ -213,11 +223,19 @@ class PoolEnd:
                     os.close(fd)
                 if not data:
                     break
-                ids.append(unpack(data)[3])
+                if data[0] == STOP:
+                    stops.append(Frame(data, -1, 0))
+                else:
+                    ids.append(unpack(data)[3])
             while self._waiting:
                 frame = self._waiting.popleft()
+                if frame.data[0] == STOP:
+                    stops.append(frame)
+                    continue
                 ids.append(frame.chunk_id)
                 frame.close()
+        for frame in stops:
+            self.send(frame)
         return ids
 
     def close(self) -> None:
