@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import os
+import re
 import random
 import signal
 import sys
@@ -42,6 +43,7 @@ TOKEN_NAME = "FULLCOURT_TEST_RUN"
 TOKEN = f"{TOKEN_NAME}={uuid.uuid4().hex}"
 SEED = int(os.environ.get("FULLCOURT_TEST_SEED") or random.SystemRandom().randrange(2**32))
 IGNORED_TARGETS = ("/dev/urandom", "/dev/random")  # kept open by whoever drew random bytes first
+SHARED_LIBRARY = re.compile(r"\.so(\.[0-9]+)*$")  # kept open by ctypes, from the first import on, on some builds
 IGNORED_THREADS = ("pytest_timeout",)
 
 FAILED = pytest.StashKey[bool]()
@@ -161,7 +163,7 @@ def _descriptors() -> dict[tuple[int, str], str]:
     for name in os.listdir(PROC / "self" / "fd"):
         with contextlib.suppress(OSError):  # the descriptor that listed the folder is closed by now
             target = os.readlink(PROC / "self" / "fd" / name)
-            if target not in IGNORED_TARGETS and int(name) not in known:
+            if target not in IGNORED_TARGETS and not SHARED_LIBRARY.search(target) and int(name) not in known:
                 found[int(name), target] = f"file descriptor {name}: {target}"
     return found
 

@@ -18,6 +18,7 @@ from fullcourt._engines.driver import Driver
 from fullcourt._engines.future import Future
 from fullcourt._engines.jobs import MAP, STARMAP, Failure, MapJob, StreamJob
 from fullcourt._os.cpus import usable_cores
+from fullcourt._os.threads import make_thread
 from fullcourt.errors import PicklingError
 
 __all__ = ["Failure", "Future", "Pool", "PoolStatistics", "ResultIterator", "WorkerStatistics", "map"]
@@ -169,7 +170,7 @@ class Feeder:
         job.refill = self.refill
         if own_thread:
             self._iterable: Iterable[Any] | None = iterable
-            threading.Thread(target=self._run, name=f"{driver.name}-input", daemon=True).start()
+            make_thread(self._run, f"{driver.name}-input").start()
         else:
             self._iterable = None
             self._iterator = iter(iterable)

@@ -20,6 +20,7 @@ from typing import Any
 
 from fullcourt._engines.linked import Event, Handle, LinkedEngine, Lost
 from fullcourt._engines.template import Setup, enter_world, load_initializer, read_all, write_setup
+from fullcourt._os.threads import make_thread
 from fullcourt._transport import frames
 from fullcourt._transport.codec import Codec
 from fullcourt._transport.link import make_frame, make_link
@@ -47,7 +48,7 @@ class InterpreterEngine(LinkedEngine):
         handle.pid = os.getpid()
         # The interpreter takes duplicates: the link keeps `tasks`, for taking back.
         fds = (os.dup(tasks.fileno()), results.detach(), page_fd)
-        thread = threading.Thread(target=self._run, args=(handle, fds), name=handle.name, daemon=True)
+        thread = make_thread(self._run, handle.name, (handle, fds))
         self._threads[worker_id] = thread
         thread.start()
 

@@ -14,6 +14,7 @@ from time import monotonic, perf_counter
 from typing import Any, Protocol
 
 from fullcourt._engines.jobs import STARMAP, Call
+from fullcourt._os.threads import make_thread
 
 __all__ = ["InlineEngine", "LocalHandle", "ThreadEngine"]
 
@@ -148,7 +149,7 @@ class ThreadEngine(LocalEngine):
     def start(self, worker_id: int) -> None:
         handle = self.handles[worker_id] = LocalHandle(worker_id, self.name)
         for index in range(self.n_slots):
-            thread = threading.Thread(target=self._serve, args=(handle,), name=f"{self.name}-{index}", daemon=True)
+            thread = make_thread(self._serve, f"{self.name}-{index}", (handle,))
             self._threads.append(thread)
             thread.start()
 

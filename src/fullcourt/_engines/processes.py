@@ -16,7 +16,7 @@ from fullcourt._os.system import open_pidfd
 from fullcourt._transport import frames
 from fullcourt._transport.codec import Codec
 from fullcourt._transport.link import make_frame, make_link
-from fullcourt.errors import PoolBroken
+from fullcourt.errors import NotSupported, PoolBroken
 
 __all__ = ["ProcessEngine"]
 
@@ -122,7 +122,7 @@ class ProcessEngine(LinkedEngine):
             return
         try:
             self.open()
-        except OSError as error:
+        except (OSError, NotSupported) as error:
             events.append(Broken(PoolBroken(f"the process that starts the workers could not be started: {error}")))
 
     def _order(self, message: tuple[Any, ...], fds: list[int] | None = None) -> bool:

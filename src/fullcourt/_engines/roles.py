@@ -23,6 +23,7 @@ from typing import Any
 
 from fullcourt._engines.future import Future, let_go
 from fullcourt._os.interrupts import Shield
+from fullcourt._os.threads import make_thread
 
 __all__ = ["Roles"]
 
@@ -174,7 +175,7 @@ class Roles:
 
     def start(self) -> None:
         """Start the background thread, parked. Once; only pools that need driving have one."""
-        self._background = threading.Thread(target=self._run, name=f"{self._name}-driver", daemon=True)
+        self._background = make_thread(self._run, f"{self._name}-driver")
         self._background.start()
 
     def join(self) -> None:

@@ -32,6 +32,7 @@ from types import ModuleType
 from typing import Any, NoReturn
 
 from fullcourt._os.system import become_subreaper, descendants, die_with_parent, kill_tree, open_pidfd
+from fullcourt.errors import NotSupported
 
 __all__ = ["Setup", "Template", "main", "worker_main"]
 
@@ -254,7 +255,17 @@ def run_exit_functions() -> None:
 
 
 def fork_template(control: socket.socket, pool_socket: socket.socket, setup: Setup) -> int:
-    """Fork a template off this process. Returns its pid; in the template it never returns."""
+    """Fork a template off this process. Returns its pid; in the template it never returns.
+
+    Raises:
+        NotSupported: there are sub-interpreters in this process; the child would have to destroy them, and crashes.
+    """
+    interpreters = sys.modules.get("concurrent.interpreters")
+    if interpreters is not None and len(interpreters.list_all()) > 1:
+        raise NotSupported(
+            "this process has sub-interpreters, and Python cannot fork such a process safely. Close the pool of "
+            'interpreters first, or use start_method="forkserver" or "spawn".'
+        )
     pool_pid = os.getpid()
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(AttributeError, OSError, ValueError):

@@ -11,11 +11,11 @@ from __future__ import annotations
 import contextlib
 import pickle
 import sys
-import threading
 from collections.abc import Callable
 from time import perf_counter
 from typing import Any, Protocol
 
+from fullcourt._os.threads import make_thread
 from fullcourt._transport import frames
 from fullcourt._transport.codec import Codec, decode, dump_exception, format_remote
 from fullcourt._transport.journal import (
@@ -67,10 +67,7 @@ class Worker:
                 self._answer_error(frames.INIT_FAILED, 0, 0, error, 0.0)
                 return False
         self._send(frames.READY, 0, 0, 0, 0.0, b"", [])
-        others = [
-            threading.Thread(target=self._serve, args=(index,), name=f"slot-{index}", daemon=True)
-            for index in range(1, self._n_slots)
-        ]
+        others = [make_thread(self._serve, f"slot-{index}", (index,)) for index in range(1, self._n_slots)]
         for thread in others:
             thread.start()
         self._serve(0)

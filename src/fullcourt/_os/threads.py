@@ -1,0 +1,20 @@
+"""Starting threads that do not keep a program alive."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+__all__ = ["make_thread"]
+
+
+def make_thread(target: Callable[..., Any], name: str, args: tuple[Any, ...] = ()) -> threading.Thread:
+    """A thread, not yet started, at whose end the program need not wait.
+
+    In a sub-interpreter there are no such threads: there it is an ordinary one, and ends with what it works for.
+    """
+    try:
+        return threading.Thread(target=target, args=args, name=name, daemon=True)
+    except RuntimeError:
+        return threading.Thread(target=target, args=args, name=name)
