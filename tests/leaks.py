@@ -14,8 +14,8 @@ from __future__ import annotations
 import contextlib
 import gc
 import os
-import re
 import random
+import re
 import signal
 import sys
 import threading

@@ -119,7 +119,6 @@ class ResultIterator(Generic[R]):
                 self._end()
             if not self._driver.wait_for_result(job, timeout) and not job.ready:
                 raise timeout_error(timeout)
-        job.n_given += 1
         if not job.exhausted:
             self._refill()
         if good:

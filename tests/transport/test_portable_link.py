@@ -24,10 +24,10 @@ class Pair:
     """A link, its pool's threads, and its worker's end; what reaches the pool is in ``arrived``, None at the end."""
 
     def __init__(self, n_slots: int = 1) -> None:
-        self.pool, inherited = make_link(n_slots)
-        self.worker = WorkerEnd(os.dup(inherited.numbers[0]), lambda: self.worker_saw_the_end.set())
-        inherited.close()
         self.worker_saw_the_end = threading.Event()
+        self.pool, inherited = make_link(n_slots)
+        self.worker = WorkerEnd(os.dup(inherited.numbers[0]), self.worker_saw_the_end.set)
+        inherited.close()
         self.arrived: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._threads = [threading.Thread(target=self._read), threading.Thread(target=self.pool.write)]
         for thread in self._threads:
@@ -48,12 +48,11 @@ class Pair:
 
     def end(self) -> None:
         self.pool.hang_up()
-        for thread in self._threads[:1]:
-            thread.join(10)
-        self.pool.close()
+        self.pool.end_writing()
         for thread in self._threads:
             thread.join(10)
             assert not thread.is_alive()
+        self.pool.close()
         assert self.worker_saw_the_end.wait(10)
         self.worker._connection.close()
 
@@ -169,7 +168,6 @@ def test_what_comes_back_late_comes_as_missing() -> None:
 
 
 def test_sending_never_blocks_though_nobody_reads(pair: Pair) -> None:
-    pair.begin_without_reading = True  # type: ignore[attr-defined]
     pair.pool.start(b"setup")
     pair.worker.receive_start()
     pair.worker.send(answer(frames.READY, 0, 0))

@@ -28,10 +28,17 @@ def portable_transport() -> bool:
 
 
 def default_start_method() -> str:
-    """The running Python's own default, as ``multiprocessing.get_start_method()`` names it."""
+    """The running Python's own default, as ``multiprocessing.get_start_method()`` names it.
+
+    Inside of a task of a worker with several slots, ``fork`` becomes ``forkserver``: other tasks run in that process at
+    that moment, and a fork in their midst can deadlock.
+    """
     import multiprocessing
 
-    return multiprocessing.get_start_method(allow_none=True) or multiprocessing.get_all_start_methods()[0]
+    from fullcourt._engines import worker
+
+    method = multiprocessing.get_start_method(allow_none=True) or multiprocessing.get_all_start_methods()[0]
+    return "forkserver" if method == "fork" and worker.n_slots_here > 1 else method
 
 
 def build_driver(

@@ -268,7 +268,7 @@ class StreamJob(MapJob):
         self.input: deque[Any] = deque()
         self.n_pulled = 0  # items taken from the iterator
         self.n_taken = 0  # items given to workers
-        self.n_given = 0  # results given to the consumer
+        self.n_delivered = 0  # results that have come to `ready`
         self.exhausted = False
         self.abandoned = False  # nobody holds its iterator any more; set without a lock
         self.n_total = 0  # items in all, once it is exhausted
@@ -294,7 +294,8 @@ class StreamJob(MapJob):
         """How many items may be pulled now."""
         if self.unbounded:
             return 1 << 30
-        return self.window() - (self.n_pulled - self.n_given)
+        n_given = self.n_delivered - len(self.ready)  # to consumers, of which there may be several at once
+        return self.window() - (self.n_pulled - n_given)
 
     def available(self) -> int:
         return 0 if self.stopped else len(self.input)
@@ -327,11 +328,13 @@ class StreamJob(MapJob):
     def _deliver(self, start: int, outcomes: list[Any]) -> list[Settlement]:
         if not self.ordered:
             self.ready.extend(outcomes)
+            self.n_delivered += len(outcomes)
         elif start != self._turn:
             self._early[start] = outcomes
         else:
             while True:
                 self.ready.extend(outcomes)
+                self.n_delivered += len(outcomes)
                 self._turn += len(outcomes)
                 following = self._early.pop(self._turn, None)
                 if following is None:

@@ -83,18 +83,16 @@ class PortableEngine(RemoteEngine):
 
     def start(self, worker_id: int) -> None:
         page_bytes = self.n_slots * REGION_BYTES
-        page = Page(page_bytes)
-        link, inherited = make_link(self.n_slots)
-        try:
+        with contextlib.ExitStack() as after, contextlib.ExitStack() as on_failure:
+            page = Page(page_bytes)
+            after.callback(page.close)
+            link, inherited = make_link(self.n_slots)
+            after.callback(inherited.close)
+            on_failure.callback(link.close)
             arguments = f"{worker_id}, {inherited.numbers!r}, {page.token!r}, {page_bytes}"
             code = f"from fullcourt._engines.portable import main; main({arguments})"
             process = start_interpreter(code, inherited.numbers + page.numbers)
-        except BaseException:
-            link.close()
-            raise
-        finally:
-            inherited.close()
-            page.close()
+            on_failure.pop_all()
         handle = Handle(worker_id, f"{self.name}-{worker_id}", link, page.memory)
         handle.pid = process.pid
         child = Child(process, handle, link, self._mailbox)
@@ -198,16 +196,21 @@ class Child:
     def close(self) -> None:
         """Wait for the threads and close the link. The process has ended or was killed."""
         self._reader.join()
-        self.link.close()
+        self.link.end_writing()
         self._writer.join()
+        self.link.close()
 
     def abandon(self) -> None:
         """Undo a start: end the process and those threads that run."""
         self.kill()
         if self._waiter.ident is None:
             self._reap()
+            self.link.hang_up()
         else:
             self._waiter.join()
+        if self._writer.ident is not None:
+            self.link.end_writing()
+            self._writer.join()
         self.link.close()
 
 

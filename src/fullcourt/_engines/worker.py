@@ -47,6 +47,9 @@ class End(Protocol):
     def send(self, frame: Any) -> None: ...
 
 
+n_slots_here = 0  # how many slots this process has as a worker; 0 where it is none
+
+
 class Worker:
     """One worker: its end of the link, its functions, its slots."""
 
@@ -66,6 +69,8 @@ class Worker:
             except BaseException as error:  # noqa: BLE001  it is the pool's to report
                 self._answer_error(frames.INIT_FAILED, 0, 0, error, 0.0)
                 return False
+        global n_slots_here  # noqa: PLW0603  a process is a worker at most once
+        n_slots_here = self._n_slots
         self._send(frames.READY, 0, 0, 0, 0.0, b"", [])
         others = [make_thread(self._serve, f"slot-{index}", (index,)) for index in range(1, self._n_slots)]
         for thread in others:

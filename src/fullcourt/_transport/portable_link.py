@@ -145,10 +145,12 @@ def make_link(n_slots: int) -> tuple[PoolEnd, Inherited]:
         mine, its = connection.Pipe()
         return PoolEnd(mine, [], n_slots), Inherited(its)
     else:  # noqa: RET505  mypy leaves out the branch of the other system
-        near, far = socket.socketpair()
-        lifeline, its_lifeline = socket.socketpair()
-        worker_end = Connection(os.dup(far.fileno()))
-        return PoolEnd(Connection(near.detach()), [far, lifeline], n_slots), Inherited(worker_end, its_lifeline)
+        with contextlib.ExitStack() as made:  # closed where not all can be had
+            near, far = map(made.enter_context, socket.socketpair())
+            lifeline, its_lifeline = map(made.enter_context, socket.socketpair())
+            inherited = Inherited(far.dup(), its_lifeline)
+            made.pop_all()
+        return PoolEnd(Connection(near.detach()), [far, lifeline], n_slots), inherited
 
 
 class PoolEnd:
@@ -187,6 +189,8 @@ class PoolEnd:
     def send(self, message: Message) -> bool:
         """Send a frame, or keep it until the worker needs it. Never blocks. False: it waits, or the link is dead."""
         with self._lock:
+            if self._at_end:
+                return False
             self.bytes_out += message.n_bytes
             self._waiting.append(message)
             self._release()
@@ -215,7 +219,7 @@ class PoolEnd:
             write_message(self._connection, message)
 
     def write(self) -> None:
-        """Write what may block, until :meth:`close`: the body of the writing thread."""
+        """Write what may block, until :meth:`end_writing`: the body of the writing thread."""
         while True:
             message = self._outbox.get()
             if message is None:
@@ -314,15 +318,18 @@ class PoolEnd:
             with contextlib.suppress(OSError):
                 self._sockets[0].shutdown(socket.SHUT_RDWR)
 
+    def end_writing(self) -> None:
+        """Have the writing thread end. After :meth:`hang_up`, so that it does not wait for anybody."""
+        self._outbox.put(None)
+
     def close(self) -> None:
-        """Close the pool's end and let the writing thread end. The reading thread has ended. Idempotent."""
+        """Close the pool's end. Both threads have ended: they must not write to who has its number next. Idempotent."""
         with self._lock:
             self._at_end = True
             self._waiting.clear()
-        self._outbox.put(None)
-        for sock in self._sockets:
-            sock.close()
-        self._connection.close()
+            for sock in self._sockets:
+                sock.close()
+            self._connection.close()
 
 
 class WorkerEnd:
