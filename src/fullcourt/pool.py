@@ -220,7 +220,7 @@ class Feeder:
                     item = next(iterator)
                     append(item)
                     job.n_pulled += 1
-                    if not job.queued:
+                    if not job.queued and (not job.held or len(job.input) >= job.last_size):
                         driver.feed(job)
                     if is_stopped(job):
                         break

@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import signal
 import threading
 from collections.abc import Callable
 from functools import partial
@@ -49,8 +50,13 @@ __all__ = ["Driver"]
 DRIVE_EVERY = 32
 # Of single calls, one in 16 is timed while it is pickled: reading the clock costs a tenth of that pickling.
 SAMPLED = 15
-# So many workers in a row that die before they are ready mean that none ever will be.
+# Below this a task is not worth a frame of its own; so long its item may wait for company.
+TINY_S = 0.0001
+HOLD_S = 0.001
+# So many workers in a row that end before they are ready mean that none ever will be; more of them where somebody
+# else may have killed them, and a later one may be spared.
 MAX_STILLBORN = 4
+MAX_STILLBORN_KILLED = 20
 
 
 class Driver:
@@ -80,6 +86,7 @@ class Driver:
         self.functions = FunctionTable(engine.codec) if engine.codec is not None else None
         self._deferred: list[Callable[[], None]] = []
         self._abandoned_jobs: list[StreamJob] = []
+        self._held: list[StreamJob] = []
         self.busy_of_lost_s = 0.0
         self.pickling_s = 0.0
 
@@ -156,14 +163,47 @@ class Driver:
         self._perform()
 
     def feed(self, job: StreamJob) -> None:
-        """A job's input, which was empty or had no place in the scheduler, has items."""
+        """A job's input, which was empty or had no place in the scheduler, has items.
+
+        Items of tiny tasks that come one by one, but quickly, are held back for up to a millisecond, to travel
+        together: else workers that are faster than the input would get a frame for each.
+        """
+        held = False
         with self._lock:
-            self.scheduler.stream_filled(job, monotonic())
-        self._perform()
+            now = monotonic()
+            mean_s = job.estimate.mean_s
+            if (
+                self.engine.needs_driving
+                and not job.held
+                and mean_s is not None
+                and mean_s < TINY_S
+                and now - job.fed_at < HOLD_S
+                and len(job.input) < job.last_size
+            ):
+                held = job.held = True
+                self._held.append(job)
+                if self.scheduler.look_again_at is None or self.scheduler.look_again_at > now + HOLD_S:
+                    self.scheduler.look_again_at = now + HOLD_S
+            elif not job.held or len(job.input) >= job.last_size:
+                job.fed_at = now
+                self.scheduler.stream_filled(job, now)
+        if held:
+            self.roles.tell()  # the leader must wake in time
+        else:
+            self._perform()
+
+    def _release_held(self, now: float) -> None:
+        """The time of those that were held back is over, or a worker may be free for them. Under the lock."""
+        while self._held:
+            job = self._held.pop()
+            job.held = False
+            job.fed_at = now
+            self.scheduler.stream_filled(job, now)
 
     def input_ended(self, job: StreamJob, error: BaseException | None) -> None:
         """A job's iterator is exhausted, or raised."""
         with self._lock:
+            self._release_held(monotonic())
             settlements = job.input_ended(error)
             self._close_job(job)
             self._after_event()
@@ -274,9 +314,13 @@ class Driver:
 
     def _perform(self) -> None:
         """Do what the scheduler decided. Outside of the lock: pickling runs user code, sending releases the GIL."""
-        if self.scheduler.actions:
-            with self.roles.shield:
-                self._perform_shielded()
+        if not self.scheduler.actions:
+            return
+        if not self.engine.needs_driving:
+            self._perform_shielded()  # nothing is written that an interrupt could tear
+            return
+        with self.roles.shield:
+            self._perform_shielded()
 
     def _perform_shielded(self) -> None:
         scheduler, engine = self.scheduler, self.engine
@@ -361,7 +405,9 @@ class Driver:
         if not events:
             if self.scheduler.look_again_at is not None:
                 with self._lock:
-                    self.scheduler.time_passed(monotonic())
+                    now = monotonic()
+                    self._release_held(now)
+                    self.scheduler.time_passed(now)
                 self._perform()
             return
         read: list[Any] = []
@@ -383,6 +429,7 @@ class Driver:
                 elif type(event) is Broken:
                     settlements += self._break(event.error)
             if self.scheduler.look_again_at is not None:
+                self._release_held(now)
                 self.scheduler.time_passed(now)
             self._after_event()
         self._perform()
@@ -545,9 +592,10 @@ class Driver:
         self.scheduler.came_back([chunk for chunk in back if type(chunk) is Call or chunk.job.open], now)
         if not handle.ready and not self.scheduler.closing:
             self._n_stillborn += 1
-            if self._n_stillborn >= MAX_STILLBORN:
+            killed = event.exitcode in (-signal.SIGKILL, -signal.SIGTERM)
+            if self._n_stillborn >= (MAX_STILLBORN_KILLED if killed else MAX_STILLBORN):
                 last = exit_name(event.exitcode) if handle.failure is None else f"failed: {handle.failure!r}"
-                how = f"{MAX_STILLBORN} workers in a row ended before they were ready; the last {last}."
+                how = f"{self._n_stillborn} workers in a row ended before they were ready; the last {last}."
                 # after what it held came back, so that it ends, too
                 settlements += self._break(WorkerDied(f"{how} Look at the initializer and at what is imported."))
         return settlements

@@ -270,6 +270,8 @@ class StreamJob(MapJob):
         self.n_taken = 0  # items given to workers
         self.n_delivered = 0  # results that have come to `ready`
         self.exhausted = False
+        self.fed_at = 0.0
+        self.held = False  # its items wait for more to travel with; see Driver.feed
         self.abandoned = False  # nobody holds its iterator any more; set without a lock
         self.n_total = 0  # items in all, once it is exhausted
         self.finite = False  # whether the input surely ends

@@ -7,6 +7,9 @@ drives the pool waits for the readers' news in a mailbox.
 A worker ends when the pool says so, or when the pool's process is gone: its reading thread sees the end of file. Where
 the system can, it is also signalled by the kernel then, for a task may hold the GIL in one call for hours.
 
+What this cannot do, and the template of the fast transport can: end what a task itself started when the pool's process
+was killed, not ended; see that death while a fork of the pool's process lives on, which holds the links open.
+
 Cost of a worker: an interpreter's start, 50 to 100 ms. ``spawn`` and ``forkserver`` are the same here.
 """
 
