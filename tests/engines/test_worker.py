@@ -13,9 +13,10 @@ import pytest
 from fullcourt._engines import worker as module
 from fullcourt._engines.worker import Worker
 from fullcourt._transport import frames, journal
-from fullcourt._transport.codec import Codec, decode, load_exception
+from fullcourt._transport.codec import Codec, decode
 from fullcourt._transport.journal import REGION_BYTES, Journal, read_results, started_chunk
 from fullcourt._transport.link import Frame, make_frame, read_body
+from fullcourt._transport.remote_errors import load_exception
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="frames with descriptors are Linux's")
 

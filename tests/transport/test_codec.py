@@ -22,18 +22,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fullcourt._transport import mainspace
-from fullcourt._transport.codec import (
-    OUT_OF_BAND_BYTES,
-    Codec,
-    FunctionTable,
-    decode,
-    dump_exception,
-    find_unpicklable,
-    format_remote,
-    function_name,
-    load_exception,
-    main_definitions,
-)
+from fullcourt._transport.codec import OUT_OF_BAND_BYTES, Codec, decode, find_unpicklable, main_definitions
+from fullcourt._transport.functions import FunctionTable, function_name
+from fullcourt._transport.remote_errors import dump_exception, format_remote, load_exception
 from fullcourt.errors import PicklingError, RemoteError, RemoteTraceback
 
 LOCK = threading.Lock()

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any, cast
 
 from fullcourt._engines.linked import Lost
-from fullcourt._transport.codec import function_name
+from fullcourt._transport.functions import function_name
 from fullcourt.errors import WorkerDied, exit_name
 
 __all__ = ["annotate", "death", "describe"]

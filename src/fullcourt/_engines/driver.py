@@ -38,9 +38,11 @@ from fullcourt._engines.jobs import STARMAP, Call, CallStream, MapChunk, MapJob,
 from fullcourt._engines.linked import Broken, FrameArrived, Handle, Lost
 from fullcourt._engines.roles import Roles, wait_aside
 from fullcourt._transport import frames
-from fullcourt._transport.codec import FunctionTable, decode, load_exception, with_fallback
+from fullcourt._transport.codec import decode
+from fullcourt._transport.functions import FunctionTable, with_fallback
 from fullcourt._transport.journal import LOADING, RUNNING
 from fullcourt._transport.link import read_body
+from fullcourt._transport.remote_errors import load_exception
 from fullcourt.errors import PicklingError, PoolBroken, PoolClosed, TaskCancelled, WorkerDied, exit_name
 
 __all__ = ["Driver"]

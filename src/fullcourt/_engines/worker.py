@@ -17,7 +17,7 @@ from typing import Any, Protocol
 
 from fullcourt._os.threads import make_thread
 from fullcourt._transport import frames
-from fullcourt._transport.codec import Codec, decode, dump_exception, format_remote
+from fullcourt._transport.codec import Codec, decode
 from fullcourt._transport.journal import (
     INT_LIMIT,
     LOADING,
@@ -29,6 +29,7 @@ from fullcourt._transport.journal import (
     Journal,
 )
 from fullcourt._transport.link import Attached, Body, Fields, read_body
+from fullcourt._transport.remote_errors import dump_exception, format_remote
 from fullcourt.errors import PicklingError
 
 __all__ = ["Worker"]

@@ -1,0 +1,131 @@
+"""How functions travel: pickled once, numbered, kept by the workers."""
+
+from __future__ import annotations
+
+import itertools
+import pickle
+import sys
+from collections.abc import Callable
+from types import BuiltinFunctionType, FunctionType, ModuleType
+from typing import Any
+
+from fullcourt._core.model import Estimate
+from fullcourt._transport.captures import captured_by, same
+from fullcourt._transport.codec import PROTOCOL, Codec
+
+__all__ = ["Function", "FunctionTable", "function_name", "with_fallback"]
+
+
+class Function:
+    """A function as it travels: its pickle, and a number under which workers keep it (0: they do not)."""
+
+    __slots__ = ("captured", "data", "estimate", "fell_back", "id", "name", "tried")
+
+    def __init__(
+        self, function_id: int, data: bytes, name: str, captured: tuple[object, ...] | None, estimate: Estimate
+    ) -> None:
+        self.estimate = estimate
+        self.fell_back = False  # whether `data` is that of `with_fallback`
+        self.tried: set[int] = set()  # workers that were sent that
+        self.id = function_id
+        self.data = data
+        self.name = name
+        self.captured = captured
+
+
+class FunctionTable:
+    """Pickles each function once and numbers it.
+
+    Only plain functions, builtins and classes are kept: a bound method or a callable object may have changed since.
+    A function that goes by value is kept while what it captured (closure, defaults, globals) is unchanged and cannot
+    change inside; otherwise it is pickled anew at each use.
+    """
+
+    MAX = 512
+
+    def __init__(self, codec: Codec) -> None:
+        self._codec = codec
+        self._known: dict[object, Function] = {}
+        self._unkept: dict[str, Estimate] = {}  # of functions that are pickled at each use, by name
+        self._ids = itertools.count(1)
+
+    def get(self, fn: Callable[..., Any]) -> Function:
+        """The function's entry. Raises PicklingError. From any thread: at worst a function is numbered twice."""
+        if type(fn) not in (FunctionType, BuiltinFunctionType, type) or not isinstance(
+            getattr(fn, "__self__", None), (ModuleType, type(None))
+        ):  # `prices.get` is a builtin too, and bound
+            return self._unnumbered(fn, self._encode(fn))
+        known = self._known.get(fn)
+        by_value = type(fn) is FunctionType and fn.__module__ == "__main__" and not self._codec.shares_globals(fn)
+        if known is not None:
+            if known.captured is not None:
+                if same(known.captured, captured_by(fn)):
+                    return known
+            elif not by_value:
+                return known
+        data = self._encode(fn, by_value=by_value)
+        captured: tuple[object, ...] | None = None
+        if b"cloudpickle" in data:  # by value: our pickler's functions are made by cloudpickle's
+            captured = captured_by(fn)
+            if captured is None:
+                return self._unnumbered(fn, data)
+        if len(self._known) >= self.MAX:
+            self._known.pop(next(iter(self._known)), None)
+        entry = Function(next(self._ids), data, function_name(fn), captured, Estimate())
+        self._known[fn] = entry
+        return entry
+
+    def _unnumbered(self, fn: Callable[..., Any], data: bytes) -> Function:
+        name = function_name(fn)
+        if len(self._unkept) >= self.MAX:
+            self._unkept.clear()
+        return Function(0, data, name, None, self._unkept.setdefault(name, Estimate()))
+
+    def _encode(self, fn: Callable[..., Any], *, by_value: bool = False) -> bytes:
+        data, buffers = self._codec.encode_by_value(fn) if by_value else self._codec.encode(fn)
+        if buffers:  # a bound method of something large: functions travel in one piece
+            from fullcourt._transport.by_value import dumps
+
+            data = dumps(fn, PROTOCOL)
+        return data
+
+
+def function_name(fn: Any) -> str:
+    """A function's name for messages."""
+    name = getattr(fn, "__qualname__", None) or getattr(fn, "__name__", None)
+    if name is None:
+        inner = getattr(fn, "func", None)  # functools.partial
+        name = function_name(inner) if inner is not None else type(fn).__qualname__
+    return str(name)
+
+
+def with_fallback(fn: Callable[..., Any], data: bytes) -> bytes:
+    """A function's pickle for a worker that could not load ``data``.
+
+    It takes over our path, then tries again, then reads the function by value. For modules that were still being
+    imported at a fork, or that lie on a path added since.
+    """
+    from fullcourt._transport.by_value import dumps_with_module
+
+    return pickle.dumps(Fallback(list(sys.path), data, dumps_with_module(fn, PROTOCOL)), PROTOCOL)
+
+
+class Fallback:
+    """Pickles as what :func:`load_with_fallback` loads."""
+
+    def __init__(self, path: list[str], by_name: bytes, by_value: bytes) -> None:
+        self._args = path, by_name, by_value
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[list[str], bytes, bytes]]:
+        return load_with_fallback, self._args
+
+
+def load_with_fallback(path: list[str], by_name: bytes, by_value: bytes) -> Any:
+    import importlib
+
+    sys.path.extend(entry for entry in path if entry not in sys.path)
+    importlib.invalidate_caches()
+    try:
+        return pickle.loads(by_name)
+    except (ImportError, AttributeError):
+        return pickle.loads(by_value)

@@ -1,0 +1,93 @@
+"""How a task's exception travels: as itself where that is possible, with the worker's traceback as text."""
+
+from __future__ import annotations
+
+import io
+import pickle
+
+from fullcourt._transport.codec import PROTOCOL, Codec, type_name
+from fullcourt.errors import RemoteError, RemoteTraceback
+
+__all__ = ["dump_exception", "format_remote", "load_exception"]
+
+
+def dump_exception(error: BaseException, text: str, codec: Codec) -> bytes:
+    """Pickle an exception so that it surely loads: as itself, as its type with its plain parts, or as a stand-in."""
+    for candidate in (error, Rebuilt(error), Rebuilt(error, plain=True)):
+        try:
+            data, buffers = codec.encode((candidate, text))
+            if buffers:
+                from fullcourt._transport.by_value import dumps
+
+                data = dumps((candidate, text), PROTOCOL)
+            loaded = pickle.loads(data)[0]
+            if type(loaded) is type(error) and (candidate is not error or loaded.args == error.args):
+                return data
+        except BaseException:  # noqa: BLE001, S112  a two-argument __init__, a lock in an attribute, a hostile __reduce__
+            continue
+    kind = type_name(error)
+    try:
+        message = str(error)
+    except Exception:  # noqa: BLE001
+        message = "(its text cannot be had)"
+    return pickle.dumps((RemoteError(f"{kind}: {message}", kind), text), PROTOCOL)
+
+
+class Rebuilt:
+    """Pickles an exception by its type, arguments and attributes, not by calling its ``__init__`` again."""
+
+    def __init__(self, error: BaseException, *, plain: bool = False) -> None:
+        self._error = error
+        self._plain = plain
+
+    def __reduce__(self) -> tuple[object, ...]:
+        error = self._error
+        args: tuple[object, ...] = error.args
+        state = dict(vars(error)) if hasattr(error, "__dict__") else {}
+        if self._plain:
+            args = tuple(plain(arg) for arg in args)
+            state = {name: plain(value) for name, value in state.items()}
+        return rebuild, (type(error), args, state)
+
+
+def rebuild(kind: type[BaseException], args: tuple[object, ...], state: dict[str, object]) -> BaseException:
+    error = kind.__new__(kind, *args)
+    BaseException.__setattr__(error, "args", args)  # the class may be frozen
+    error.__dict__.update(state)
+    return error
+
+
+def plain(value: object) -> object:
+    """The value if it can be pickled and read back, else its repr."""
+    try:
+        data = pickle.dumps(value, PROTOCOL)
+        pickle.loads(data)
+    except Exception:  # noqa: BLE001
+        return repr(value)
+    return value
+
+
+def load_exception(data: bytes | memoryview) -> BaseException:
+    """Read back an exception, with its remote traceback as its cause."""
+    try:
+        error, text = pickle.loads(data)
+    except Exception as problem:  # noqa: BLE001  it loaded in the worker; here its module may be missing
+        return RemoteError(f"the task failed, and its exception could not be read here: {problem!r}", "?")
+    BaseException.__setattr__(error, "__cause__", RemoteTraceback(text))  # the class may be frozen
+    return error  # type: ignore[no-any-return]
+
+
+def format_remote(error: BaseException) -> str:
+    """The traceback of an exception, without the worker's own frame at its head, as text."""
+    import traceback
+
+    tb = error.__traceback__
+    while (
+        tb is not None
+        and "fullcourt" in tb.tb_frame.f_code.co_filename
+        and "_engines" in tb.tb_frame.f_code.co_filename
+    ):
+        tb = tb.tb_next
+    out = io.StringIO()
+    traceback.print_exception(type(error), error, tb, file=out)
+    return out.getvalue()
