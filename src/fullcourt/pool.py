@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import atexit
 import itertools
-import os
 import threading
 import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
@@ -419,16 +418,17 @@ class Pool:
         Raises:
             ValueError: the pool is still open.
         """
+        if self._driver.is_foreign():
+            return
         if not self._driver.closed:
             raise ValueError("Pool is still running: call close() or terminate() before join()")
         self._driver.lift_windows(all_inputs=True)
         self._wait_for_end()
 
     def _wait_for_end(self) -> None:
-        if self._driver.pid == os.getpid():
-            self._driver.ended.wait()
-            self._driver.roles.join()
-            self._finalizer.detach()
+        self._driver.ended.wait()
+        self._driver.roles.join()
+        self._finalizer.detach()
 
     def __enter__(self) -> Self:
         self._driver._check_open()
@@ -444,6 +444,8 @@ class Pool:
             self.terminate()
         else:
             self.close()
+        if self._driver.is_foreign():
+            return
         try:
             self._driver.lift_windows(all_inputs=False)
             self._wait_for_end()
@@ -477,7 +479,7 @@ class EndAtExit:
 
     def __call__(self) -> None:
         driver = self._driver()
-        if driver is not None and driver.pid == os.getpid():
+        if driver is not None and not driver.is_foreign():
             driver.terminate()
             driver.ended.wait(5.0 if driver.engine.needs_driving else 0)
 

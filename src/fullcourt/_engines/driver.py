@@ -300,10 +300,15 @@ class Driver:
             raise self._broken
         if self.closed:
             raise PoolClosed("the pool is closed and takes no more work; open a new one, or submit before close()")
-        if self.pid != os.getpid():
-            raise PoolClosed(
-                f"this pool belongs to process {self.pid}; a forked process cannot use it, but can open one of its own"
-            )
+        if self.is_foreign():
+            raise PoolClosed(self._foreign_message())
+
+    def is_foreign(self) -> bool:
+        """Whether this is a fork of the process whose pool this is."""
+        return self.pid != os.getpid()
+
+    def _foreign_message(self) -> str:
+        return f"this pool belongs to process {self.pid}; a forked process cannot use it, but can open one of its own"
 
     def _forget_streams(self) -> None:
         """Threads come and go; keep no streams for those that went."""
@@ -676,6 +681,8 @@ class Driver:
         """Wait for a future of this pool, driving it if nobody else does. Returns whether it has ended."""
         if future.done():
             return True
+        if self.is_foreign():
+            raise PoolClosed(self._foreign_message())
         if self.engine.needs_driving:
             return self.roles.wait(future, timeout)
         return wait_aside(future, timeout)
@@ -734,6 +741,8 @@ class Driver:
     def cancel(self, future: Future[Any]) -> bool:
         """Cancel a call that has not started, or stop a map from starting more."""
         work = future.work
+        if self.is_foreign():
+            return False
         if isinstance(work, MapJob):
             with self._lock:
                 settlements = work.abort(TaskCancelled("cancelled"))
@@ -794,6 +803,8 @@ class Driver:
 
     def close(self) -> None:
         """Take no more work; end the workers when all is done. Does not wait."""
+        if self.is_foreign():
+            return  # a forked child leaves its parent's pool alone
         with self._lock:
             if self.closed:
                 return
@@ -806,7 +817,7 @@ class Driver:
 
     def terminate(self) -> None:
         """Cancel all that is open and end the workers now. Does not wait."""
-        if self.pid != os.getpid():
+        if self.is_foreign():
             return
         with self._lock:
             if self._terminated:

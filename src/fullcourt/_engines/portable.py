@@ -28,7 +28,15 @@ from time import monotonic
 from typing import Any
 
 from fullcourt._engines.linked import Event, FrameArrived, Handle, Lost, RemoteEngine
-from fullcourt._engines.template import Setup, enter_world, interpreter_command, pickle_setup, quiet_signals, run_worker
+from fullcourt._engines.template import (
+    Setup,
+    enter_world,
+    interpreter_command,
+    pickle_setup,
+    preload,
+    quiet_signals,
+    run_worker,
+)
 from fullcourt._os.system import kill_tree
 from fullcourt._transport import frames
 from fullcourt._transport.codec import Codec
@@ -314,8 +322,7 @@ def main(worker_id: int, inherited: list[int], page: Any, page_bytes: int) -> No
     end.start_reading()
     quiet_signals()
     enter_world(setup)
-    for name in setup.preload:
-        __import__(name)
+    preload(setup)
     run_worker(worker_id, setup, lambda: (end, open_page(page, page_bytes)))
 
 

@@ -15,7 +15,6 @@ Two races that were thought about:
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Callable
 from time import monotonic
@@ -55,7 +54,6 @@ class Roles:
         self._has_work = has_work
         self._is_over = is_over
         self._name = name
-        self._pid = os.getpid()
         self.shield = Shield()
         self._lock = threading.Lock()  # protects the fields below; held for microseconds, never while waiting
         self._leader: int | None = None
@@ -73,8 +71,6 @@ class Roles:
 
     def wait(self, future: Future[Any], timeout: float | None) -> bool:
         """Wait for a future of this pool, leading if nobody does. Returns whether it has ended."""
-        if self._pid != os.getpid():
-            return wait_aside(future, timeout)
         me = threading.get_ident()
         deadline = None if timeout is None else monotonic() + timeout
         with self.shield:

@@ -287,10 +287,25 @@ def fork_template(control: socket.socket, pool_socket: socket.socket, setup: Set
         os._exit(0)
 
 
+def preload(setup: Setup) -> None:
+    """Import what the pool asked for. If that fails, the workers' initializer fails for it, and the pool hears of it."""
+    for name in setup.preload:
+        try:
+            __import__(name)
+        except BaseException as error:  # noqa: BLE001  whatever that module does
+            error.add_note(f"fullcourt: preload={name!r} could not be imported")
+            setup.initializer, setup.initargs, setup.encoded_initializer = fail, (error,), None
+            return
+
+
+def fail(error: BaseException) -> NoReturn:
+    """Stands in for the initializer where that could not even be tried."""
+    raise error
+
+
 def run_template(control: socket.socket, pool_pid: int, setup: Setup) -> None:
     """Be a template that forks its workers."""
-    for name in setup.preload:
-        __import__(name)
+    preload(setup)
     __import__("fullcourt._engines.worker")  # before the forks, so that workers share it
 
     gc.collect()
@@ -341,8 +356,7 @@ def spawned(worker_id: int) -> None:
     for fd in (3, 4, 5):
         os.set_inheritable(fd, False)
     enter_world(setup)
-    for name in setup.preload:
-        __import__(name)
+    preload(setup)
     worker_main(worker_id, 3, 4, 5, setup, parent_pid)
 
 

@@ -1,0 +1,59 @@
+"""The program forks while a pool is open: the child leaves its parent's pool alone, and says so."""
+
+import os
+import time
+
+import pytest
+
+import fullcourt
+
+
+def run_in_a_fork(body):
+    """Run it in a forked child; returns what it returned, as text."""
+    read_end, write_end = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        os.close(read_end)
+        try:
+            os.write(write_end, str(body()).encode())
+        except BaseException as error:
+            os.write(write_end, repr(error).encode())
+        finally:
+            os._exit(0)
+    os.close(write_end)
+    with os.fdopen(read_end, "rb") as pipe:
+        text = pipe.read().decode()
+    os.waitpid(pid, 0)
+    return text
+
+
+@pytest.fixture(params=["fork", "threads"])
+def pool(request):
+    options = {"threads": 2} if request.param == "threads" else {"processes": 2, "start_method": request.param}
+    with fullcourt.Pool(**options) as pool:
+        yield pool
+
+
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
+def test_a_forked_child_is_told_that_the_pool_is_not_its_own(pool):
+    assert "belongs to process" in run_in_a_fork(lambda: pool.map(abs, [-1]))
+    assert pool.map(abs, [-1]) == [1]
+
+
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
+def test_a_forked_child_that_ends_the_pool_ends_nothing(pool):
+    def end():
+        pool.close()
+        pool.terminate()
+        pool.join()
+        return "ended"
+
+    assert run_in_a_fork(end) == "ended"
+    assert pool.map(abs, [-1, -2]) == [1, 2]
+
+
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
+def test_a_forked_child_that_waits_for_the_parents_task_is_told_at_once(pool):
+    future = pool.submit(time.sleep, 0.5)
+    assert "belongs to process" in run_in_a_fork(lambda: future.result(10))
+    assert future.result(30) is None
