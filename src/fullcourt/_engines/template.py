@@ -288,7 +288,7 @@ def fork_template(control: socket.socket, pool_socket: socket.socket, setup: Set
 
 
 def preload(setup: Setup) -> None:
-    """Import what the pool asked for. If that fails, the workers' initializer fails for it, and the pool hears of it."""
+    """Import what the pool asked for. If that fails, the workers' initializer fails for it: so the pool hears of it."""
     for name in setup.preload:
         try:
             __import__(name)
