@@ -153,6 +153,17 @@ class Scheduler:
             self._look_out(now)
         return held
 
+    def worker_orphaned(self, worker_id: int, now: float) -> None:
+        """A worker shall end when it has done what it holds, and be replaced at once."""
+        worker = self.workers.get(worker_id)
+        if worker is None or worker.stopping:
+            return
+        self._stop(worker)
+        if not self.closing:
+            self._promote(now)
+            if self._n_serving() < self.n_workers:
+                self._start_worker(now)
+
     def time_passed(self, now: float) -> None:
         """The moment ``look_again_at`` has come: a slot is free while work lies still in another worker's link."""
         if self.look_again_at is not None and now >= self.look_again_at:

@@ -25,6 +25,7 @@ import itertools
 import os
 import signal
 import threading
+from collections import deque
 from collections.abc import Callable
 from functools import partial
 from time import monotonic, perf_counter
@@ -35,7 +36,7 @@ from fullcourt._core.scheduler import Action, Scheduler
 from fullcourt._engines.accounts import annotate, death, describe, take_statistics
 from fullcourt._engines.future import Future
 from fullcourt._engines.jobs import STARMAP, Call, CallStream, MapChunk, MapJob, Settlement, StreamJob
-from fullcourt._engines.linked import Broken, FrameArrived, Handle, Lost
+from fullcourt._engines.linked import Broken, FrameArrived, Handle, Lost, Orphaned
 from fullcourt._engines.roles import Roles, wait_aside
 from fullcourt._transport import frames
 from fullcourt._transport.codec import decode
@@ -86,7 +87,8 @@ class Driver:
         self.n_done = 0
         self.n_failed = 0
         self.functions = FunctionTable(engine.codec) if engine.codec is not None else None
-        self._deferred: list[Callable[[], None]] = []
+        self._deferred: deque[Callable[[], None]] = deque()  # to be done without the lock
+        self._outcomes: deque[Settlement] = deque()  # futures to be settled without the lock
         self._abandoned_jobs: list[StreamJob] = []
         self._held: list[StreamJob] = []
         self.busy_of_lost_s = 0.0
@@ -134,7 +136,7 @@ class Driver:
             call.payload = payload
         future.work = call
         me = threading.get_ident()
-        with self._lock:
+        with self.roles.shield, self._lock:
             self._check_open()
             stream = self._streams.get(me)
             if stream is None:
@@ -157,7 +159,7 @@ class Driver:
     def start_job(self, job: MapJob) -> None:
         """Have a map run."""
         job.future.work = job
-        with self._lock:
+        with self.roles.shield, self._lock:
             self._check_open()
             self._jobs.add(job)
             self._n_open += 1
@@ -171,7 +173,7 @@ class Driver:
         together: else workers that are faster than the input would get a frame for each.
         """
         held = False
-        with self._lock:
+        with self.roles.shield, self._lock:
             now = monotonic()
             mean_s = job.estimate.mean_s
             if (
@@ -204,7 +206,7 @@ class Driver:
 
     def input_ended(self, job: StreamJob, error: BaseException | None) -> None:
         """A job's iterator is exhausted, or raised."""
-        with self._lock:
+        with self.roles.shield, self._lock:
             self._release_held(monotonic())
             settlements = job.input_ended(error)
             self._close_job(job)
@@ -323,8 +325,8 @@ class Driver:
         """Do what the scheduler decided. Outside of the lock: pickling runs user code, sending releases the GIL."""
         if not self.scheduler.actions:
             return
-        if not self.engine.needs_driving:
-            self._perform_shielded()  # nothing is written that an interrupt could tear
+        if self.engine.runs_inline:
+            self._perform_shielded()  # the tasks themselves run in here, and may be interrupted
             return
         with self.roles.shield:
             self._perform_shielded()
@@ -335,8 +337,7 @@ class Driver:
             with self._lock:
                 actions, scheduler.actions = scheduler.actions, []
                 settlements = self._start_workers(actions)
-            if settlements:
-                self._settle(settlements)
+            self._settle(settlements)
             for action in actions:
                 if action[0] == "send":
                     if action[2].count > 1:
@@ -346,7 +347,7 @@ class Driver:
                     else:
                         problem = engine.send(action[1], action[2])
                     if problem is not None:
-                        self._settle(self._cannot_send(action[2], problem))
+                        self._settle(self._cannot_send(action[2], action[1], problem))
                 elif action[0] == "take_back":
                     self._take_back(action[1])
                 elif action[0] == "stop":
@@ -359,16 +360,29 @@ class Driver:
                 try:
                     self.engine.start(action[1])
                 except OSError as error:
-                    return self._break(PoolBroken(f"a worker could not be started: {error}"))
+                    settlements = self._break(PoolBroken(f"a worker could not be started: {error}"))
+                    self._forget_unstarted()
+                    self._after_event()
+                    return settlements
         return []
 
-    def _cannot_send(self, chunk: Any, problem: PicklingError) -> list[Settlement]:
+    def _forget_unstarted(self) -> None:
+        """Workers whose start will not be carried out any more: nobody would ever report their end."""
+        now = monotonic()
+        for worker_id in list(self.scheduler.workers):
+            if worker_id not in self.engine.handles:
+                self.scheduler.worker_lost(worker_id, now)
+
+    def _cannot_send(self, chunk: Any, worker_id: int, problem: PicklingError) -> list[Settlement]:
         """A chunk would not pickle: its one task fails, or its tasks are sent one by one to find the bad one."""
         with self._lock:
+            if chunk.worker_id != worker_id:
+                return []  # the worker died meanwhile; whoever sends it elsewhere sees the same
             now = monotonic()
             self.scheduler.withdrawn(chunk, now)
             if chunk.count > 1:
-                self.scheduler.came_back(self._singles(chunk), now)
+                if chunk.job.open:
+                    self.scheduler.came_back(self._singles(chunk), now)
                 return []
             return self._task_failed(chunk, chunk.start, problem, None)
 
@@ -433,6 +447,8 @@ class Driver:
                     settlements += self._frame(event, value, problem, now)
                 elif type(event) is Lost:
                     settlements += self._worker_lost(event, now)
+                elif type(event) is Orphaned:
+                    self.scheduler.worker_orphaned(event.handle.id, now)
                 elif type(event) is Broken:
                     settlements += self._break(event.error)
             if self.scheduler.look_again_at is not None:
@@ -657,9 +673,15 @@ class Driver:
 
     def _settle(self, settlements: list[Settlement]) -> None:
         """Tell the users; their callbacks run here, without any lock."""
-        if not settlements and not self._deferred:
+        if not settlements and not self._deferred and not self._outcomes:
             return
-        for future, result, error in settlements:
+        # In a queue of the driver's: a callback may wait for another of these, and then hands it out itself.
+        self._outcomes.extend(settlements)
+        while True:
+            try:
+                future, result, error = self._outcomes.popleft()
+            except IndexError:
+                break
             if future is None:
                 result()
             elif error is None:
@@ -668,10 +690,12 @@ class Driver:
                 future._settle_cancelled()
             else:
                 future._settle(None, error)
-        if self._deferred:
-            deferred, self._deferred = self._deferred, []
-            for act in deferred:
-                act()
+        while True:
+            try:
+                act = self._deferred.popleft()
+            except IndexError:
+                break
+            act()
         if self.engine.needs_driving:
             self.roles.tell()
 
@@ -683,6 +707,8 @@ class Driver:
             return True
         if self.is_foreign():
             raise PoolClosed(self._foreign_message())
+        if self._outcomes or self._deferred:
+            self._settle([])  # what an outer step of this thread has yet to hand out
         if self.engine.needs_driving:
             return self.roles.wait(future, timeout)
         return wait_aside(future, timeout)
@@ -744,7 +770,7 @@ class Driver:
         if self.is_foreign():
             return False
         if isinstance(work, MapJob):
-            with self._lock:
+            with self.roles.shield, self._lock:
                 settlements = work.abort(TaskCancelled("cancelled"))
                 self._close_job(work)
                 self._after_event()
@@ -753,7 +779,7 @@ class Driver:
             return future.cancelled()
         if not isinstance(work, Call):
             return future.cancelled()
-        with self._lock:
+        with self.roles.shield, self._lock:
             worker_id = work.worker_id
             if worker_id is None and work.future is not None:
                 self._withdraw_waiting(work)
@@ -763,7 +789,7 @@ class Driver:
         if not cancelled and worker_id is not None:
             cancelled = self._cancel_sent(work, worker_id)
         if cancelled:
-            with self._lock:
+            with self.roles.shield, self._lock:
                 self._after_event()
             self._perform()
             self._settle([(future, None, TaskCancelled("cancelled"))])
@@ -805,7 +831,7 @@ class Driver:
         """Take no more work; end the workers when all is done. Does not wait."""
         if self.is_foreign():
             return  # a forked child leaves its parent's pool alone
-        with self._lock:
+        with self.roles.shield, self._lock:
             if self.closed:
                 return
             self.closed = True
@@ -827,6 +853,7 @@ class Driver:
             settlements = self._fail_all(TaskCancelled("the pool was terminated"))
             self.scheduler.closing = True
             self.scheduler.actions.clear()
+            self._forget_unstarted()
         self.engine.end()
         with self._lock:
             self._after_event()
@@ -858,8 +885,7 @@ class Driver:
         if self.engine.needs_driving:
             self.roles.ring()
         else:
-            self.closed = self.scheduler.closing = True
-            self.engine.stop(1)
+            self.engine.call_soon(self.close)  # by a slot's thread: closing takes the lock
 
 
 def describe_task(chunk: Any, offset: int) -> str:

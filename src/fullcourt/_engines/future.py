@@ -154,7 +154,7 @@ class Future(concurrent.futures.Future, Generic[T]):  # type: ignore[type-arg]
                 return
         try:
             fn(self)
-        except Exception:
+        except BaseException:
             logging.getLogger("concurrent.futures").exception("exception calling callback for %r", self)
 
     def cancel(self) -> bool:
@@ -243,7 +243,7 @@ class Future(concurrent.futures.Future, Generic[T]):  # type: ignore[type-arg]
         for callback in self._done_callbacks:
             try:
                 callback(self)
-            except Exception:
+            except BaseException:
                 logging.getLogger("concurrent.futures").exception("exception calling callback for %r", self)
 
     def _call_on_end(self, result: Any, exception: BaseException | None) -> None:
@@ -256,7 +256,7 @@ class Future(concurrent.futures.Future, Generic[T]):  # type: ignore[type-arg]
                     callback(result)
             elif error_callback is not None:
                 error_callback(exception)
-        except Exception:
+        except BaseException:
             logging.getLogger("fullcourt").exception("a callback failed")
 
     def block(self, lock: Any) -> bool:

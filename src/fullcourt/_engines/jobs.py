@@ -290,7 +290,7 @@ class StreamJob(MapJob):
         """How many items may be between the input and the consumer now."""
         if self.buffersize is not None:
             return self.buffersize
-        return self.n_slots * (4 * max(self.last_size, self._chunksize or 1, 2))
+        return self.n_slots * (3 * max(self.last_size, self._chunksize or 1, 2))
 
     def room(self) -> int:
         """How many items may be pulled now."""

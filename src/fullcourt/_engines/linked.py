@@ -24,7 +24,7 @@ from fullcourt._transport.journal import REGION_BYTES, read_phase, read_results,
 from fullcourt._transport.link import Attached, Fields, PoolEnd, make_frame
 from fullcourt.errors import PicklingError
 
-__all__ = ["Broken", "FrameArrived", "Handle", "LinkedEngine", "Lost", "RemoteEngine"]
+__all__ = ["Broken", "FrameArrived", "Handle", "LinkedEngine", "Lost", "Orphaned", "RemoteEngine"]
 
 
 class Handle:
@@ -40,6 +40,7 @@ class Handle:
         self.known: set[int] = set()  # functions that it has
         self.at_end = False  # its link has reported end-of-file
         self.ready = False
+        self.orphaned = False
         self.failure: Exception | None = None  # why it could not be started, where that is known
         self.n_done = 0
         self.busy_s = 0.0
@@ -66,13 +67,20 @@ class Lost:
 
 
 @dataclass(slots=True)
+class Orphaned:
+    """A worker goes on for now, but can no longer be looked after: it must be replaced."""
+
+    handle: Handle
+
+
+@dataclass(slots=True)
 class Broken:
     """No worker can be started any more."""
 
     error: BaseException
 
 
-Event = FrameArrived | Lost | Broken
+Event = FrameArrived | Lost | Orphaned | Broken
 
 # After so many frames from one link the others have their turn.
 MAX_FRAMES = 128
@@ -205,6 +213,8 @@ class LinkedEngine(RemoteEngine):
 
     def wait(self, timeout: float | None) -> Sequence[tuple[int, int]]:
         """Wait for something to happen."""
+        if len(self._sources) <= 1:  # only the wake-up: another thread is ending the pool, and may close it under us
+            timeout = 0.05 if timeout is None else min(timeout, 0.05)
         try:
             return self._epoll.poll(timeout)
         except ValueError:  # closed by another thread, which saw the last worker end

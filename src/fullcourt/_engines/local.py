@@ -89,6 +89,9 @@ class LocalEngine:
     def wake(self) -> None:
         """Nobody sleeps here."""
 
+    def call_soon(self, act: Callable[[], None]) -> None:
+        """Have a slot's thread call this, where there is one. Takes no lock: for the garbage collector."""
+
     def run_chunk(self, handle: LocalHandle, chunk: Any) -> None:
         """Run a chunk's tasks and report them."""
         report = self.driver.finished
@@ -166,7 +169,10 @@ class ThreadEngine(LocalEngine):
                 chunk = get()
                 if chunk is None:
                     break
-                run(handle, chunk)
+                if callable(chunk):
+                    chunk()
+                else:
+                    run(handle, chunk)
                 chunk = None  # hold nothing while waiting
         with self._count_lock:
             self._n_left -= 1
@@ -178,6 +184,9 @@ class ThreadEngine(LocalEngine):
         """Give a chunk to whichever thread is free."""
         self._queue.put(chunk)
 
+    def call_soon(self, act: Callable[[], None]) -> None:
+        self._queue.put(act)
+
     def take_back(self, worker_id: int) -> list[int]:
         """Take back what no thread has begun."""
         chunks: list[Any] = []
@@ -187,9 +196,9 @@ class ThreadEngine(LocalEngine):
             except queue.Empty:
                 break
         for chunk in chunks:
-            if chunk is None:
-                self._queue.put(None)
-        return [chunk.id for chunk in chunks if chunk is not None]
+            if chunk is None or callable(chunk):
+                self._queue.put(chunk)
+        return [chunk.id for chunk in chunks if chunk is not None and not callable(chunk)]
 
     def stop(self, worker_id: int) -> None:
         """Have the threads end when they have done what they were given."""

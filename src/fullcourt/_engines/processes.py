@@ -8,9 +8,10 @@ import os
 import pickle
 import signal
 import socket
+from functools import partial
 from typing import Any
 
-from fullcourt._engines.linked import Broken, Event, Handle, LinkedEngine, Lost
+from fullcourt._engines.linked import Broken, Event, Handle, LinkedEngine, Lost, Orphaned
 from fullcourt._engines.template import Setup, fork_template, spawn_interpreter, write_setup
 from fullcourt._os.system import open_pidfd
 from fullcourt._transport import frames
@@ -56,8 +57,7 @@ class ProcessEngine(LinkedEngine):
             raise
         finally:
             template_end.close()
-        control.setblocking(False)
-        self._control = control
+        self._control = control  # blocking for orders, which several threads may give; read with MSG_DONTWAIT
         self._watch(control.fileno(), self._hear)
 
     def _start_fresh(self, template_end: socket.socket) -> int:
@@ -73,7 +73,7 @@ class ProcessEngine(LinkedEngine):
         control = self._control
         while control is not None:
             try:
-                data = control.recv(65536)
+                data = control.recv(65536, socket.MSG_DONTWAIT)
             except BlockingIOError:
                 return
             except OSError:
@@ -98,22 +98,25 @@ class ProcessEngine(LinkedEngine):
                 events.append(Broken(PoolBroken(f"a worker process could not be started: {rest[0]}")))
 
     def _template_lost(self, events: list[Event]) -> None:
-        """The template is gone (killed from outside): its workers are ended, and a new one is started."""
+        """The template is gone (killed from outside). A new one is started, and workers that outlived it are replaced.
+
+        They finish what they were sent, and end; a pidfd tells when, since nobody is left to reap them.
+        """
         assert self._control is not None
         self._unwatch(self._control.fileno())
         self._control.close()
         self._control = None
         self._reap_template()
         for handle in list(self.handles.values()):
-            if handle.pidfd >= 0:
-                with contextlib.suppress(OSError):
-                    signal.pidfd_send_signal(handle.pidfd, signal.SIGKILL)
-                import select
-
-                select.select([handle.pidfd], [], [], 1.0)
-            self._drain(handle, events)
-            self._remove(handle)
-            events.append(Lost(handle, -signal.SIGKILL, None))
+            if handle.orphaned:
+                continue
+            if handle.pidfd < 0:  # it was just being started
+                self._remove(handle)
+                events.append(Lost(handle, -signal.SIGKILL, None))
+                continue
+            handle.orphaned = True
+            self._watch(handle.pidfd, partial(self._orphan_ended, handle))
+            events.append(Orphaned(handle))
         if self._ending:
             return
         self._restarts += 1
@@ -125,19 +128,21 @@ class ProcessEngine(LinkedEngine):
         except (OSError, NotSupported) as error:
             events.append(Broken(PoolBroken(f"the process that starts the workers could not be started: {error}")))
 
+    def _orphan_ended(self, handle: Handle, events: list[Event]) -> None:
+        self._unwatch(handle.pidfd)
+        self._drain(handle, events)
+        self._remove(handle)
+        events.append(Lost(handle, None, None))
+
     def _order(self, message: tuple[Any, ...], fds: list[int] | None = None) -> bool:
         control = self._control
         if control is None:
             return False
         rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
         try:
-            control.setblocking(True)
             control.sendmsg([pickle.dumps(message)], rights)
         except OSError:
             return False
-        finally:
-            with contextlib.suppress(OSError):
-                control.setblocking(False)
         return True
 
     def _reap_template(self) -> None:
@@ -165,15 +170,23 @@ class ProcessEngine(LinkedEngine):
                 handle.link.send(make_frame(frames.STOP, 0, 0, 0, 0, 0.0, b"", b"", []))
 
     def kill(self, worker_id: int) -> bool:
+        handle = self.handles.get(worker_id)
+        if handle is not None and handle.orphaned:
+            with contextlib.suppress(OSError):
+                signal.pidfd_send_signal(handle.pidfd, signal.SIGKILL)
+            return True
         return self._order(("kill", worker_id, int(signal.SIGKILL)))
 
     def _link_ended(self, handle: Handle, events: list[Event]) -> None:
         # Usually it has died, and the template says so at once. If it lives, it has closed its end: it is of no use.
-        self._order(("kill", handle.id, int(signal.SIGKILL)))
+        self.kill(handle.id)
 
     def end(self) -> None:
         """Have the template kill all workers and end; their losses are reported by :meth:`poll`."""
         self._ending = True
+        for handle in list(self.handles.values()):
+            if handle.orphaned:
+                self.kill(handle.id)
         if self._control is not None:
             self._order(("stop",))
 
