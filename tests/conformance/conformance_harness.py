@@ -51,7 +51,8 @@ def engines() -> list[Engine]:
         options = {"processes": 2, "threads": 2, "start_method": "fork"}
         found.append(Engine("fork-x-threads", options, n_slots=4, n_processes=2, isolated=True))
     if sys.version_info >= (3, 14):
-        found.append(Engine("interpreters", {"interpreters": 2}, n_slots=2, isolated=True))
+        # Not the last: the shared pool of the last engine lives on, and no test could fork beside its interpreters.
+        found.insert(2, Engine("interpreters", {"interpreters": 2}, n_slots=2, isolated=True))
     return found
 
 
