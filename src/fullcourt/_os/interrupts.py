@@ -33,12 +33,13 @@ class Shield:
     def __enter__(self) -> None:
         if threading.get_ident() != self._main:
             return
-        self._depth += 1
-        if self._depth == 1:
+        if self._depth == 0:
+            # In this order, an interrupt between any two of these lines either changes nothing or is held back.
             old = _signal.getsignal(_signal.SIGINT)
             if callable(old):
-                self._old = old
                 _signal.signal(_signal.SIGINT, self._handle)
+                self._old = old
+        self._depth += 1
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         if threading.get_ident() != self._main:
@@ -70,7 +71,7 @@ class Shield:
             handler(_signal.SIGINT, None)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        if self.open or self._pending:
+        if self._old is not None and (self.open or self._pending):
             self.open = self._pending = False
             self._old(number, frame)
         else:
