@@ -58,6 +58,7 @@ class Work:
         *,
         estimates: list[Estimate] | None = None,
         length_known: bool = True,
+        priority: int = 0,
     ) -> None:
         self.number = next(chunk_ids)
         self.total = total
@@ -67,6 +68,7 @@ class Work:
         self.estimate = Estimate()
         self.estimates = itertools.cycle(estimates) if estimates else None
         self.queued = False
+        self.priority = priority
         self.last_size = 0
 
     def estimate_of_next(self) -> Estimate:

@@ -20,7 +20,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from fullcourt._core.model import Estimate
+from fullcourt._core.model import NESTED, Estimate
 from fullcourt._core.scheduler import Scheduler
 from tests.core.scheduler_work import Piece, Task, Work
 
@@ -37,6 +37,8 @@ class Player:
     n_ended: int = 0
     n_left: int = 0  # tasks that were withdrawn or taken back
     told_to_stop: bool = False
+    lent: list[Piece] = field(default_factory=list)  # of those that run: they wait for nested tasks
+    n_grown: int = 0  # slots that it was given in place of lent ones
 
     @property
     def held(self) -> list[Piece]:
@@ -62,9 +64,23 @@ class SchedulerMachine(RuleBasedStateMachine):
         n_slots=st.integers(1, 3),
         max_tasks=st.none() | st.integers(1, 5),
         may_take_back=st.booleans() | st.just(True),
+        grows=st.booleans(),
+        max_extra=st.sampled_from([0, 1, 3, 1000]),
     )
-    def open(self, n_workers: int, n_slots: int, max_tasks: int | None, may_take_back: bool) -> None:
-        self.scheduler = Scheduler(n_workers, n_slots, max_tasks=max_tasks, may_take_back=may_take_back)
+    def open(
+        self, n_workers: int, n_slots: int, max_tasks: int | None, may_take_back: bool, grows: bool, max_extra: int
+    ) -> None:
+        self.grows = grows and max_tasks is None
+        self.max_workers = 2 * n_workers + max_extra
+        self.scheduler = Scheduler(
+            n_workers,
+            n_slots,
+            max_tasks=max_tasks,
+            may_take_back=may_take_back,
+            grows=self.grows,
+            max_workers=self.max_workers,
+        )
+        self.ever_lent = False
         self.n_workers, self.n_slots, self.max_tasks, self.may_take_back = n_workers, n_slots, max_tasks, may_take_back
         self.estimates = [Estimate(), Estimate()]
         self.scheduler.opened(self.now)
@@ -108,7 +124,10 @@ class SchedulerMachine(RuleBasedStateMachine):
     # -- what workers do ------------------------------------------------------------------------------------------
 
     def unread(self) -> list[int]:
-        return [i for i, player in self.players.items() if player.link and len(player.slots) < self.n_slots]
+        return [i for i, player in self.players.items() if player.link and self.has_free_slot(player)]
+
+    def has_free_slot(self, player: Player) -> bool:
+        return len(player.slots) < self.n_slots + player.n_grown
 
     def running(self) -> list[tuple[int, Piece]]:
         return [(i, piece) for i, player in self.players.items() for piece in player.slots]
@@ -123,6 +142,8 @@ class SchedulerMachine(RuleBasedStateMachine):
         player.n_ended += n_tasks
         if piece.done + n_tasks == piece.count:
             player.slots.remove(piece)
+            if piece in player.lent:
+                player.lent.remove(piece)
         self.scheduler.ended(piece, n_tasks, seconds, self.now)
 
     @precondition(lambda self: self.unread())
@@ -141,6 +162,39 @@ class SchedulerMachine(RuleBasedStateMachine):
     def a_part_of_a_chunk_ends(self, data: st.DataObject, seconds: float) -> None:
         worker_id, piece = data.draw(st.sampled_from(self.running()))
         self.end(worker_id, piece, data.draw(st.integers(1, len(piece.open_tasks))), seconds)
+
+    # -- nested tasks ---------------------------------------------------------------------------------------------
+
+    def not_waiting(self) -> list[Piece]:
+        return [piece for player in self.players.values() for piece in player.slots if piece not in player.lent]
+
+    def waiting(self) -> list[Piece]:
+        return [piece for player in self.players.values() for piece in player.lent]
+
+    @precondition(lambda self: self.not_waiting())
+    @rule(data=st.data(), n_calls=st.integers(1, 12), depth=st.integers(1, 3))
+    def a_task_waits_for_nested_ones(self, data: st.DataObject, n_calls: int, depth: int) -> None:
+        """It may also be told of the waiting before the nested tasks come, or of tasks that wait for none any more."""
+        piece = data.draw(st.sampled_from(self.not_waiting()))
+        lender = self.players[piece.worker_id]
+        if not self.scheduler.slot_lent(piece, self.now):
+            others = [player for player in self.players.values() if player is not lender]
+            assert all(len(player.lent) >= self.n_slots for player in others)
+            assert len(self.players) >= self.max_workers
+            return
+        self.ever_lent = True
+        lender.lent.append(piece)
+        stream = Work(0, 1, estimates=self.estimates, length_known=False, priority=NESTED + depth)
+        self.add(stream, n_calls)
+
+    @precondition(lambda self: self.waiting())
+    @rule(data=st.data())
+    def a_task_waits_no_more(self, data: st.DataObject) -> None:
+        piece = data.draw(st.sampled_from(self.waiting()))
+        self.players[piece.worker_id].lent.remove(piece)
+        self.scheduler.slot_returned(piece, self.now)
+
+    # -- deaths ---------------------------------------------------------------------------------------------------
 
     @precondition(lambda self: self.players)
     @rule(data=st.data())
@@ -249,10 +303,13 @@ class SchedulerMachine(RuleBasedStateMachine):
             elif action[0] == "take_back":
                 assert self.may_take_back
                 self.take_backs.append(worker_id)
+            elif action[0] in ("grow", "shrink"):
+                assert self.grows
+                player.n_grown += 1 if action[0] == "grow" else -1
             else:
                 assert not player.held, "told to stop while it holds work"
                 player.told_to_stop = True
-                if not self.closed and not player.n_left:
+                if not self.closed and not player.n_left and not self.ever_lent:
                     assert player.n_ended == self.max_tasks, "told to stop before it had done its share"
 
     @invariant()
@@ -287,9 +344,14 @@ class SchedulerMachine(RuleBasedStateMachine):
         for player in self.players.values():
             if player.told_to_stop or player.n_given == self.max_tasks or player.n_left:
                 continue
+            if len(player.lent) >= self.n_slots and not self.grows:
+                continue
             # A successor waits for the worker in whose place it comes; all others have a link full.
             in_reserve = not player.held and n_holders >= self.n_workers
-            assert in_reserve or len(player.held) >= 2 * self.n_slots, "work waits while a worker has room"
+            if self.ever_lent:
+                in_reserve = any(w is player for i, w in self.players.items() if i in self.scheduler.reserve)
+            n_held = len(player.held) - player.n_grown
+            assert in_reserve or n_held >= 2 * self.n_slots, "work waits while a worker has room"
 
     def a_free_slot_looks_for_work(self) -> None:
         """A slot is free while a chunk lies in another worker's link: it is asked for, now or soon."""
@@ -302,24 +364,45 @@ class SchedulerMachine(RuleBasedStateMachine):
         if self.closed:
             assert not alive
             return
-        assert sum(bool(player.held) for player in alive) <= self.n_workers, "more workers run tasks than the pool has"
-        # In each place, at most one that retires, and the one that comes after it.
-        assert self.n_workers <= len(alive) <= self.n_workers * (1 if self.max_tasks is None else 2)
+        if self.ever_lent:
+            self.lent_workers_are_replaced(alive)
+        else:
+            assert sum(bool(player.held) for player in alive) <= self.n_workers, "more run tasks than the pool has"
+            # In each place, at most one that retires, and the one that comes after it.
+            assert self.n_workers <= len(alive) <= self.n_workers * (1 if self.max_tasks is None else 2)
         for player in alive:
             if self.max_tasks is not None:
                 assert player.n_given - player.n_left <= self.max_tasks
 
+    def lent_workers_are_replaced(self, alive: list[Player]) -> None:
+        """As many can be given work as the pool has, besides those that wait; and no more than are needed for that."""
+        if self.grows:
+            assert len(alive) == self.n_workers
+            assert all(player.n_grown == len(player.lent) for player in alive)
+            return
+        n_waiting = sum(len(player.lent) >= self.n_slots for player in alive)
+        workers = [self.scheduler.workers[i] for i, player in self.players.items() if player in alive]
+        n_retiring = sum(worker.retiring and len(worker.lent) < self.n_slots for worker in workers)
+        assert len(alive) - n_waiting - n_retiring >= min(self.n_workers, self.max_workers - n_waiting)
+        assert self.scheduler.n_active <= self.n_workers + n_retiring + (self.n_slots > 1) * len(self.waiting())
+
     # -- the end --------------------------------------------------------------------------------------------------
 
     def teardown(self) -> None:
-        """From wherever we are: all work drains, with one chunk stuck for ever and then without; then all stop."""
+        """From wherever we are: all work drains, with some chunks stuck for ever and then without; then all stop."""
         if not hasattr(self, "scheduler") or self.broke_a_rule:
             return
         self.the_rules_are_kept()
         others_can_help = self.n_workers > 1 or (self.n_slots > 1 and self.max_tasks is None)
-        if self.may_take_back and others_can_help and self.running():
-            self.drain(stuck=self.running()[0][1])
-        self.drain(stuck=None)
+        if self.may_take_back and self.waiting():
+            self.drain(stuck=self.waiting())  # those that wait hold up nobody else
+            for piece in self.waiting()[::2]:
+                self.players[piece.worker_id].lent.remove(piece)
+                self.scheduler.slot_returned(piece, self.now)
+                self.the_rules_are_kept()
+        elif self.may_take_back and others_can_help and self.running():
+            self.drain(stuck=[self.running()[0][1]])
+        self.drain(stuck=[])
         assert not self.scheduler.has_waiting()
         assert len(self.fate) == sum(stream.total for stream in self.streams)
         if not self.closed:
@@ -334,16 +417,16 @@ class SchedulerMachine(RuleBasedStateMachine):
             self.the_rules_are_kept()
         assert self.n_started == n_started, "a worker was started after the end"
 
-    def drain(self, stuck: Piece | None) -> None:
+    def drain(self, stuck: list[Piece]) -> None:
         """Deliver fairly all that can happen, until nothing is open but what is stuck."""
-        stuck_tasks = set() if stuck is None else set(stuck.open_tasks)
+        stuck_tasks = {task for piece in stuck for task in piece.open_tasks}
         for _ in range(50 + 3 * len(self.open)):
             if self.open <= stuck_tasks:
                 return
             for worker_id, player in list(self.players.items()):
-                while player.link and len(player.slots) < self.n_slots:
+                while player.link and self.has_free_slot(player):
                     self.read_by(worker_id)
-                for piece in [piece for piece in player.slots if piece is not stuck]:
+                for piece in [piece for piece in player.slots if piece not in stuck]:
                     self.end(worker_id, piece, len(piece.open_tasks), 1e-4)
                     self.the_rules_are_kept()
                 if player.told_to_stop:

@@ -16,7 +16,10 @@ from __future__ import annotations
 
 from typing import Protocol
 
-__all__ = ["Chunk", "Estimate", "Stream", "Worker"]
+__all__ = ["NESTED", "Chunk", "Estimate", "Stream", "Worker"]
+
+# The least priority of a stream of nested tasks: others wait for them, and hold what they need meanwhile.
+NESTED = 1 << 40
 
 
 class Estimate:
@@ -69,6 +72,7 @@ class Stream(Protocol):
     queued: bool
     last_size: int
     estimate: Estimate
+    priority: int  # streams of a higher one come first
 
     def available(self) -> int:
         """How many tasks can be taken now (0 or more)."""
@@ -98,9 +102,24 @@ class Worker:
         holding_since: since when it has held chunks without a break; meaningless while it holds none.
         held_s: for how long it held chunks before that.
         stopping: whether it was told to end.
+        lent: ids of chunks that it holds whose task waits for nested tasks: their slots are lent.
+        resting: whether it shall get nothing now: it is in reserve, or all its slots are lent.
     """
 
-    __slots__ = ("held_s", "holding_since", "id", "load_s", "n_given", "progress_at", "retiring", "sent", "stopping")
+    __slots__ = (
+        "held_s",
+        "holding_since",
+        "id",
+        "lent",
+        "load_s",
+        "n_given",
+        "n_grown",
+        "progress_at",
+        "resting",
+        "retiring",
+        "sent",
+        "stopping",
+    )
 
     def __init__(self, worker_id: int, now: float) -> None:
         self.id = worker_id
@@ -112,3 +131,6 @@ class Worker:
         self.held_s = 0.0
         self.retiring = False
         self.stopping = False
+        self.lent: dict[int, None] = {}
+        self.n_grown = 0  # slots that it has in place of lent ones
+        self.resting = False

@@ -16,6 +16,10 @@ Invariants (``check`` asserts them; the property tests call it after every event
    than it has slots.
 4. A worker that was given its last task (``max_tasks``) gets no other; it is stopped when what it holds has ended,
    and its successor is started when that last task is given, so that recycling costs no stall.
+5. A task that waits for nested ones lends its slot. A worker whose slots are all lent is given nothing, and another
+   serves in its place: ``n_wanted`` workers are active (neither stopping nor in reserve nor wholly lent), or fewer
+   where they would be more than ``max_workers`` together with those wholly lent. With ``grows``, the worker itself gets a slot for each lent one.
+6. Nested tasks go before all others, the deepest first: so those that wait for them are few.
 """
 
 from __future__ import annotations
@@ -24,7 +28,7 @@ from collections import deque
 from typing import Literal
 
 from fullcourt._core.chunking import MAX_CHUNK, TARGET_S, chunk_size
-from fullcourt._core.model import Chunk, Stream, Worker
+from fullcourt._core.model import NESTED, Chunk, Stream, Worker
 
 __all__ = ["Action", "Scheduler"]
 
@@ -41,6 +45,8 @@ Action = (
     | tuple[Literal["take_back"], int]
     | tuple[Literal["start"], int]
     | tuple[Literal["stop"], int]
+    | tuple[Literal["grow"], int]
+    | tuple[Literal["shrink"], int]
 )
 
 
@@ -48,19 +54,30 @@ class Scheduler:
     """Gives waiting tasks to workers; see the module's head for the rules."""
 
     def __init__(
-        self, n_workers: int, n_slots: int, *, max_tasks: int | None = None, may_take_back: bool = True
+        self,
+        n_workers: int,
+        n_slots: int,
+        *,
+        max_tasks: int | None = None,
+        may_take_back: bool = True,
+        grows: bool = False,
+        max_workers: int = 1 << 30,
     ) -> None:
         self.n_workers = n_workers
         self.n_slots = n_slots  # of each worker
         self.max_tasks = max_tasks
         self.may_take_back = may_take_back
+        self.grows = grows
+        self.max_workers = max(max_workers, n_workers)
+        self.n_wanted = n_workers
+        self.n_lent = 0  # slots, in all
         self.workers: dict[int, Worker] = {}
         self.actions: list[Action] = []
         self.idle: dict[int, Worker] = {}
         self.roomy: dict[int, Worker] = {}
         self.laden: dict[int, Worker] = {}
         self.reserve: dict[int, Worker] = {}  # successors: they get work when those before them have ended theirs
-        self.n_active = 0  # workers that are neither stopping nor in reserve
+        self.n_active = 0  # workers that are neither stopping nor in reserve nor wholly lent
         self.streams: deque[Stream] = deque()
         self.returned: deque[Chunk] = deque()
         self.look_again_at: float | None = None
@@ -78,8 +95,7 @@ class Scheduler:
     def stream_filled(self, stream: Stream, now: float) -> None:
         """A stream that had nothing has tasks."""
         if not stream.queued and stream.available():
-            stream.queued = True
-            self.streams.append(stream)
+            self._enqueue(stream)
             if self.roomy:
                 self._dispatch(now)
 
@@ -140,16 +156,16 @@ class Scheduler:
         worker = self.workers.pop(worker_id)
         for place in (self.idle, self.roomy, self.laden):
             place.pop(worker_id, None)
-        if self.reserve.pop(worker_id, None) is None and not worker.stopping:
+        if self.reserve.pop(worker_id, None) is None and not worker.stopping and not self._is_lent(worker):
             self.n_active -= 1
+        self.n_lent -= len(worker.lent)
+        worker.lent.clear()
         held = list(worker.sent.values())
         for chunk in held:
             chunk.worker_id = None
             self.n_sent_tasks -= chunk.count - chunk.done
         if not self.closing:
-            self._promote(now)
-            if self._n_serving() < self.n_workers:
-                self._start_worker(now)
+            self._reckon(now)
             self._look_out(now)
         return held
 
@@ -160,9 +176,43 @@ class Scheduler:
             return
         self._stop(worker)
         if not self.closing:
-            self._promote(now)
-            if self._n_serving() < self.n_workers:
-                self._start_worker(now)
+            self._reckon(now)
+
+    def slot_lent(self, chunk: Chunk, now: float) -> bool:
+        """The task that runs of this chunk waits for nested ones. False: then nobody could run them; nothing is lent."""
+        worker = self.workers.get(chunk.worker_id or 0)
+        if worker is None or chunk.id in worker.lent:
+            return True
+        was_active = self._is_active(worker)
+        worker.lent[chunk.id] = None
+        self.n_lent += 1
+        if self.grows:
+            worker.n_grown += 1
+            self.actions.append(("grow", worker.id))
+            self._place(worker)
+            self._dispatch(now)
+            return True
+        if self._is_lent(worker):
+            self.reserve.pop(worker.id, None)
+            self.n_active -= was_active
+            worker.resting = True
+            self._place(worker)
+            if len(worker.sent) > len(worker.lent) and self.may_take_back:
+                self.actions.append(("take_back", worker.id))
+        if not self.closing:
+            self._reckon(now)
+        if not self.n_active and all(self._is_lent(other) for other in self.workers.values()):
+            self._unlend(worker, chunk)
+            return False
+        return True
+
+    def slot_returned(self, chunk: Chunk, now: float) -> None:
+        """What the task of this chunk waited for has ended."""
+        worker = self.workers.get(chunk.worker_id or 0)
+        if worker is not None and chunk.id in worker.lent:
+            self._unlend(worker, chunk)
+            self._dispatch(now)
+            self._look_out(now)
 
     def time_passed(self, now: float) -> None:
         """The moment ``look_again_at`` has come: a slot is free while work lies still in another worker's link."""
@@ -185,7 +235,72 @@ class Scheduler:
         return bool(self.streams or self.returned)
 
     def _n_serving(self) -> int:
-        return sum(not w.stopping and not w.retiring for w in self.workers.values())
+        return sum(not (w.stopping or w.retiring or self._is_lent(w)) for w in self.workers.values())
+
+    def _is_lent(self, worker: Worker) -> bool:
+        """Whether all its slots are lent."""
+        return len(worker.lent) >= self.n_slots and not self.grows
+
+    def _is_active(self, worker: Worker) -> bool:
+        return not worker.stopping and worker.id not in self.reserve and not self._is_lent(worker)
+
+    def _reckon(self, now: float) -> None:
+        """See to it that as many workers serve as are wanted."""
+        self._count_wanted()
+        self._bench()
+        self._promote(now)
+        self._fill_up(now)
+
+    def _fill_up(self, now: float) -> None:
+        """Start as many workers as are missing."""
+        n_wanted = self.n_wanted
+        if self.n_lent:
+            n_wanted = min(n_wanted, self.max_workers - sum(map(self._is_lent, self.workers.values())))
+        while self._n_serving() < n_wanted:
+            self._start_worker(now)
+
+    def _count_wanted(self) -> None:
+        """Where workers have several slots, another one serves for lent slots of workers that serve on."""
+        n_lent = 0
+        if self.n_lent and self.n_slots > 1 and not self.grows:
+            n_lent = sum(len(w.lent) for w in self.workers.values() if not self._is_lent(w))
+        self.n_wanted = self.n_workers + -(-n_lent // self.n_slots)
+
+    def _bench(self) -> None:
+        """Too many workers are active: put those into reserve that hold the least."""
+        while self.n_active > self.n_wanted:
+            active = [w for w in self.workers.values() if self._is_active(w) and not w.retiring]
+            if not active:
+                return
+            worker = min(active, key=lambda w: len(w.sent))
+            self.reserve[worker.id] = worker
+            self.n_active -= 1
+            worker.resting = True
+            self._place(worker)
+            if len(worker.sent) > self.n_slots and self.may_take_back:
+                self.actions.append(("take_back", worker.id))
+
+    def _unlend(self, worker: Worker, chunk: Chunk) -> None:
+        was_lent = self._is_lent(worker)
+        del worker.lent[chunk.id]
+        self.n_lent -= 1
+        if self.grows:
+            worker.n_grown -= 1
+            self.actions.append(("shrink", worker.id))
+        elif was_lent:
+            worker.resting = False
+            self.n_active += not worker.stopping
+        self._place(worker)
+        self._count_wanted()
+        self._bench()
+        if not self.n_lent:
+            self._send_home()
+
+    def _send_home(self) -> None:
+        """No slot is lent any more: keep some of the workers that served for lent ones, and stop the others."""
+        spare = [w for w in self.reserve.values() if not w.sent]
+        for worker in spare[2 * self.n_workers + 2 :]:
+            self._stop(worker)
 
     def _start_worker(self, now: float) -> None:
         worker = Worker(self._next_worker, now)
@@ -193,13 +308,15 @@ class Scheduler:
         self.workers[worker.id] = worker
         self.actions.append(("start", worker.id))
         self.reserve[worker.id] = worker
+        worker.resting = True
         self._promote(now)
 
     def _promote(self, now: float) -> None:
-        """Give a successor its place, if there is one free."""
-        if self.reserve and self.n_active < self.n_workers:
+        """Give those in reserve the places that are free."""
+        while self.reserve and self.n_active < self.n_wanted:
             worker = self.reserve.pop(next(iter(self.reserve)))
             self.n_active += 1
+            worker.resting = False
             self._place(worker)
             self._dispatch(now)
 
@@ -224,13 +341,15 @@ class Scheduler:
 
     def _stop(self, worker: Worker) -> None:
         worker.stopping = True
-        if self.reserve.pop(worker.id, None) is None:
+        if self.reserve.pop(worker.id, None) is None and not self._is_lent(worker):
             self.n_active -= 1
         self._place(worker)
         self.actions.append(("stop", worker.id))
 
     def _drop(self, worker: Worker, chunk: Chunk, now: float) -> None:
         del worker.sent[chunk.id]
+        if chunk.id in worker.lent:
+            self._unlend(worker, chunk)
         chunk.worker_id = None
         if worker.sent:
             worker.load_s -= chunk.expected_s
@@ -240,9 +359,9 @@ class Scheduler:
 
     def _place(self, worker: Worker) -> None:
         """Put a worker into the sets where it belongs (invariant 3)."""
-        n_held = len(worker.sent)
+        n_held = len(worker.sent) - worker.n_grown
         n_slots = self.n_slots
-        usable = not worker.stopping and not worker.retiring
+        usable = not (worker.stopping or worker.retiring or worker.resting)
         if usable and n_held < n_slots:
             self.idle[worker.id] = worker
         else:
@@ -260,7 +379,7 @@ class Scheduler:
         """Send what waits to whoever has room: first to those with a free slot, the last to fall idle first."""
         idle, roomy, streams, returned = self.idle, self.roomy, self.streams, self.returned
         while roomy and (returned or streams):
-            if not returned and not streams[0].available():  # its map failed or was cancelled
+            if streams and not streams[0].available():  # its map failed or was cancelled
                 self._unqueue_first()
                 continue
             if idle:
@@ -268,7 +387,7 @@ class Scheduler:
             else:
                 worker = next(iter(roomy.values()))
                 del roomy[worker.id]  # to the end of the row: those with room take turns
-            if returned:
+            if returned and not (streams and streams[0].priority >= NESTED):
                 chunk = returned.popleft()
                 if self.max_tasks is not None and chunk.count - chunk.done > self.max_tasks - worker.n_given:
                     # It does not fit in what is left of this worker's life.
@@ -276,18 +395,30 @@ class Scheduler:
             else:
                 stream = streams[0]
                 chunk = stream.take(self._size(stream, worker))
-                if stream.available():
+                if not stream.available():
+                    self._unqueue_first()
+                elif streams[-1].priority == stream.priority:
                     streams.rotate(-1)
                 else:
-                    self._unqueue_first()
+                    streams.popleft()
+                    self._enqueue(stream)
             self._give(worker, chunk, now)
 
     def _unqueue_first(self) -> None:
         stream = self.streams.popleft()
         stream.queued = False
         if stream.available():  # filled by another thread, which saw it still queued
-            stream.queued = True
-            self.streams.append(stream)
+            self._enqueue(stream)
+
+    def _enqueue(self, stream: Stream) -> None:
+        """Behind all of its priority, before all of a lower one."""
+        stream.queued = True
+        streams = self.streams
+        if not streams or streams[-1].priority >= stream.priority:
+            streams.append(stream)
+            return
+        at = next(i for i, other in enumerate(streams) if other.priority < stream.priority)
+        streams.insert(at, stream)
 
     def _size(self, stream: Stream, worker: Worker) -> int:
         size = stream.fixed_size()
@@ -312,12 +443,12 @@ class Scheduler:
         worker.load_s += chunk.expected_s
         worker.n_given += n_tasks
         self.n_sent_tasks += n_tasks
-        if worker.n_given == self.max_tasks:
+        if self.max_tasks is not None and worker.n_given >= self.max_tasks:
             worker.retiring = True
         self._place(worker)
         self.actions.append(("send", worker.id, chunk))
         if worker.retiring and not self.closing:
-            self._start_worker(now)
+            self._fill_up(now)
 
     def _steal(self, now: float) -> None:
         """A slot is free and nothing waits: take back what lies unread behind a long task."""
@@ -340,13 +471,24 @@ class Scheduler:
         if self.roomy:
             assert not self.streams and not self.returned, "work waits while a worker has room"
         for worker in self.workers.values():
-            usable = not worker.stopping and not worker.retiring and worker.id not in self.reserve
-            n_held = len(worker.sent)
+            in_place = not worker.stopping and worker.id not in self.reserve and not self._is_lent(worker)
+            assert worker.resting == (worker.id in self.reserve or self._is_lent(worker)) or worker.stopping
+            usable = in_place and not worker.retiring
+            n_held = len(worker.sent) - worker.n_grown
             assert (worker.id in self.idle) == (usable and n_held < self.n_slots)
             assert (worker.id in self.laden) == (n_held > self.n_slots)
             assert all(c.worker_id == worker.id for c in worker.sent.values())
+            assert worker.lent.keys() <= worker.sent.keys()
+            assert worker.n_grown == (len(worker.lent) if self.grows else 0)
             if self.max_tasks is not None:
                 assert worker.n_given <= self.max_tasks
+        assert self.n_lent == sum(len(w.lent) for w in self.workers.values())
+        active = [w for w in self.workers.values() if self._is_active(w)]
+        assert self.n_active == len(active)
+        if not self.closing:
+            assert self.n_active <= self.n_wanted or all(w.retiring for w in active)
+            n_lent = sum(map(self._is_lent, self.workers.values()))
+            assert self.n_active >= min(self.n_wanted, self.max_workers - n_lent) or not self.reserve
         assert all(c.worker_id is None for c in self.returned)
         total = sum(c.count - c.done for w in self.workers.values() for c in w.sent.values())
         assert total == self.n_sent_tasks

@@ -80,9 +80,10 @@ class Call(Chunk):
 class CallStream:
     """The calls of one submitting thread, first in, first out."""
 
-    __slots__ = ("_calls", "estimate", "last_size", "n_live", "queued")
+    __slots__ = ("_calls", "estimate", "last_size", "n_live", "priority", "queued")
 
-    def __init__(self, estimate: Estimate) -> None:
+    def __init__(self, estimate: Estimate, priority: int = 0) -> None:
+        self.priority = priority
         self._calls: deque[Call] = deque()
         self.estimate = estimate  # of no use here: each call has its function's own
         self.last_size = 1
@@ -173,6 +174,7 @@ class MapJob:
         self.return_failures = return_failures
         self.report: Callable[[int, int], None] | None = report
         self.queued = False
+        self.priority = 0
         self.last_size = 0
         self.stopped = False
         self.stopped_early = False  # by a failure or a cancellation: the rest shall not run
