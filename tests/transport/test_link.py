@@ -35,7 +35,7 @@ class Link:
 def new_link(n_slots: int = 1) -> Link:
     pool, tasks, results = make_link()
     own = tasks.dup()  # in another process it would be another descriptor too
-    return Link(pool, WorkerEnd(own, results, n_slots), own, results)
+    return Link(pool, WorkerEnd(own, results), own, results)
 
 
 @pytest.fixture

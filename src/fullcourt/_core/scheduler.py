@@ -61,6 +61,7 @@ class Scheduler:
         max_tasks: int | None = None,
         may_take_back: bool = True,
         grows: bool = False,
+        prefetches: bool = True,
         max_workers: int = 1 << 30,
     ) -> None:
         self.n_workers = n_workers
@@ -68,6 +69,8 @@ class Scheduler:
         self.max_tasks = max_tasks
         self.may_take_back = may_take_back
         self.grows = grows
+        self.most_held = 2 * n_slots if prefetches else n_slots  # chunks, whatever they take
+        self.window_s = WINDOW_S if prefetches else 0.0
         self.max_workers = max(max_workers, n_workers)
         self.n_wanted = n_workers
         self.n_lent = 0  # slots, in all
@@ -96,11 +99,16 @@ class Scheduler:
         """A stream that had nothing has tasks."""
         if not stream.queued and stream.available():
             self._enqueue(stream)
-            if self.roomy:
-                self._dispatch(now)
+        if self.roomy:
+            self._dispatch(now)
 
-    def ended(self, chunk: Chunk, n_tasks: int, seconds: float, now: float) -> None:
-        """The next n tasks of a chunk that a worker holds have ended, in so many seconds."""
+    def ended(
+        self, chunk: Chunk, n_tasks: int, seconds: float, now: float, resumed: Chunk | None = None
+    ) -> None:
+        """The next n tasks of a chunk that a worker holds have ended, in so many seconds.
+
+        ``resumed``: the chunk whose task waited for just that; its slot is returned before anything else is sent.
+        """
         worker_id = chunk.worker_id
         if worker_id is None:
             return
@@ -112,6 +120,10 @@ class Scheduler:
         if chunk.done < chunk.count:
             return
         self._drop(worker, chunk, now)
+        if resumed is not None:
+            lender = self.workers.get(resumed.worker_id or 0)
+            if lender is not None and resumed.id in lender.lent:
+                self._unlend(lender, resumed)
         self._place(worker)
         if self.returned or self.streams:
             self._dispatch(now)
@@ -179,7 +191,10 @@ class Scheduler:
             self._reckon(now)
 
     def slot_lent(self, chunk: Chunk, now: float) -> bool:
-        """The task that runs of this chunk waits for nested ones. False: then nobody could run them; nothing is lent."""
+        """The task that runs of this chunk waits for nested ones. False: then nobody could run them; nothing is lent.
+
+        The event that follows is that of their stream being filled: until then nothing else is sent.
+        """
         worker = self.workers.get(chunk.worker_id or 0)
         if worker is None or chunk.id in worker.lent:
             return True
@@ -190,7 +205,8 @@ class Scheduler:
             worker.n_grown += 1
             self.actions.append(("grow", worker.id))
             self._place(worker)
-            self._dispatch(now)
+            if worker.id in self.laden and self.may_take_back:
+                self.actions.append(("take_back", worker.id))
             return True
         if self._is_lent(worker):
             self.reserve.pop(worker.id, None)
@@ -200,7 +216,9 @@ class Scheduler:
             if len(worker.sent) > len(worker.lent) and self.may_take_back:
                 self.actions.append(("take_back", worker.id))
         if not self.closing:
-            self._reckon(now)
+            self._count_wanted()
+            self._promote(now, sends=False)
+            self._fill_up(now, sends=False)
         if not self.n_active and all(self._is_lent(other) for other in self.workers.values()):
             self._unlend(worker, chunk)
             return False
@@ -251,13 +269,13 @@ class Scheduler:
         self._promote(now)
         self._fill_up(now)
 
-    def _fill_up(self, now: float) -> None:
+    def _fill_up(self, now: float, *, sends: bool = True) -> None:
         """Start as many workers as are missing."""
         n_wanted = self.n_wanted
         if self.n_lent:
             n_wanted = min(n_wanted, self.max_workers - sum(map(self._is_lent, self.workers.values())))
         while self._n_serving() < n_wanted:
-            self._start_worker(now)
+            self._start_worker(now, sends=sends)
 
     def _count_wanted(self) -> None:
         """Where workers have several slots, another one serves for lent slots of workers that serve on."""
@@ -302,23 +320,24 @@ class Scheduler:
         for worker in spare[2 * self.n_workers + 2 :]:
             self._stop(worker)
 
-    def _start_worker(self, now: float) -> None:
+    def _start_worker(self, now: float, *, sends: bool = True) -> None:
         worker = Worker(self._next_worker, now)
         self._next_worker += 1
         self.workers[worker.id] = worker
         self.actions.append(("start", worker.id))
         self.reserve[worker.id] = worker
         worker.resting = True
-        self._promote(now)
+        self._promote(now, sends=sends)
 
-    def _promote(self, now: float) -> None:
+    def _promote(self, now: float, *, sends: bool = True) -> None:
         """Give those in reserve the places that are free."""
         while self.reserve and self.n_active < self.n_wanted:
             worker = self.reserve.pop(next(iter(self.reserve)))
             self.n_active += 1
             worker.resting = False
             self._place(worker)
-            self._dispatch(now)
+            if sends:
+                self._dispatch(now)
 
     def _retire(self, worker: Worker, now: float) -> None:
         """Stop a worker that was given its last task, if it has nothing any more."""
@@ -366,7 +385,7 @@ class Scheduler:
             self.idle[worker.id] = worker
         else:
             self.idle.pop(worker.id, None)
-        if usable and (n_held < 2 * n_slots or (worker.load_s < WINDOW_S * n_slots and n_held < MAX_SENT * n_slots)):
+        if usable and (n_held < self.most_held or (worker.load_s < self.window_s * n_slots and n_held < MAX_SENT * n_slots)):
             self.roomy[worker.id] = worker
         else:
             self.roomy.pop(worker.id, None)

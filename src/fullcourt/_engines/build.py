@@ -34,6 +34,20 @@ def default_start_method() -> str:
     return multiprocessing.get_start_method(allow_none=True) or multiprocessing.get_all_start_methods()[0]
 
 
+def most_workers(n_workers: int) -> int:
+    """How many workers a pool may have at once, with those that serve in place of workers whose tasks wait.
+
+    Each takes up to seven descriptors of this process. A tenth of them stays for others.
+    """
+    try:
+        import resource
+
+        n_descriptors = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    except (ImportError, OSError):  # Windows
+        n_descriptors = 2048
+    return n_workers + max(8, min(512, int(0.9 * n_descriptors) // 7 - n_workers))
+
+
 def usable_start_method(asked: str | None) -> str:
     """The method that was asked for, or the default.
 
@@ -92,7 +106,15 @@ def build_driver(
             from fullcourt._engines.processes import ProcessEngine
 
             engine = ProcessEngine(n_slots, name, method, setup)
-    scheduler = Scheduler(n_workers, n_slots, max_tasks=max_tasks, may_take_back=engine.can_take_back)
+    scheduler = Scheduler(
+        n_workers,
+        n_slots,
+        max_tasks=max_tasks,
+        may_take_back=engine.can_take_back,
+        grows=not engine.needs_driving,
+        prefetches=not engine.runs_inline,
+        max_workers=most_workers(n_workers),
+    )
     driver = Driver(engine, scheduler, name)
     engine.driver = driver
     return driver

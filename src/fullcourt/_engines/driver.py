@@ -37,6 +37,7 @@ from fullcourt._engines.accounts import annotate, death, describe, take_statisti
 from fullcourt._engines.future import Future
 from fullcourt._engines.jobs import STARMAP, Call, CallStream, MapChunk, MapJob, Settlement, StreamJob
 from fullcourt._engines.linked import Broken, FrameArrived, Handle, Lost, Orphaned
+from fullcourt._engines.nested import Lending, Relay, Relays
 from fullcourt._engines.roles import Roles, wait_aside
 from fullcourt._transport import frames
 from fullcourt._transport.codec import decode
@@ -73,7 +74,7 @@ class Driver:
         self._lock = threading.Lock()
         self._ids = itertools.count(1)
         self.new_id = self._ids.__next__
-        self._streams: dict[int, CallStream] = {}
+        self._streams: dict[Any, CallStream] = {}
         self._jobs: set[MapJob] = set()
         self._n_open = 0
         self._since_driven = 0
@@ -87,6 +88,8 @@ class Driver:
         self.n_done = 0
         self.n_failed = 0
         self.functions = FunctionTable(engine.codec) if engine.codec is not None else None
+        self.relays = Relays(self)
+        self.lending = Lending(self)
         self._deferred: deque[Callable[[], None]] = deque()  # to be done without the lock
         self._outcomes: deque[Settlement] = deque()  # futures to be settled without the lock
         self._abandoned_jobs: list[StreamJob] = []
@@ -115,8 +118,11 @@ class Driver:
         waits: bool = False,
     ) -> None:
         """Have ``fn(*args, **kwargs)`` run, and the future settled. ``waits``: the caller will wait at once."""
+        priority = 0
         if self.functions is None:
             call = Call(0, Estimate(), future, fn, args, kwargs)
+            self._check_open()
+            priority = self.lending.call(call)
         else:
             try:
                 sampled = not (self.n_done & SAMPLED)
@@ -136,17 +142,18 @@ class Driver:
             call.payload = payload
         future.work = call
         me = threading.get_ident()
+        key = (me, priority) if priority else me
         with self.roles.shield, self._lock:
             self._check_open()
-            stream = self._streams.get(me)
+            stream = self._streams.get(key)
             if stream is None:
-                stream = self._streams[me] = CallStream(Estimate())
+                stream = self._streams[key] = CallStream(Estimate(), priority)
                 self._forget_streams()
             self._n_open += 1
             call.id = self.new_id()  # under the lock: on free-threaded Python two could draw the same number
             call.stream = stream
             stream.append(call)
-            if not stream.queued:
+            if not stream.queued or priority:
                 self.scheduler.stream_filled(stream, monotonic())
         if self.scheduler.actions:
             self._perform()
@@ -160,6 +167,8 @@ class Driver:
     def start_job(self, job: MapJob) -> None:
         """Have a map run."""
         job.future.work = job
+        if self.functions is None:
+            self.lending.job(job)
         with self.roles.shield, self._lock:
             self._check_open()
             self._jobs.add(job)
@@ -227,7 +236,8 @@ class Driver:
             if error is None:
                 handle.n_done += count
             handle.busy_s += seconds
-            self.scheduler.ended(chunk, count, seconds, monotonic())
+            resumed = self.lending.resumed_by(chunk, count, failed=error is not None)
+            self.scheduler.ended(chunk, count, seconds, monotonic(), resumed)
             if error is None:
                 settlements = self._tasks_done(chunk, start, values)
             else:
@@ -301,10 +311,16 @@ class Driver:
     def _check_open(self) -> None:
         if self._broken is not None:
             raise self._broken
-        if self.closed:
+        if self.closed and not self._takes_nested():
             raise PoolClosed("the pool is closed and takes no more work; open a new one, or submit before close()")
         if self.is_foreign():
             raise PoolClosed(self._foreign_message())
+
+    def _takes_nested(self) -> bool:
+        """Whether this is a running task, which may still use its own pool though that is closed."""
+        return (
+            self.functions is None and not self.scheduler.closing and self.engine.current_chunk() is not None
+        )
 
     def is_foreign(self) -> bool:
         """Whether this is a fork of the process whose pool this is."""
@@ -353,6 +369,10 @@ class Driver:
                     self._take_back(action[1])
                 elif action[0] == "stop":
                     engine.stop(action[1])
+                elif action[0] == "grow":
+                    engine.grow(action[1])
+                elif action[0] == "shrink":
+                    engine.shrink(action[1])
 
     def _start_workers(self, actions: list[Action]) -> list[Settlement]:
         """Start those that are to be started: under the lock, since other threads may be told to send to them."""
@@ -381,6 +401,8 @@ class Driver:
                 return []  # the worker died meanwhile; whoever sends it elsewhere sees the same
             now = monotonic()
             self.scheduler.withdrawn(chunk, now)
+            if type(chunk) is Relay:
+                return self.relays.cannot_send(chunk, problem)
             if chunk.count > 1:
                 if chunk.job.open:
                     self.scheduler.came_back(self._singles(chunk), now)
@@ -404,6 +426,8 @@ class Driver:
         for chunk in chunks:
             if type(chunk) is MapChunk and not chunk.job.open:
                 self.scheduler.withdrawn(chunk, now)
+            elif type(chunk) is Relay and chunk.cancelled:
+                self.relays.drop(chunk, now)
         self.scheduler.taken_back(chunks, now)
 
     def _stop_sent(self, job: MapJob) -> None:
@@ -462,7 +486,11 @@ class Driver:
     def _read(self, event: FrameArrived) -> tuple[Any, BaseException | None]:
         kind = event.fields[0]
         try:
+            if kind == frames.REPLIES_OPEN:
+                return None, None
             body = read_body(event.data, event.fields, event.fd)
+            if kind >= frames.NESTED or event.fields[3] in self.relays.open:
+                return (decode(body.payload), body.buffers) if kind == frames.NESTED else body, None
             if kind in (frames.RESULT, frames.RESULTS):
                 return decode(body.payload, body.buffers), None
             if kind in (frames.ERROR, frames.INIT_FAILED, frames.UNLOADABLE_FUNCTION):
@@ -475,6 +503,8 @@ class Driver:
     def _frame(self, event: FrameArrived, value: Any, problem: BaseException | None, now: float) -> list[Settlement]:
         kind, _, _, chunk_id, start, count, _, seconds = event.fields
         handle = event.handle
+        if kind >= frames.NESTED:
+            return self.relays.asked(event, value, problem, now)
         if kind == frames.READY:
             handle.ready = True
             self._n_stillborn = 0
@@ -491,6 +521,8 @@ class Driver:
             handle.known.discard(chunk.function.id)
             self.scheduler.taken_back([chunk], now)
             return []
+        if type(chunk) is Relay:
+            return self.relays.answered(chunk, event, value, problem)
         if kind == frames.UNLOADABLE:
             self.scheduler.withdrawn(chunk, now)
             self.scheduler.came_back(self._singles(chunk), now)
@@ -573,6 +605,8 @@ class Driver:
         if not job.open and job in self._jobs:
             self._jobs.discard(job)
             self._n_open -= 1
+            if job.outer is not None:
+                self.lending.ended(*job.outer)
             if job.stopped_early:
                 self._stop_sent(job)
 
@@ -589,6 +623,9 @@ class Driver:
         for chunk in held:
             if chunk.id not in started:
                 back.append(chunk)
+                continue
+            if type(chunk) is Relay:
+                settlements += self.relays.died(chunk, started[chunk.id], event, now)
                 continue
             phase = self.engine.phase(handle, started[chunk.id])
             if type(chunk) is MapChunk and phase != RUNNING and chunk.count > 1:
@@ -613,7 +650,8 @@ class Driver:
                 settlements += self._task_failed(chunk, chunk.start + culprit, error, handle)
                 if culprit + 1 < chunk.count and chunk.job.open:
                     back.append(chunk.cut(culprit + 1))
-        self.scheduler.came_back([chunk for chunk in back if type(chunk) is Call or chunk.job.open], now)
+        settlements += self.relays.origin_lost(handle, held, now)
+        self.scheduler.came_back([chunk for chunk in back if shall_run(chunk)], now)
         if not handle.ready and not self.scheduler.closing:
             self._n_stillborn += 1
             killed = event.exitcode in (-signal.SIGKILL, -signal.SIGTERM)
@@ -636,7 +674,7 @@ class Driver:
 
     def _fail_all(self, error: BaseException | None) -> list[Settlement]:
         settlements: list[Settlement] = []
-        calls = [call for stream in self._streams.values() for call in stream.drain()]
+        calls: list[Any] = [call for stream in self._streams.values() for call in stream.drain()]
         others: list[Any] = list(self.scheduler.returned)
         self.scheduler.returned.clear()
         for stream in list(self.scheduler.streams):
@@ -646,9 +684,10 @@ class Driver:
             for chunk in list(worker.sent.values()):
                 others.append(chunk)
                 self.scheduler.withdrawn(chunk, 0.0)
-        calls += [chunk for chunk in others if type(chunk) is Call]
+        calls += [chunk for chunk in others if type(chunk) is not MapChunk]
+        settlements += self.relays.fail_all([call for call in calls if type(call) is Relay], error)
         for call in calls:
-            if call.future is not None:
+            if type(call) is Call and call.future is not None:
                 settlements.append((call.future, None, error))
                 call.future = None
         for job in list(self._jobs):
@@ -891,10 +930,17 @@ class Driver:
             self.engine.call_soon(self.close)  # by a slot's thread: closing takes the lock
 
 
+def shall_run(chunk: Any) -> bool:
+    """Whether anybody still wants a chunk that has not started."""
+    return chunk.job.open if type(chunk) is MapChunk else not chunk.cancelled  # type: ignore[no-any-return]
+
+
 def describe_task(chunk: Any, offset: int) -> str:
     """A task of a chunk as a call, for messages."""
     if type(chunk) is Call:
         return describe(chunk.fn, chunk.args, chunk.kwargs)
+    if type(chunk) is Relay:
+        return f"{chunk.function.name}()"
     item = chunk.items[offset]
     if chunk.kind != STARMAP:
         return describe(chunk.job.fn, (item,), {})

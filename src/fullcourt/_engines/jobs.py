@@ -153,6 +153,8 @@ class MapChunk(Chunk):
 class MapJob:
     """A map over items that are all at hand: ``map``, ``starmap`` and their ``_async`` forms."""
 
+    outer: Any = None  # which task of the same pool started it, where one did
+
     def __init__(
         self,
         kind: int,
@@ -230,6 +232,10 @@ class MapJob:
             self.stopped = True
             out.append((self.future, self._results, None))
         return out
+
+    def ends_with(self, count: int, *, failed: bool) -> bool:
+        """Whether it is over when so many more of its tasks have ended."""
+        return (failed and not self.return_failures) or self.n_done + count >= self._total
 
     @property
     def open(self) -> bool:
@@ -359,6 +365,9 @@ class StreamJob(MapJob):
     def finished(self) -> bool:
         """Whether all items have ended (their results may still lie in ``ready``)."""
         return self.exhausted and self.n_done >= self.n_total
+
+    def ends_with(self, count: int, *, failed: bool) -> bool:
+        return self.exhausted and self.n_done + count >= self.n_total
 
     @property
     def open(self) -> bool:

@@ -18,10 +18,11 @@ from dataclasses import dataclass
 from time import monotonic
 from typing import Any
 
-from fullcourt._engines.jobs import Call, MapChunk
+from fullcourt._core.model import Chunk
+from fullcourt._engines.jobs import MapChunk
 from fullcourt._transport.codec import Codec
 from fullcourt._transport.journal import REGION_BYTES, read_phase, read_results, revoke, started_chunk
-from fullcourt._transport.link import Attached, Fields, PoolEnd, make_frame
+from fullcourt._transport.link import Attached, Fields, PoolEnd, Replies, make_frame
 from fullcourt.errors import PicklingError
 
 __all__ = ["Broken", "FrameArrived", "Handle", "LinkedEngine", "Lost", "Orphaned", "RemoteEngine"]
@@ -37,6 +38,7 @@ class Handle:
         self.page = page
         self.pid: int | None = None
         self.pidfd = -1
+        self.replies: Replies | None = None  # where answers to its nested tasks go, over the fast link
         self.known: set[int] = set()  # functions that it has
         self.at_end = False  # its link has reported end-of-file
         self.ready = False
@@ -106,7 +108,7 @@ class RemoteEngine(abc.ABC):
         if handle is None:
             return None
         try:
-            if type(chunk) is Call:
+            if type(chunk) is not MapChunk:
                 payload, buffers = chunk.payload
             else:
                 payload, buffers = self.codec.encode(chunk.items)
@@ -138,7 +140,7 @@ class RemoteEngine(abc.ABC):
         """The chunks that the worker's slots started last: chunk id to slot index."""
         return {started_chunk(handle.page, i): i for i in range(self.n_slots)}
 
-    def results_of(self, handle: Handle, chunk: MapChunk, slot_index: int) -> list[Any]:
+    def results_of(self, handle: Handle, chunk: Chunk, slot_index: int) -> list[Any]:
         """The results of a dead worker's unfinished chunk that it left in its journal, from the first not yet sent."""
         return read_results(handle.page, slot_index, chunk.done, chunk.count)
 
@@ -155,6 +157,25 @@ class RemoteEngine(abc.ABC):
             chunk_id = chunk_ids[0] if self.n_slots == 1 else started_chunk(handle.page, slot_index)
             if chunk_id in chunk_ids:
                 revoke(handle.page, slot_index, chunk_id)
+
+    @abc.abstractmethod
+    def reply(
+        self,
+        handle: Handle,
+        kind: int,
+        pid: int,
+        chunk_id: int,
+        start: int,
+        count: int,
+        seconds: float,
+        payload: bytes,
+        buffers: list[Any],
+    ) -> None:
+        """Send a worker the answer to a nested task. Never blocks; a dead worker is no error.
+
+        Raises:
+            OSError: no descriptor or no memory was left for a block.
+        """
 
     @abc.abstractmethod
     def open(self) -> None:
@@ -280,6 +301,36 @@ class LinkedEngine(RemoteEngine):
                 os.close(self._wake_fd)
                 self._wake_fd = -1
 
+    # -- nested tasks ----------------------------------------------------------------------------------------------
+
+    def open_replies(self, handle: Handle, fd: Attached) -> None:
+        """A worker has sent a socket for the answers to its nested tasks."""
+        if isinstance(fd, int) and fd >= 0:
+            handle.replies = Replies(fd, self._watch_writable)
+
+    def _watch_writable(self, replies: Replies) -> None:
+        self._sources[replies.fileno()] = lambda _: self._write_on(replies)
+        self._epoll.register(replies.fileno(), select.EPOLLOUT)
+
+    def _write_on(self, replies: Replies) -> None:
+        if replies.flush():
+            self._unwatch(replies.fileno())
+
+    def reply(
+        self,
+        handle: Handle,
+        kind: int,
+        pid: int,
+        chunk_id: int,
+        start: int,
+        count: int,
+        seconds: float,
+        payload: bytes,
+        buffers: list[Any],
+    ) -> None:
+        if handle.replies is not None:
+            handle.replies.send(make_frame(kind, pid, chunk_id, start, count, seconds, b"", payload, buffers))
+
     # -- workers ---------------------------------------------------------------------------------------------------
 
     def _add(self, worker_id: int, link: PoolEnd) -> tuple[Handle, int]:
@@ -297,6 +348,9 @@ class LinkedEngine(RemoteEngine):
         if not handle.at_end:
             self._unwatch(handle.link.fileno())
         handle.link.close()
+        if handle.replies is not None:
+            self._unwatch(handle.replies.fileno())
+            handle.replies.close()
         if handle.pidfd >= 0:
             os.close(handle.pidfd)
             handle.pidfd = -1

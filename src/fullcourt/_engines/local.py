@@ -50,6 +50,12 @@ def starred(fn: Callable[..., Any]) -> Callable[[Any], Any]:
     return lambda item: fn(*item)
 
 
+class Here(threading.local):
+    """What the calling thread does."""
+
+    chunk: Any = None  # the chunk that it runs
+
+
 class LocalEngine:
     """What threads and the caller have in common."""
 
@@ -65,6 +71,7 @@ class LocalEngine:
         self.name = name
         self.handles: dict[int, LocalHandle] = {}
         self.driver: LocalDriver
+        self._here = Here()
         self._initializer = initializer
         self._initargs = initargs
 
@@ -92,8 +99,26 @@ class LocalEngine:
     def call_soon(self, act: Callable[[], None]) -> None:
         """Have a slot's thread call this, where there is one. Takes no lock: for the garbage collector."""
 
+    def current_chunk(self) -> Any:
+        """The chunk that the calling thread runs, None if it is none of the pool's."""
+        return self._here.chunk
+
+    def grow(self, worker_id: int) -> None:
+        """A slot is lent by a task that waits for nested ones: another shall run them."""
+
+    def shrink(self, worker_id: int) -> None:
+        """A lent slot is back."""
+
     def run_chunk(self, handle: LocalHandle, chunk: Any) -> None:
         """Run a chunk's tasks and report them."""
+        here = self._here
+        outer, here.chunk = here.chunk, chunk
+        try:
+            self._run_chunk(handle, chunk)
+        finally:
+            here.chunk = outer
+
+    def _run_chunk(self, handle: LocalHandle, chunk: Any) -> None:
         report = self.driver.finished
         if type(chunk) is Call:
             began = perf_counter()
@@ -145,16 +170,30 @@ class ThreadEngine(LocalEngine):
     ) -> None:
         super().__init__(n_slots, name, initializer, initargs)
         self._queue: queue.SimpleQueue[Any] = queue.SimpleQueue()
-        self._threads: list[threading.Thread] = []
         self._n_left = n_slots
-        self._count_lock = threading.Lock()
+        self._n_staying = n_slots  # threads that were not told to end
+        self._count_lock = threading.Lock()  # protects these two
+        self._ending = False
 
     def start(self, worker_id: int) -> None:
         handle = self.handles[worker_id] = LocalHandle(worker_id, self.name)
         for index in range(self.n_slots):
-            thread = make_thread(self._serve, f"{self.name}-{index}", (handle,))
-            self._threads.append(thread)
-            thread.start()
+            make_thread(self._serve, f"{self.name}-{index}", (handle,)).start()
+
+    def grow(self, worker_id: int) -> None:
+        with self._count_lock:
+            if self._ending:
+                return
+            self._n_left += 1
+            self._n_staying += 1
+        make_thread(self._serve, f"{self.name}-nested", (self.handles[worker_id],)).start()
+
+    def shrink(self, worker_id: int) -> None:
+        with self._count_lock:
+            if self._ending:
+                return
+            self._n_staying -= 1
+        self._queue.put(None)  # whichever thread gets it ends
 
     def _serve(self, handle: LocalHandle) -> None:
         try:
@@ -202,7 +241,10 @@ class ThreadEngine(LocalEngine):
 
     def stop(self, worker_id: int) -> None:
         """Have the threads end when they have done what they were given."""
-        for _ in range(self.n_slots):
+        with self._count_lock:
+            self._ending = True
+            n_staying, self._n_staying = self._n_staying, 0
+        for _ in range(n_staying):
             self._queue.put(None)
 
     def end(self) -> None:

@@ -90,6 +90,21 @@ class PortableEngine(RemoteEngine):
     def wake(self) -> None:
         self._mailbox.put(None)
 
+    def reply(
+        self,
+        handle: Handle,
+        kind: int,
+        pid: int,
+        chunk_id: int,
+        start: int,
+        count: int,
+        seconds: float,
+        payload: bytes,
+        buffers: list[Any],
+    ) -> None:
+        link: PoolEnd = handle.link
+        link.reply(make_message(kind, pid, chunk_id, start, count, seconds, b"", payload, buffers))
+
     # -- workers ---------------------------------------------------------------------------------------------------
 
     def start(self, worker_id: int) -> None:

@@ -185,7 +185,7 @@ def worker_main(worker_id: int, tasks_fd: int, results_fd: int, page_fd: int, se
             die_with_parent(parent_pid)
         page = mmap.mmap(page_fd, setup.n_slots * REGION_BYTES)
         os.close(page_fd)
-        return WorkerEnd(socket.socket(fileno=tasks_fd), socket.socket(fileno=results_fd), setup.n_slots), page
+        return WorkerEnd(socket.socket(fileno=tasks_fd), socket.socket(fileno=results_fd)), page
 
     run_worker(worker_id, setup, connect)
 

@@ -25,6 +25,13 @@ task at ``start`` failed), READY, INIT_FAILED. Where nothing ran: MISSING (the w
 it again), UNLOADABLE (the payload of several items would not load: send them one by one), UNLOADABLE_FUNCTION (with
 the error), REVOKED (the rest of a chunk, as the pool told it in the journal), and over the portable link TAKEN_BACK
 (one u64 per chunk: its id; these will not run here).
+
+Nested tasks, which a task hands to its own pool: to the pool NESTED (payload: a pickled
+:class:`fullcourt._engines.nested.Request`; its large buffers are the chunk's), NESTED_CANCEL (chunk id: one of those)
+and, over the fast link, REPLIES_OPEN, with the descriptor of a socket over which the answers shall come. These are
+frames as a worker sends them to the pool; their function id is the pid of the worker that ran the task. Besides,
+GIVEN_BACK (the rest of a chunk, from ``start`` on, whose worker died, has not run) and CANCEL_ANSWER (count 1: it was
+cancelled).
 """
 
 from __future__ import annotations
@@ -61,6 +68,11 @@ REVOKED = 25
 READY = 21
 INIT_FAILED = 22
 TAKEN_BACK = 24
+NESTED = 32
+NESTED_CANCEL = 33
+REPLIES_OPEN = 34
+GIVEN_BACK = 35
+CANCEL_ANSWER = 36
 # A frame of this single byte says that the next frame carries a descriptor: so only then need the pool call recvmsg,
 # which costs a microsecond more than recv.
 DESCRIPTOR_FOLLOWS = b"\xff"

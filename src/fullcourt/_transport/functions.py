@@ -75,8 +75,15 @@ class FunctionTable:
         self._known[fn] = entry
         return entry
 
+    def number(self, data: bytes, name: str) -> Function:
+        """An entry for a pickle that a worker has made."""
+        return Function(next(self._ids), data, name, None, Estimate())
+
     def _unnumbered(self, fn: Callable[..., Any], data: bytes) -> Function:
-        name = function_name(fn)
+        return self.unkept(data, function_name(fn))
+
+    def unkept(self, data: bytes, name: str) -> Function:
+        """An entry for a pickle that workers shall not keep."""
         if len(self._unkept) >= self.MAX:
             self._unkept.clear()
         return Function(0, data, name, None, self._unkept.setdefault(name, Estimate()))

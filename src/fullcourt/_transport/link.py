@@ -9,13 +9,13 @@ would never report the worker's end-of-file.
 from __future__ import annotations
 
 import array
-import contextlib
 import errno
 import os
 import pickle
 import socket
 import threading
 from collections import deque
+from collections.abc import Callable
 
 from fullcourt._transport.blocks import open_block, raw_views, write_block
 from fullcourt._transport.frames import (
@@ -24,12 +24,13 @@ from fullcourt._transport.frames import (
     HEADER_BYTES,
     MAX_INLINE,
     RECEIVE_BYTES,
+    REPLIES_OPEN,
     STOP,
     pack,
     unpack,
 )
 
-__all__ = ["Body", "PoolEnd", "WorkerEnd", "make_link"]
+__all__ = ["Body", "PoolEnd", "Replies", "WorkerEnd", "make_link"]
 
 Fields = tuple[int, int, int, int, int, int, int, float]
 # What came along with a frame: a block's descriptor, the parts themselves, or nothing (-1).
@@ -250,16 +251,14 @@ class PoolEnd:
 
 
 class WorkerEnd:
-    """The worker's end of a link. With several slots, each receives for itself; sends are under a lock then."""
+    """The worker's end of a link. With several slots, each receives for itself."""
 
     make_frame = staticmethod(make_frame)
 
-    def __init__(self, tasks: socket.socket, results: socket.socket, n_slots: int) -> None:
+    def __init__(self, tasks: socket.socket, results: socket.socket) -> None:
         self._tasks = tasks
         self._results = results
-        self._lock: contextlib.AbstractContextManager[object] = (
-            threading.Lock() if n_slots > 1 else contextlib.nullcontext()
-        )
+        self._lock = threading.Lock()  # keeps an announcement and its frame together; free, it costs 50 ns
         self._send = results.send
         self._recv = tasks.recvmsg
 
@@ -283,6 +282,72 @@ class WorkerEnd:
             send_with_fd(self._results, frame.data, frame.fd)
         frame.close()
 
+    def open_replies(self) -> socket.socket:
+        """Give the pool a socket for the answers to nested tasks. Returns our end of it."""
+        mine, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.send(Frame(pack(REPLIES_OPEN, 0, 0, 0, 0, 0, 0, 0.0), its.detach(), 0))
+        return mine
+
     def close(self) -> None:
         self._tasks.close()
         self._results.close()
+
+
+class Replies:
+    """The pool's end of the socket over which a worker gets the answers to nested tasks. From any thread.
+
+    Args:
+        fd: the descriptor that came from the worker; it is ours from now on.
+        watch: called with this when it cannot send any more for now: have :meth:`flush` called when it can again.
+    """
+
+    def __init__(self, fd: int, watch: Callable[[Replies], None]) -> None:
+        self._socket = socket.socket(fileno=fd)
+        self._socket.setblocking(False)
+        self._watch = watch
+        self._lock = threading.Lock()  # protects _waiting and the order of sends
+        self._waiting: deque[Frame] = deque()
+        self._closed = False
+
+    def fileno(self) -> int:
+        return self._socket.fileno()
+
+    def send(self, frame: Frame) -> None:
+        """Send a frame, or keep it until the worker has read others. Never blocks; a dead worker is no error."""
+        with self._lock:
+            if self._closed:
+                frame.close()
+                return
+            if self._waiting or not self._try(frame):
+                self._waiting.append(frame)
+                if len(self._waiting) == 1:
+                    self._watch(self)
+
+    def flush(self) -> bool:
+        """Send what waited. Returns whether all has gone."""
+        with self._lock:
+            while self._waiting and self._try(self._waiting[0]):
+                self._waiting.popleft()
+            return not self._waiting
+
+    def _try(self, frame: Frame) -> bool:
+        try:
+            if frame.fd < 0:
+                self._socket.send(frame.data)
+            else:
+                send_with_fd(self._socket, frame.data, frame.fd)
+        except BlockingIOError:
+            return False
+        except OSError:  # it is gone; its keeper says so
+            pass
+        frame.close()
+        return True
+
+    def close(self) -> None:
+        """Idempotent."""
+        with self._lock:
+            self._closed = True
+            for frame in self._waiting:
+                frame.close()
+            self._waiting.clear()
+            self._socket.close()

@@ -197,6 +197,14 @@ class PoolEnd:
             self._release()
             return not self._waiting
 
+    def reply(self, message: Message) -> None:
+        """Send the answer to a nested task: at once, whatever waits. Never blocks."""
+        with self._lock:
+            if not self._at_end:
+                self.bytes_out += message.n_bytes
+                self._n_in_outbox += 1
+                self._outbox.put(message)
+
     def _release(self) -> None:
         """Send what may fly. Under the lock."""
         waiting, in_flight = self._waiting, self._in_flight
@@ -333,6 +341,10 @@ class PoolEnd:
             self._connection.close()
 
 
+def no_reply(received: Received) -> None:
+    """Nobody has asked."""
+
+
 class WorkerEnd:
     """The worker's end of a link. A thread reads; each slot receives for itself; sends are under a lock."""
 
@@ -343,6 +355,7 @@ class WorkerEnd:
         self._at_end = at_end  # called, in the reading thread, when the pool is gone
         self._lock = threading.Lock()  # keeps a frame's messages together
         self._frames: queue.SimpleQueue[Received] = queue.SimpleQueue()
+        self.on_reply: Callable[[Received], object] = no_reply  # called, in the reading thread, with what is no task
 
     def receive_start(self) -> bytes:
         """Wait for the first message of all. Raises EOFError or OSError when the pool is gone."""
@@ -361,6 +374,8 @@ class WorkerEnd:
                 return
             if received[0][0] == frames.TAKE_BACK:
                 self._give_back()
+            elif received[0][0] >= frames.RESULT:
+                self.on_reply(received)
             else:
                 self._frames.put(received)
             del received  # hold nothing while waiting

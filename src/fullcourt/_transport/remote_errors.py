@@ -73,7 +73,8 @@ def load_exception(data: bytes | memoryview) -> BaseException:
         error, text = pickle.loads(data)
     except Exception as problem:  # noqa: BLE001  it loaded in the worker; here its module may be missing
         return RemoteError(f"the task failed, and its exception could not be read here: {problem!r}", "?")
-    BaseException.__setattr__(error, "__cause__", RemoteTraceback(text))  # the class may be frozen
+    if text:  # else it comes from the pool itself
+        BaseException.__setattr__(error, "__cause__", RemoteTraceback(text))  # the class may be frozen
     return error  # type: ignore[no-any-return]
 
 
