@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import atexit
 import itertools
+import os
 import threading
 import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
 from dataclasses import dataclass
+from functools import partial
 from time import monotonic
 from types import TracebackType
-from typing import Any, Literal, ParamSpec, Self, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Literal, ParamSpec, Self, TypeVar, cast
 
 from fullcourt._engines.build import START_METHODS, build_driver
 from fullcourt._engines.driver import Driver
@@ -150,6 +152,7 @@ class Pool:
         self.threads = threads
         self.interpreters = interpreters
         self._opened_at = monotonic()
+        self._key = os.urandom(8).hex()
         self._driver = build_driver(
             name=self.name,
             processes=processes,
@@ -160,12 +163,35 @@ class Pool:
             initargs=tuple(initargs),
             max_tasks=max_tasks_per_child,
             preload=tuple(preload),
+            key=self._key,
+            adopt=partial(call_if_alive, weakref.WeakMethod(self._enter_worker)),
         )
+        pools[self._key] = self
         self._driver.open()
         end_at_exit = EndAtExit(self._driver)
         atexit.register(end_at_exit)
         self._finalizer = weakref.finalize(self, self._driver.abandon)
         self._finalizer.atexit = False
+
+    # -- in its own tasks ------------------------------------------------------------------------------------------
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return find_pool, (type(self), {name: vars(self).get(name) for name in ("_key", "name", *KINDS)})
+
+    def _enter_worker(self) -> None:
+        """This process was forked off the pool's and is one of its workers: what we do goes through the pool now."""
+        vars(self).pop("_driver", None)
+
+    if not TYPE_CHECKING:  # type checkers take it to mean that a pool has whatever attribute
+
+        def __getattr__(self, name: str) -> Any:
+            """In a worker, the driver is made when it is first used."""
+            if name != "_driver" or "_key" not in vars(self):
+                raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+            from fullcourt._engines.inside import driver_inside
+
+            self._driver = driver_inside(self._key, self.name)
+            return self._driver
 
     # -- single calls ----------------------------------------------------------------------------------------------
 
@@ -469,6 +495,25 @@ class Pool:
 
 
 KINDS = ("processes", "threads", "interpreters")
+
+# Those made in this process: a pool that comes back from a worker is itself again.
+pools: weakref.WeakValueDictionary[str, Pool] = weakref.WeakValueDictionary()
+
+
+def find_pool(kind: type[Pool], known: dict[str, Any]) -> Pool:
+    """What a pickled pool is read back as: itself in its own process, in a worker what leads to it."""
+    pool = pools.get(known["_key"])
+    if pool is None:
+        pool = kind.__new__(kind)
+        vars(pool).update(known)
+        pools[known["_key"]] = pool
+    return pool
+
+
+def call_if_alive(method: weakref.WeakMethod[Callable[[], None]]) -> None:
+    function = method()
+    if function is not None:
+        function()
 
 
 class EndAtExit:

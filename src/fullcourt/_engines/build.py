@@ -9,6 +9,7 @@ from typing import Any
 
 from fullcourt._core.scheduler import Scheduler
 from fullcourt._engines.driver import Driver
+from fullcourt._engines.face import Face
 from fullcourt.errors import NotSupported
 
 __all__ = ["build_driver", "default_start_method", "portable_transport"]
@@ -71,9 +72,13 @@ def build_driver(
     initargs: tuple[Any, ...],
     max_tasks: int | None,
     preload: tuple[str, ...],
+    key: str = "",
+    adopt: Callable[[], None] | None = None,
 ) -> Driver:
     """Make a driver with its engine; its workers are not started yet. The arguments were checked."""
     engine: Any
+    n_slots_in_all = (interpreters or processes or 1) * (threads or 1)
+    face = Face(key, name, n_slots_in_all, 1 if max_tasks is not None else None)
     if interpreters is not None:
         if sys.hexversion < 0x030E0000:
             raise NotSupported(
@@ -82,7 +87,7 @@ def build_driver(
             )
         from fullcourt._engines.interpreters import InterpreterEngine
 
-        engine = InterpreterEngine(name, initializer, initargs)
+        engine = InterpreterEngine(name, initializer, initargs, face)
         n_workers, n_slots = interpreters, 1
     elif processes == 0:
         from fullcourt._engines.local import InlineEngine, ThreadEngine
@@ -97,7 +102,15 @@ def build_driver(
 
         n_workers, n_slots = processes, threads or 1
         method = usable_start_method(start_method)
-        setup = Setup(n_slots=n_slots, name=name, initializer=initializer, initargs=initargs, preload=preload)
+        setup = Setup(
+            n_slots=n_slots,
+            name=name,
+            initializer=initializer,
+            initargs=initargs,
+            preload=preload,
+            face=face,
+            adopt=adopt,
+        )
         if portable_transport():
             from fullcourt._engines.portable import PortableEngine
 

@@ -424,11 +424,15 @@ class Driver:
     def _requeue(self, chunks: list[Any], now: float) -> None:
         """Chunks that did not start go elsewhere, unless their job is over."""
         for chunk in chunks:
-            if type(chunk) is MapChunk and not chunk.job.open:
+            if not self._shall_run(chunk, now):
                 self.scheduler.withdrawn(chunk, now)
-            elif type(chunk) is Relay and chunk.cancelled:
-                self.relays.drop(chunk, now)
         self.scheduler.taken_back(chunks, now)
+
+    def _shall_run(self, chunk: Any, now: float) -> bool:
+        """Whether anybody still wants a chunk that has not started."""
+        if type(chunk) is Relay:
+            return self.relays.is_wanted(chunk, now)
+        return type(chunk) is Call or chunk.job.open
 
     def _stop_sent(self, job: MapJob) -> None:
         """A job is over before its end: what was sent of it shall not run, what waits unread is taken back."""
@@ -651,7 +655,7 @@ class Driver:
                 if culprit + 1 < chunk.count and chunk.job.open:
                     back.append(chunk.cut(culprit + 1))
         settlements += self.relays.origin_lost(handle, held, now)
-        self.scheduler.came_back([chunk for chunk in back if shall_run(chunk)], now)
+        self.scheduler.came_back([chunk for chunk in back if self._shall_run(chunk, now)], now)
         if not handle.ready and not self.scheduler.closing:
             self._n_stillborn += 1
             killed = event.exitcode in (-signal.SIGKILL, -signal.SIGTERM)
@@ -928,11 +932,6 @@ class Driver:
             self.roles.ring()
         else:
             self.engine.call_soon(self.close)  # by a slot's thread: closing takes the lock
-
-
-def shall_run(chunk: Any) -> bool:
-    """Whether anybody still wants a chunk that has not started."""
-    return chunk.job.open if type(chunk) is MapChunk else not chunk.cancelled  # type: ignore[no-any-return]
 
 
 def describe_task(chunk: Any, offset: int) -> str:

@@ -18,6 +18,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
+from fullcourt._engines.face import Face
 from fullcourt._engines.linked import Event, Handle, LinkedEngine, Lost
 from fullcourt._engines.template import Setup, enter_world, load_initializer, read_all, write_setup
 from fullcourt._os.threads import make_thread
@@ -31,9 +32,11 @@ __all__ = ["InterpreterEngine", "serve"]
 class InterpreterEngine(LinkedEngine):
     """Runs workers as sub-interpreters, a thread of this process for each."""
 
-    def __init__(self, name: str, initializer: Callable[..., object] | None, initargs: tuple[Any, ...]) -> None:
+    def __init__(
+        self, name: str, initializer: Callable[..., object] | None, initargs: tuple[Any, ...], face: Face | None
+    ) -> None:
         super().__init__(1, name, Codec())
-        self._setup = Setup(n_slots=1, name=name, initializer=initializer, initargs=initargs)
+        self._setup = Setup(n_slots=1, name=name, initializer=initializer, initargs=initargs, face=face)
         self._setup_fd = -1
         self._ended: deque[Handle] = deque()  # those whose thread has ended; filled by the threads
         self._threads: dict[int, threading.Thread] = {}
@@ -127,6 +130,7 @@ def serve(fds: tuple[int, int, int], setup_fd: int) -> None:
     page = mmap.mmap(fds[2], REGION_BYTES)
     try:
         worker = Worker(WorkerEnd(tasks, results), page, 1, Codec())
+        worker.enter(setup.face, setup.pool_pid)
         worker.run(load_initializer(setup) if setup.encoded_initializer is not None else None, ())
     finally:
         tasks.close()

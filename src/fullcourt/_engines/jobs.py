@@ -153,7 +153,8 @@ class MapChunk(Chunk):
 class MapJob:
     """A map over items that are all at hand: ``map``, ``starmap`` and their ``_async`` forms."""
 
-    outer: Any = None  # which task of the same pool started it, where one did
+    outer: Any = None  # with threads: which task of the same pool started it, where one did
+    asked_by = 0  # in a worker: the number of the chunk whose task started it
 
     def __init__(
         self,

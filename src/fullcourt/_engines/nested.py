@@ -166,6 +166,9 @@ class Relays:
         if kind == frames.NESTED_CANCEL:
             self._driver._deferred.append(partial(self._cancel, origin, event.fields[3]))
             return []
+        if kind == frames.NESTED_REVOKE:
+            self._revoke(origin.relays.get(event.fields[3]), now)
+            return []
         if body is None:
             chunk_id, start, count = event.fields[3:6]
             lost = Request(frames.CALL, chunk_id, start, count, 0, "", b"", b"", 0)
@@ -250,6 +253,27 @@ class Relays:
         engine = self._driver.engine
         with contextlib.suppress(OSError):
             engine.reply(origin.handle, frames.CANCEL_ANSWER, 0, chunk_id, 0, int(done), 0.0, b"", [])
+
+    def _revoke(self, relay: Relay | None, now: float) -> None:
+        """A map is over: what is left of this chunk shall not run."""
+        if relay is None or relay.cancelled:
+            return
+        driver = self._driver
+        if relay.worker_id is None:
+            driver._withdraw_waiting(relay)
+            self._over(relay, now, counts=False)
+            self._tell_revoked(relay)
+            return
+        relay.cancelled = True
+        driver.engine.revoke(relay.worker_id, [relay.id])
+        if len(driver.scheduler.workers[relay.worker_id].sent) > 1:
+            driver.scheduler.actions.append(("take_back", relay.worker_id))
+
+    def _tell_revoked(self, relay: Relay) -> None:
+        n_left = relay.count - relay.done
+        relay.answer.pass_on(
+            self._driver.engine, frames.REVOKED, 0, relay.start + relay.done, n_left, 0.0, b"", []
+        )
 
     def _withdraw(self, relay: Relay) -> bool:
         driver = self._driver
@@ -351,10 +375,13 @@ class Relays:
                 self._over(relay, now, counts=False)
         return []
 
-    def drop(self, relay: Relay, now: float) -> None:
-        """A relay that had not started came back, and shall not run."""
-        self._driver.scheduler.withdrawn(relay, now)
-        self._over(relay, now)
+    def is_wanted(self, relay: Relay, now: float) -> bool:
+        """Whether a relay that came back, since it had not started, shall run elsewhere."""
+        if relay.cancelled:
+            self._driver.scheduler.withdrawn(relay, now)
+            self._over(relay, now)
+            self._tell_revoked(relay)
+        return not relay.cancelled
 
     def fail_all(self, relays: list[Relay], error: BaseException | None) -> list[Settlement]:
         """The pool ends: so do these."""

@@ -22,12 +22,11 @@ import signal
 import subprocess
 import sys
 import threading
-from collections import deque
 from collections.abc import Sequence
-from time import monotonic
 from typing import Any
 
 from fullcourt._engines.linked import Event, FrameArrived, Handle, Lost, RemoteEngine
+from fullcourt._engines.mailbox import Mailbox
 from fullcourt._engines.template import (
     Setup,
     enter_world,
@@ -45,12 +44,6 @@ from fullcourt._transport.portable_link import Page, PoolEnd, WorkerEnd, make_li
 from fullcourt.errors import NotSupported
 
 __all__ = ["PortableEngine", "main"]
-
-# The driver takes in at most so many events before it settles their futures.
-MAX_EVENTS = 512
-# On Windows a wait for a lock cannot be interrupted: so it ends now and then, for Ctrl-C to be heard.
-LONGEST_WAIT_S = 0.25 if sys.platform == "win32" else 3600.0
-
 
 class PortableEngine(RemoteEngine):
     """Runs workers as processes, with what every system has."""
@@ -238,38 +231,6 @@ class Child:
             self.link.end_writing()
             self._writer.join()
         self.link.close()
-
-
-class Mailbox:
-    """Where the readers leave what arrived, for the one who drives. An interrupted wait loses nothing."""
-
-    def __init__(self) -> None:
-        self._arrived: deque[Event | None] = deque()
-        self._bell = threading.Lock()  # released: something may have arrived since the last look
-        self._bell.acquire()
-
-    def put(self, event: Event | None) -> None:
-        """Leave an event; None only wakes who waits. From any thread."""
-        self._arrived.append(event)
-        with contextlib.suppress(RuntimeError):  # it has rung
-            self._bell.release()
-
-    def wait(self, timeout: float | None) -> None:
-        """Wait at most so many seconds (None: for ever) until something is there."""
-        until = monotonic() + min(LONGEST_WAIT_S if timeout is None else timeout, LONGEST_WAIT_S)
-        # A ring may be that of a letter which is gone already. Of a letter that comes after this look, the ring comes
-        # after it too.
-        while not self._arrived and self._bell.acquire(timeout=max(0.0, until - monotonic())):
-            pass
-
-    def empty(self) -> list[Event]:
-        """Take out what is there, of very much only the first."""
-        events: list[Event] = []
-        while self._arrived and len(events) < MAX_EVENTS:
-            event = self._arrived.popleft()
-            if event is not None:
-                events.append(event)
-        return events
 
 
 if sys.platform == "win32":

@@ -31,6 +31,7 @@ from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Any, NoReturn
 
+from fullcourt._engines.face import Face
 from fullcourt._os.system import become_subreaper, descendants, die_with_parent, kill_tree, open_pidfd
 from fullcourt.errors import NotSupported
 
@@ -52,6 +53,8 @@ class Setup:
     cwd: str = ""
     preload: tuple[str, ...] = ()
     encoded_initializer: bytes | None = None
+    face: Face | None = None
+    adopt: Callable[[], None] | None = None  # called in a worker that inherits the pool's own objects by a fork
 
 
 class Template:
@@ -204,6 +207,9 @@ def run_worker(worker_id: int, setup: Setup, connect: Callable[[], tuple[Any, mm
         codec = Codec(shares_main=setup.shares_main)
         initializer, initargs = setup.initializer, setup.initargs
         worker = Worker(end, page, setup.n_slots, codec)
+        worker.enter(setup.face, setup.pool_pid)
+        if setup.adopt is not None:
+            setup.adopt()
         if setup.encoded_initializer is not None:
             initializer, initargs = load_initializer(setup), ()
         if worker.run(initializer, initargs):
@@ -367,6 +373,7 @@ def pickle_setup(setup: Setup, codec: Any) -> bytes:
         name=setup.name,
         pool_pid=setup.pool_pid,
         preload=setup.preload,
+        face=setup.face,
         sys_path=list(sys.path),
         argv=list(sys.argv),
         cwd=os.getcwd(),

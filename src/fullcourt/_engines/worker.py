@@ -11,10 +11,13 @@ from __future__ import annotations
 import contextlib
 import pickle
 import sys
+import threading
 from collections.abc import Callable
 from time import perf_counter
 from typing import Any, Protocol
 
+from fullcourt._engines import face
+from fullcourt._engines.face import Face, Place
 from fullcourt._os.threads import make_thread
 from fullcourt._transport import frames
 from fullcourt._transport.codec import Codec, decode
@@ -27,6 +30,7 @@ from fullcourt._transport.journal import (
     REVOKED_WORD,
     RUNNING,
     Journal,
+    started_chunk,
 )
 from fullcourt._transport.link import Attached, Body, Fields, read_body
 from fullcourt._transport.remote_errors import dump_exception, format_remote
@@ -61,6 +65,17 @@ class Worker:
         self._n_slots = n_slots
         self._codec = codec
         self._functions: dict[int, Callable[..., Any]] = {}
+        self._slot_of: dict[int, int] = {}  # a thread's ident: its slot's index
+
+    def enter(self, of: Face | None, pool_pid: int) -> None:
+        """Let this worker's tasks use its pool."""
+        if of is not None:
+            face.enter(Place(of, self._end, self._codec, self.current_chunk, pool_pid))
+
+    def current_chunk(self) -> int:
+        """The id of the chunk whose task calls; 0: it cannot be told, for a thread of the task's own calls."""
+        slot_index = 0 if self._n_slots == 1 else self._slot_of.get(threading.get_ident(), -1)
+        return started_chunk(self._page, slot_index) if slot_index >= 0 else 0
 
     def run(self, initializer: Callable[..., object] | None, initargs: tuple[Any, ...]) -> bool:
         """Serve until the pool says stop or is gone. Returns False if the initializer failed."""
@@ -72,6 +87,7 @@ class Worker:
                 return False
         global n_slots_here  # noqa: PLW0603  a process is a worker at most once
         n_slots_here = self._n_slots
+        face.ready()
         self._send(frames.READY, 0, 0, 0, 0.0, b"", [])
         others = [make_thread(self._serve, f"slot-{index}", (index,)) for index in range(1, self._n_slots)]
         for thread in others:
@@ -79,10 +95,12 @@ class Worker:
         self._serve(0)
         for thread in others:
             thread.join()
+        face.leave()
         return True
 
     def _serve(self, slot_index: int) -> None:
         journal = Journal(self._page, slot_index)
+        self._slot_of[threading.get_ident()] = slot_index
         receive = self._end.receive
         try:
             while True:

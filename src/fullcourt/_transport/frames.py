@@ -27,8 +27,8 @@ the error), REVOKED (the rest of a chunk, as the pool told it in the journal), a
 (one u64 per chunk: its id; these will not run here).
 
 Nested tasks, which a task hands to its own pool: to the pool NESTED (payload: a pickled
-:class:`fullcourt._engines.nested.Request`; its large buffers are the chunk's), NESTED_CANCEL (chunk id: one of those)
-and, over the fast link, REPLIES_OPEN, with the descriptor of a socket over which the answers shall come. These are
+:class:`fullcourt._engines.nested.Request`; its large buffers are the chunk's), NESTED_CANCEL and NESTED_REVOKE
+(chunk id: one of those) and, over the fast link, REPLIES_OPEN, with the descriptor of a socket over which the answers shall come. These are
 frames as a worker sends them to the pool; their function id is the pid of the worker that ran the task. Besides,
 GIVEN_BACK (the rest of a chunk, from ``start`` on, whose worker died, has not run) and CANCEL_ANSWER (count 1: it was
 cancelled).
@@ -73,6 +73,7 @@ NESTED_CANCEL = 33
 REPLIES_OPEN = 34
 GIVEN_BACK = 35
 CANCEL_ANSWER = 36
+NESTED_REVOKE = 37
 # A frame of this single byte says that the next frame carries a descriptor: so only then need the pool call recvmsg,
 # which costs a microsecond more than recv.
 DESCRIPTOR_FOLLOWS = b"\xff"

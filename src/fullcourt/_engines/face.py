@@ -1,0 +1,72 @@
+"""What a worker knows of its pool, so that its tasks can use it. Light: every worker imports it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+__all__ = ["Face", "Place", "enter", "leave", "ready"]
+
+
+@dataclass(frozen=True, slots=True)
+class Face:
+    """A pool, as its workers know it.
+
+    Attributes:
+        key: distinguishes this pool from all others.
+        name: the pool's.
+        n_slots: in the whole pool.
+        chunk_limit: most tasks in one chunk; None: as many as it likes.
+    """
+
+    key: str
+    name: str
+    n_slots: int
+    chunk_limit: int | None
+
+
+@dataclass(slots=True)
+class Place:
+    """This worker, and its way to its pool.
+
+    Attributes:
+        face: the pool.
+        end: the worker's end of the link.
+        codec: pickles for the other workers.
+        current: gives the pool's number of the chunk that the calling thread runs; 0: it cannot be told.
+        pool_pid: the pool's process.
+        is_ready: whether the initializer has run.
+        driver: the pool's driver here, once a task has asked for it.
+    """
+
+    face: Face
+    end: Any
+    codec: Any
+    current: Callable[[], int]
+    pool_pid: int
+    pid: int = field(default_factory=os.getpid)
+    is_ready: bool = False
+    driver: Any = None
+
+
+here: Place | None = None  # a process, or an interpreter, is a worker at most once
+
+
+def enter(place: Place) -> None:
+    """This process, or interpreter, is a worker from now on."""
+    global here  # noqa: PLW0603
+    here = place
+
+
+def ready() -> None:
+    """The initializer has run: tasks come."""
+    if here is not None:
+        here.is_ready = True
+
+
+def leave() -> None:
+    """The worker ends."""
+    if here is not None and here.driver is not None:
+        here.driver.leave()
