@@ -148,10 +148,12 @@ class NestedDriver(Driver):
 
     def leave(self) -> None:
         """The worker ends: so do our threads."""
-        self.closed = True
+        self.ended._settle(None, None)  # first: nothing is left for which anybody should lead
+        with self._lock:
+            self.closed = True
+            self._n_open = 0
         self.engine.close()
-        self.ended._settle(None, None)
-        self.roles.ring()
+        self.engine.wake()
         self.roles.join()
 
 

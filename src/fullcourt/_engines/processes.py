@@ -16,7 +16,7 @@ from fullcourt._engines.template import Setup, fork_template, spawn_interpreter,
 from fullcourt._os.system import open_pidfd
 from fullcourt._transport import frames
 from fullcourt._transport.codec import Codec
-from fullcourt._transport.link import make_frame, make_link
+from fullcourt._transport.link import Attached, make_frame, make_link
 from fullcourt.errors import NotSupported, PoolBroken
 
 __all__ = ["ProcessEngine"]
@@ -37,6 +37,7 @@ class ProcessEngine(LinkedEngine):
         self._template_pid = 0
         self._ending = False
         self._restarts = 0
+        self._is_warm = False  # whether the template has what nested tasks need
 
     # -- the template ----------------------------------------------------------------------------------------------
 
@@ -44,6 +45,7 @@ class ProcessEngine(LinkedEngine):
         """Start the template."""
         setup = self._setup
         setup.pool_pid = os.getpid()
+        self._is_warm = False
         control, template_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         try:
             if self._method == "fork":
@@ -152,6 +154,11 @@ class ProcessEngine(LinkedEngine):
             self._template_pid = 0
 
     # -- workers ---------------------------------------------------------------------------------------------------
+
+    def open_replies(self, handle: Handle, fd: Attached) -> None:
+        super().open_replies(handle, fd)
+        if not self._is_warm and self._method != "spawn":  # workers to come need that, too
+            self._is_warm = self._order(("import", ["fullcourt.pool", "fullcourt._engines.inside", "cloudpickle"]))
 
     def start(self, worker_id: int) -> None:
         link, tasks, results = make_link()

@@ -10,7 +10,7 @@ pool says so or when the pool's process ends, however that comes about, and take
 these started. It cannot be interrupted from the keyboard.
 
 Messages on its socket (pickled tuples). From the pool: ``("start", worker_id)`` with three descriptors (tasks,
-results, page), ``("kill", worker_id, signal)``, ``("stop",)``. To the pool: ``("started", worker_id, pid)``,
+results, page), ``("kill", worker_id, signal)``, ``("import", names)``, ``("stop",)``. To the pool: ``("started", worker_id, pid)``,
 ``("exited", worker_id, exitcode, peak_bytes)``, ``("failed", error)``.
 """
 
@@ -126,6 +126,9 @@ class Template:
                 kill_tree(pid)
             elif pid:
                 os.kill(pid, message[2])
+        elif message[0] == "import":
+            for name in message[1]:
+                __import__(name)
         else:
             return False
         return True
