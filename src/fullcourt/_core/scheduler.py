@@ -317,7 +317,7 @@ class Scheduler:
     def _send_home(self) -> None:
         """No slot is lent any more: keep some of the workers that served for lent ones, and stop the others."""
         spare = [w for w in self.reserve.values() if not w.sent]
-        for worker in spare[2 * self.n_workers + 2 :]:
+        for worker in spare[2 * self.n_workers + 6 :]:
             self._stop(worker)
 
     def _start_worker(self, now: float, *, sends: bool = True) -> None:
