@@ -12,6 +12,7 @@ import contextlib
 import pickle
 import sys
 from collections.abc import Callable
+from functools import partial
 from time import perf_counter, perf_counter_ns
 from typing import Any, Protocol
 
@@ -127,7 +128,7 @@ class Worker:
                 slot.running = 0
                 mine = error
             else:
-                slot.raise_in_thread(lambda running, stop=stop: is_meant(stop, running), error)
+                slot.raise_in_thread(partial(is_meant, stop), error)
         if mine is not None:
             raise mine("the pool stopped this task")
 
