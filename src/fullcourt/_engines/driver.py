@@ -41,7 +41,7 @@ from fullcourt._engines.roles import Roles, wait_aside
 from fullcourt._transport import frames
 from fullcourt._transport.codec import decode
 from fullcourt._transport.functions import FunctionTable, with_fallback
-from fullcourt._transport.journal import LOADING, RUNNING
+from fullcourt._transport.journal import LOADING, LOADING_FUNCTION
 from fullcourt._transport.link import read_body
 from fullcourt._transport.remote_errors import load_exception
 from fullcourt.errors import PicklingError, PoolBroken, PoolClosed, TaskCancelled, WorkerDied, exit_name
@@ -59,6 +59,8 @@ HOLD_S = 0.001
 # So many workers in a row that end before they are ready mean that none ever will be; more of them where somebody
 # else may have killed them, and a later one may be spared.
 MAX_STILLBORN = 4
+# So many workers in a row may end while they load a function, before it counts as deadly.
+MAX_FATAL_LOADS = 3
 MAX_STILLBORN_KILLED = 20
 
 
@@ -506,6 +508,8 @@ class Driver:
             handle.n_done += count
         handle.busy_s += seconds
         self.scheduler.ended(chunk, count, seconds, now)
+        if chunk.function.n_fatal_loads:
+            chunk.function.n_fatal_loads = 0
         if problem is None:
             return self._tasks_done(chunk, start, value if kind == frames.RESULTS else [value])
         settlements: list[Settlement] = []
@@ -591,14 +595,18 @@ class Driver:
                 back.append(chunk)
                 continue
             phase = self.engine.phase(handle, started[chunk.id])
-            if type(chunk) is MapChunk and phase != RUNNING and chunk.count > 1:
-                if phase == LOADING:  # one of its items does that: find it
-                    back += self._singles(chunk)
-                else:
-                    for index in range(chunk.start, chunk.start + chunk.count):
-                        error = death(event, describe_task(chunk, index - chunk.start))
-                        error.add_note("fullcourt: it died while it loaded the function")
-                        settlements += self._task_failed(chunk, index, error, handle)
+            if phase == LOADING_FUNCTION:  # no task of it had started
+                chunk.function.n_fatal_loads += 1
+                if chunk.function.n_fatal_loads < MAX_FATAL_LOADS:
+                    back.append(chunk)
+                    continue
+                for index in range(chunk.start, chunk.start + chunk.count):
+                    error = death(event, describe_task(chunk, index - chunk.start))
+                    error.add_note("fullcourt: it died while it loaded the function")
+                    settlements += self._task_failed(chunk, index, error, handle)
+                continue
+            if type(chunk) is MapChunk and phase == LOADING and chunk.count > 1:  # one of its items does that: find it
+                back += self._singles(chunk)
                 continue
             if type(chunk) is Call:
                 settlements += self._task_failed(chunk, 0, death(event, describe_task(chunk, 0)), handle)
