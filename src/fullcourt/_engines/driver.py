@@ -480,6 +480,7 @@ class Driver:
         if kind == frames.READY:
             handle.ready = True
             self._n_stillborn = 0
+            self.engine.worker_ready(handle, chunk_id)
             return []
         if kind == frames.INIT_FAILED:
             assert problem is not None
