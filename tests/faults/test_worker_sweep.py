@@ -1,8 +1,8 @@
 """A worker dies at its n-th door, for every n: whatever it was doing, each task ends exactly once.
 
 The doors stand before and after each frame it receives, each store in its journal and each frame it sends
-(:mod:`worker_doors`). What ran is counted by a file to which tasks append. The pool has one worker, so the order of doors
-is the same each time; its successor does the rest, and the next sweep's step.
+(:mod:`worker_doors`). What ran is counted by a file to which tasks append. The pool has one worker, so the order of
+doors is the same each time; its successor does the rest, and the next step of the sweep.
 """
 
 from __future__ import annotations
@@ -42,8 +42,8 @@ ENGINES: dict[str, dict[str, Any]] = {
     "fork-x-threads": {"start_method": "fork", "threads": 2},
     "portable": {},
 }
-# Of each scenario so many doors, drawn by chance, are tried where not all are: a sweep of all takes a second or two with
-# fork and forkserver, which start a new worker in a millisecond, and ten to twenty with fresh interpreters.
+# Of each scenario so many doors, drawn by chance, are tried where not all are (0: all are). A sweep of all takes a second
+# or two with fork and forkserver, which start a new worker in a millisecond, and ten to twenty with fresh interpreters.
 SAMPLES = {"fork": 0, "forkserver": 8, "spawn": 2, "fork-x-threads": 12, "portable": 2}
 
 

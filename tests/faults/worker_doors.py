@@ -1,8 +1,8 @@
 """Doors in a worker: the moments between its steps, at any of which a test can have it die.
 
 :func:`install`, as a pool's initializer, puts them around what a worker does with its link and its journal. They are
-open until a task, :func:`arm`, counts them off: at the n-th from then on, the process kills itself. Nothing of this is in
-the package: it wraps the classes in the worker that the test owns.
+open until a task, :func:`arm`, counts them off: at the n-th from then on, the process kills itself. Nothing of this is
+in the package: it wraps the classes in the worker that the test owns.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from typing import Any
 
 from fullcourt._engines import worker
 from fullcourt._transport import journal, link, portable_link
-
 from tests.faults.fault_tasks import append_line
 
 lock = threading.RLock()  # of several slots, one passes at a time
@@ -47,7 +46,7 @@ def arm(n: int, path: str) -> int:
 
 
 def disarm() -> list[str]:
-    """Die at no door any more. Returns the names of those passed since :func:`arm`; none in a worker that came after."""
+    """Die at no door any more. Returns the names of those passed since :func:`arm`; none in a worker's successor."""
     global left
     left = 0
     return list(passed)
