@@ -291,10 +291,20 @@ class Driver:
             finally:
                 self._lock.release()
 
+    def stop_job(self, job: StreamJob) -> None:
+        """A job's iterator was closed, perhaps while another thread waits for its next result. May wait for a lock."""
+        self.abandon_job(job)
+        if self.is_foreign():
+            return
+        with self.roles.shield, self._lock:
+            self._after_event()
+        self._perform()
+        self._settle([])
+
     def _abort_abandoned(self) -> None:
         while self._abandoned_jobs:
             job = self._abandoned_jobs.pop()
-            job.abort(None)
+            self._outcomes.extend(settlement for settlement in job.abort(None) if settlement[0] is not None)
             self._close_job(job)
             if job.queued:
                 self.scheduler.streams.remove(job)
