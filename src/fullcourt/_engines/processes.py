@@ -122,7 +122,7 @@ class ProcessEngine(LinkedEngine):
             return
         self._restarts += 1
         if self._restarts > 10:
-            events.append(Broken(PoolBroken("the process that starts the workers was killed ten times; giving up")))
+            events.append(Broken(PoolBroken("the process that starts the workers was killed ten times in a row; giving up")))
             return
         try:
             self.open()
@@ -138,6 +138,7 @@ class ProcessEngine(LinkedEngine):
 
     def worker_ready(self, handle: Handle, pid: int) -> None:
         """A worker has said that it is ready. Its template has said before that it was started, unless it died."""
+        self._restarts = 0  # the template does its work
         if handle.orphaned and handle.pidfd < 0 and handle.id in self.handles:
             handle.pid = pid
             handle.pidfd = open_pidfd(pid)
