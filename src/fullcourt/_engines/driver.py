@@ -46,7 +46,7 @@ from fullcourt._os.system import n_oom_kills
 from fullcourt._transport import frames
 from fullcourt._transport.codec import decode
 from fullcourt._transport.functions import FunctionTable, with_fallback
-from fullcourt._transport.journal import LOADING, RUNNING
+from fullcourt._transport.journal import LOADING, LOADING_FUNCTION
 from fullcourt._transport.link import read_body
 from fullcourt._transport.remote_errors import load_exception
 from fullcourt.errors import PicklingError, PoolBroken, PoolClosed, TaskCancelled, WorkerDied, exit_name
@@ -64,6 +64,8 @@ HOLD_S = 0.001
 # So many workers in a row that end before they are ready mean that none ever will be; more of them where somebody
 # else may have killed them, and a later one may be spared.
 MAX_STILLBORN = 4
+# So many workers in a row may end while they load a function, before it counts as deadly.
+MAX_FATAL_LOADS = 3
 MAX_STILLBORN_KILLED = 20
 
 
@@ -338,10 +340,20 @@ class Driver:
             finally:
                 self._lock.release()
 
+    def stop_job(self, job: StreamJob) -> None:
+        """A job's iterator was closed, perhaps while another thread waits for its next result. May wait for a lock."""
+        self.abandon_job(job)
+        if self.is_foreign():
+            return
+        with self.roles.shield, self._lock:
+            self._after_event()
+        self._perform()
+        self._settle([])
+
     def _abort_abandoned(self) -> None:
         while self._abandoned_jobs:
             job = self._abandoned_jobs.pop()
-            job.abort(None)
+            self._outcomes.extend(settlement for settlement in job.abort(None) if settlement[0] is not None)
             self._close_job(job)
             if job.queued:
                 self.scheduler.streams.remove(job)
@@ -559,6 +571,7 @@ class Driver:
         if kind == frames.READY:
             handle.ready = True
             self._n_stillborn = 0
+            self.engine.worker_ready(handle, chunk_id)
             return []
         if kind == frames.INIT_FAILED:
             assert problem is not None
@@ -592,6 +605,8 @@ class Driver:
             for index in range(start, start + count):
                 problem = self.supervisor.task_answered(chunk, index, problem)
         self.scheduler.ended(chunk, count, seconds, now)
+        if chunk.function.n_fatal_loads:
+            chunk.function.n_fatal_loads = 0
         if chunk.options is not None:
             self._note_end(chunk, now)
         if problem is None:
@@ -692,17 +707,23 @@ class Driver:
         back: list[Any] = []
         for chunk in held:
             if chunk.id not in started:
+                self.supervisor.not_started(chunk)
                 back.append(chunk)
                 continue
             phase = self.engine.phase(handle, started[chunk.id])
-            if type(chunk) is MapChunk and phase != RUNNING and chunk.count > 1:
-                if phase == LOADING:  # one of its items does that: find it
-                    back += self._singles(chunk)
-                else:
-                    for index in range(chunk.start, chunk.start + chunk.count):
-                        error = dead(describe_task(chunk, index - chunk.start))
-                        error.add_note("fullcourt: it died while it loaded the function")
-                        settlements += self._task_failed(chunk, index, error, handle)
+            if phase == LOADING_FUNCTION and chunk.id not in self.supervisor.stops:  # no task of it had started
+                chunk.function.n_fatal_loads += 1
+                if chunk.function.n_fatal_loads < MAX_FATAL_LOADS:
+                    self.supervisor.not_started(chunk)
+                    back.append(chunk)
+                    continue
+                for index in range(chunk.start, chunk.start + chunk.count):
+                    error = dead(describe_task(chunk, index - chunk.start))
+                    error.add_note("fullcourt: it died while it loaded the function")
+                    settlements += self._task_failed(chunk, index, error, handle)
+                continue
+            if type(chunk) is MapChunk and phase == LOADING and chunk.count > 1:  # one of its items does that: find it
+                back += self._singles(chunk)
                 continue
             if type(chunk) is Call:
                 failure = self.supervisor.worker_lost(chunk, 0, dead(describe_task(chunk, 0)))

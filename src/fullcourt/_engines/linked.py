@@ -201,6 +201,9 @@ class RemoteEngine(abc.ABC):
             if chunk_id in chunk_ids:
                 revoke(handle.page, slot_index, chunk_id)
 
+    def worker_ready(self, handle: Handle, pid: int) -> None:
+        """A worker has said that it is ready, and its process."""
+
     @abc.abstractmethod
     def open(self) -> None:
         """Prepare for starting workers."""

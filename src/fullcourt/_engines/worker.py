@@ -9,6 +9,7 @@ With several slots, each is a thread that does all this for itself; the kernel h
 from __future__ import annotations
 
 import contextlib
+import os
 import pickle
 import sys
 from collections.abc import Callable
@@ -84,7 +85,7 @@ class Worker:
         global n_slots_here  # noqa: PLW0603  a process is a worker at most once
         n_slots_here = self._n_slots
         on_stop_signal(self._stop_tasks)
-        self._send(frames.READY, 0, 0, 0, 0.0, b"", [])
+        self._send(frames.READY, os.getpid(), 0, 0, 0.0, b"", [])
         others = [make_thread(self._serve, f"slot-{index}", (index,)) for index in range(1, self._n_slots)]
         for thread in others:
             thread.start()
