@@ -9,7 +9,7 @@ depends on how many workers or tasks there are.
 
 Invariants (``check`` asserts them; the property tests call it after every event):
 
-1. While a task waits, no worker has room (work is never held back while a slot is free).
+1. While a task waits, no worker has room (work is never held back while a slot is free), unless memory is short.
 2. A chunk is in exactly one place: its stream, ``returned``, or one worker's ``sent``.
 3. A worker is in ``idle`` if and only if it may be given tasks and holds fewer chunks than it has slots; in
    ``roomy`` if and only if it may be given tasks and has room; in ``laden`` if and only if it holds more chunks
@@ -85,6 +85,7 @@ class Scheduler:
         self.returned: deque[Chunk] = deque()
         self.look_again_at: float | None = None
         self.closing = False
+        self.under_pressure = False  # memory is short: a task starts only where no other runs
         self.n_sent_tasks = 0
         self._next_worker = 1
 
@@ -238,6 +239,16 @@ class Scheduler:
             self.look_again_at = None
             if self.idle and self.laden and not self.streams and not self.returned:
                 self._steal(now)
+
+    def pressure_changed(self, under_pressure: bool, now: float) -> None:
+        """Memory has become short, or is so no more. What lies unread in the links comes back meanwhile."""
+        if under_pressure == self.under_pressure:
+            return
+        self.under_pressure = under_pressure
+        if under_pressure and self.may_take_back:
+            self.actions.extend(("take_back", worker_id) for worker_id in self.laden)
+        elif not under_pressure:
+            self._dispatch(now)
 
     def closed(self) -> None:
         """No more tasks will come and all have ended: stop the workers."""
@@ -398,6 +409,8 @@ class Scheduler:
         """Send what waits to whoever has room: first to those with a free slot, the last to fall idle first."""
         idle, roomy, streams, returned = self.idle, self.roomy, self.streams, self.returned
         while roomy and (returned or streams):
+            if self.under_pressure and self._is_busy():
+                break
             if streams and not streams[0].available():  # its map failed or was cancelled
                 self._unqueue_first()
                 continue
@@ -422,6 +435,10 @@ class Scheduler:
                     streams.popleft()
                     self._enqueue(stream)
             self._give(worker, chunk, now)
+
+    def _is_busy(self) -> bool:
+        """Whether any task runs, or is about to, that waits for no nested ones."""
+        return any(len(worker.sent) > len(worker.lent) for worker in self.workers.values())
 
     def _unqueue_first(self) -> None:
         stream = self.streams.popleft()
@@ -487,7 +504,7 @@ class Scheduler:
 
     def check(self) -> None:
         """Assert the invariants of the module's head."""
-        if self.roomy:
+        if self.roomy and not (self.under_pressure and self._is_busy()):
             assert not self.streams and not self.returned, "work waits while a worker has room"
         for worker in self.workers.values():
             in_place = not worker.stopping and worker.id not in self.reserve and not self._is_lent(worker)

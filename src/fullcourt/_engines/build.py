@@ -10,6 +10,7 @@ from typing import Any
 from fullcourt._core.scheduler import Scheduler
 from fullcourt._engines.driver import Driver
 from fullcourt._engines.face import Face
+from fullcourt._engines.supervisor import Limits
 from fullcourt.errors import NotSupported
 
 __all__ = ["build_driver", "default_start_method", "portable_transport"]
@@ -74,6 +75,7 @@ def build_driver(
     preload: tuple[str, ...],
     key: str = "",
     adopt: Callable[[], None] | None = None,
+    limits: Limits | None = None,
 ) -> Driver:
     """Make a driver with its engine; its workers are not started yet. The arguments were checked."""
     engine: Any
@@ -128,6 +130,6 @@ def build_driver(
         prefetches=not engine.runs_inline,
         max_workers=most_workers(n_workers),
     )
-    driver = Driver(engine, scheduler, name)
+    driver = Driver(engine, scheduler, name, limits)
     engine.driver = driver
     return driver

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import os
 import pickle
+from dataclasses import replace
 import queue
 import socket
 import threading
@@ -23,17 +24,18 @@ from typing import Any
 from fullcourt._core.model import Stream
 from fullcourt._core.scheduler import Scheduler
 from fullcourt._engines import face
-from fullcourt._engines.driver import Driver
+from fullcourt._engines.driver import Driver, runs_event_loop
 from fullcourt._engines.face import Face, Place
-from fullcourt._engines.jobs import Call, MapJob
+from fullcourt._engines.future import Future
+from fullcourt._engines.jobs import Call, MapChunk, MapJob
 from fullcourt._engines.linked import Event, FrameArrived
 from fullcourt._engines.mailbox import Mailbox
-from fullcourt._engines.nested import Request
+from fullcourt._engines.nested import STOPPING, Request
 from fullcourt._os.threads import make_thread
 from fullcourt._transport import frames
 from fullcourt._transport.frames import unpack
 from fullcourt._transport.link import receive_with_fd
-from fullcourt.errors import NotSupported, PicklingError, PoolClosed
+from fullcourt.errors import NotSupported, PicklingError, PoolClosed, TaskCancelled
 
 __all__ = ["driver_inside"]
 
@@ -129,8 +131,36 @@ class NestedDriver(Driver):
             self.scheduler.came_back([rest], now)
         return []
 
+    def __init__(self, engine: NestedEngine, scheduler: Scheduler, name: str) -> None:
+        super().__init__(engine, scheduler, name)
+        self._stopping: set[int] = set()  # calls that the pool has said it is stopping
+
+    def _watch(self, chunk: Any, worker_id: int) -> None:
+        """The pool looks at the clock for it."""
+
+    def _stop_started(self, job: MapJob) -> None:
+        for chunk in list(self.scheduler.workers[1].sent.values()):
+            if type(chunk) is MapChunk and chunk.job is job:
+                self.engine.stop_started(chunk.id)
+
+    def _stop_running(self, future: Future[Any], call: Call, waits: bool) -> bool:
+        if call.id not in self._stopping:
+            return future.cancelled()
+        self._stopping.discard(call.id)
+        if waits and runs_event_loop():
+            with self._lock:
+                is_open, call.future = call.future is not None, None
+            if is_open:
+                self._settle([(future, None, TaskCancelled("cancelled"))])
+        elif waits:
+            self.wait(future, None)
+        return future.cancelled()
+
     def _cancel_sent(self, call: Call, worker_id: int) -> bool:
-        if not self.engine.ask_to_cancel(call.id):
+        answer = self.engine.ask_to_cancel(call.id)
+        if answer == STOPPING:
+            self._stopping.add(call.id)
+        if answer != 1:
             return False
         with self._lock:
             if call.worker_id is None or call.future is None:
@@ -163,6 +193,9 @@ class NestedEngine:
     needs_driving = True
     runs_inline = False
     can_take_back = False
+    can_stop = False  # by its driver's own means: the pool does it
+    can_kill = True
+    abandons_at_once = False
 
     def __init__(self, place: Place) -> None:
         self.n_slots = place.face.n_slots
@@ -229,7 +262,16 @@ class NestedEngine:
             known.add(function.id)
         outer = self.current() if type(chunk) is Call else chunk.job.asked_by
         request = Request(
-            chunk.kind, chunk.id, chunk.start, chunk.count, function.id, function.name, data, payload, outer
+            chunk.kind,
+            chunk.id,
+            chunk.start,
+            chunk.count,
+            function.id,
+            function.name,
+            data,
+            payload,
+            outer,
+            None if chunk.options is None else replace(chunk.options, retries=0, retry_on=(), priority=0),
         )
         self._ask(frames.NESTED, chunk.id, chunk.start, chunk.count, pickle.dumps(request, 5), buffers)
         return None
@@ -241,14 +283,18 @@ class NestedEngine:
         except OSError:  # the pool is gone, and this process is about to be
             return
 
-    def ask_to_cancel(self, chunk_id: int) -> bool:
-        """Whether a call that was sent will not run: the pool says so."""
+    def ask_to_cancel(self, chunk_id: int) -> int:
+        """Cancel a call that was sent. 1: it will not run. STOPPING: it runs, and is being stopped. 0: neither."""
         with self._asking:
             self._ask(frames.NESTED_CANCEL, chunk_id, 0, 0, b"", [])
             try:
-                return self._answers.get(timeout=ANSWER_S) == 1
+                return self._answers.get(timeout=ANSWER_S)
             except queue.Empty:
-                return False
+                return 0
+
+    def stop_started(self, chunk_id: int) -> None:
+        """Have what runs of a chunk stopped."""
+        self._ask(frames.NESTED_STOP, chunk_id, 0, 0, b"", [])
 
     def take_back(self, worker_id: int) -> list[int]:
         """Nothing is taken back: the pool itself sees to it that no slot is free while something waits."""

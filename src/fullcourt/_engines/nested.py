@@ -25,18 +25,19 @@ from time import monotonic
 from typing import Any
 
 from fullcourt._core.model import NESTED, Chunk, Estimate
-from fullcourt._engines.accounts import death
+from fullcourt._core.options import Durations, Options
 from fullcourt._engines.jobs import Call, CallStream, Settlement
 from fullcourt._transport import frames
 from fullcourt._transport.functions import Function
-from fullcourt._transport.journal import LOADING, RUNNING
+from fullcourt._transport.journal import LOADING
 from fullcourt._transport.link import Body
-from fullcourt._transport.remote_errors import dump_exception
+from fullcourt._transport.remote_errors import dump_exception, load_exception
 from fullcourt.errors import TaskCancelled
 
-__all__ = ["MAX_LENT", "Lending", "Relay", "Relays", "Request"]
+__all__ = ["MAX_LENT", "STOPPING", "Lending", "Relay", "Relays", "Request"]
 
 MAX_FUNCTIONS = 512
+STOPPING = 2  # the answer to a cancellation: it runs, and is being stopped
 # So many slots may be lent at a time by tasks of threads.
 MAX_LENT = 2000
 
@@ -62,6 +63,7 @@ class Request:
         function: its pickle; empty: it came before.
         payload: the arguments' or items' pickle.
         outer: the pool's number of the chunk whose task asks; 0: it cannot be told, but one that the worker holds.
+        options: what its running needs; who asked retries by itself.
     """
 
     kind: int
@@ -73,6 +75,7 @@ class Request:
     function: bytes
     payload: bytes
     outer: int
+    options: Options | None
 
 
 class Relay(Chunk):
@@ -81,6 +84,7 @@ class Relay(Chunk):
     __slots__ = (
         "answer",
         "asked_id",
+        "attempt",
         "cancelled",
         "function",
         "future",
@@ -106,7 +110,10 @@ class Relay(Chunk):
         self.stream: CallStream
         self.priority = 0
         self.cancelled = False
-        self.options = None
+        self.attempt = 1
+        self.options = request.options
+        if self.options is not None and self.options.factor is not None and self.estimate.durations is None:
+            self.estimate.durations = Durations()
 
 
 class Origin:
@@ -166,12 +173,15 @@ class Relays:
         if kind == frames.NESTED_CANCEL:
             self._driver._deferred.append(partial(self._cancel, origin, event.fields[3]))
             return []
+        if kind == frames.NESTED_STOP:
+            self._stop(origin.relays.get(event.fields[3]), now)
+            return []
         if kind == frames.NESTED_REVOKE:
             self._revoke(origin.relays.get(event.fields[3]), now)
             return []
         if body is None:
             chunk_id, start, count = event.fields[3:6]
-            lost = Request(frames.CALL, chunk_id, start, count, 0, "", b"", b"", 0)
+            lost = Request(frames.CALL, chunk_id, start, count, 0, "", b"", b"", 0, None)
             error = problem or OSError("a nested task could not be received")
             return self._refuse(Relay(0, lost, NO_FUNCTION, None, origin), error)
         request, buffers = body
@@ -195,7 +205,7 @@ class Relays:
         stream = driver._streams.get(key)
         if stream is None:
             stream = driver._streams[key] = CallStream(Estimate(), relay.priority)
-            driver._forget_streams()
+            driver._forget_streams(key)
         relay.stream = stream
         self.open[relay.id] = relay
         origin.relays[request.chunk_id] = relay
@@ -247,12 +257,23 @@ class Relays:
         return [self._error(relay, None, index, error) for index in range(relay.start, relay.start + relay.count)]
 
     def _cancel(self, origin: Origin, chunk_id: int) -> None:
-        """A call shall not run, if it has not started. Without the lock."""
+        """A call shall not run, or be stopped. Without the lock."""
         relay = origin.relays.get(chunk_id)
-        done = relay is not None and self._withdraw(relay)
+        done = int(relay is not None and self._withdraw(relay))
+        if not done:
+            with self._driver._lock:
+                done = STOPPING * self._stop(relay, monotonic())
+            self._driver._perform()
+            self._driver._look_at_clock()
         engine = self._driver.engine
         with contextlib.suppress(OSError):
-            engine.reply(origin.handle, frames.CANCEL_ANSWER, 0, chunk_id, 0, int(done), 0.0, b"", [])
+            engine.reply(origin.handle, frames.CANCEL_ANSWER, 0, chunk_id, 0, done, 0.0, b"", [])
+
+    def _stop(self, relay: Relay | None, now: float) -> bool:
+        """Stop what runs of a relay. False: it has ended, or cannot be stopped here."""
+        if relay is None or relay.id not in self.open:
+            return False
+        return bool(self._driver.supervisor.cancel(relay, now))
 
     def _revoke(self, relay: Relay | None, now: float) -> None:
         """A map is over: what is left of this chunk shall not run."""
@@ -298,8 +319,16 @@ class Relays:
         driver, now = self._driver, monotonic()
         kind, _, _, _, start, count, _, seconds = event.fields
         handle = event.handle
-        if kind in (frames.RESULT, frames.RESULTS, frames.ERROR):
-            if kind == frames.ERROR:
+        if kind not in (frames.RESULT, frames.RESULTS, frames.ERROR):  # nothing more of it runs here
+            driver.supervisor.chunk_ended(relay)
+            driver.scheduler.withdrawn(relay, now)
+            self._over(relay, now)
+        else:
+            if relay.id in driver.supervisor.stops:
+                if kind == frames.ERROR and body is not None:
+                    problem = load_exception(body.payload)
+                problem = driver.supervisor.task_answered(relay, start, problem)
+            if kind == frames.ERROR or problem is not None:
                 driver.n_failed += count
             else:
                 driver.n_done += count
@@ -307,12 +336,12 @@ class Relays:
             handle.busy_s += seconds
             is_last = relay.done + count >= relay.count and self._n_of_outer.get(relay.outer) == 1
             driver.scheduler.ended(relay, count, seconds, now, self._outer(relay) if is_last else None)
+            relay.function.n_fatal_loads = 0
+            if relay.options is not None:
+                driver._note_end(relay, now)
             if relay.done >= relay.count:
                 self._over(relay, now)
-        else:  # UNLOADABLE, UNLOADABLE_FUNCTION, REVOKED: nothing more of it runs here
-            driver.scheduler.withdrawn(relay, now)
-            self._over(relay, now)
-        if problem is not None or body is None:  # it could not be received
+        if problem is not None or body is None:  # it was stopped, or could not be received
             error = problem or OSError("the answer of a nested task could not be received")
             return [self._error(relay, handle, index, error) for index in range(start, start + count)]
         return [self._to_origin(relay, kind, handle.pid or 0, start, count, seconds, body.payload, body.buffers)]
@@ -325,32 +354,45 @@ class Relays:
         self._driver.n_failed += 1
         return [self._error(relay, None, relay.start, problem)]
 
-    def died(self, relay: Relay, slot: int, event: Any, now: float) -> list[Settlement]:
-        """The worker that had started a relay died."""
-        engine, driver, handle = self._driver.engine, self._driver, event.handle
-        phase = engine.phase(handle, slot)
-        self._over(relay, now)
+    def failed(self, relay: Relay, index: int, error: BaseException, handle: Any) -> list[Settlement]:
+        """One of a relay's tasks failed by the pool's own decision; no worker holds it any more."""
+        self._driver.n_failed += 1
+        relay.done += 1
+        if relay.done >= relay.count or relay.cancelled:
+            self._over(relay, monotonic())
+        return [self._error(relay, handle, index, error)]
+
+    def died(
+        self, relay: Relay, slot: int, phase: int, dead: Callable[[str], BaseException], handle: Any
+    ) -> tuple[list[Relay], list[Settlement]]:
+        """The worker that had started a relay died. Returns what of it runs again here, and what is told."""
+        driver, now = self._driver, monotonic()
         first, end = relay.start + relay.done, relay.start + relay.count
-        if relay.kind != frames.CALL and phase == LOADING and relay.count > 1:
-            return [self._to_origin(relay, frames.UNLOADABLE, 0, relay.start, relay.count)]
-        error = death(event, f"{relay.function.name}()")
-        if phase not in (LOADING, RUNNING):
-            error.add_note("fullcourt: it died while it loaded the function")
-            driver.n_failed += end - first
-            return [self._error(relay, handle, index, error) for index in range(first, end)]
         told: list[Settlement] = []
-        values: list[Any] = [] if relay.kind == frames.CALL else engine.results_of(handle, relay, slot)
+        if phase == LOADING and relay.count > 1:
+            told.append(self._to_origin(relay, frames.UNLOADABLE, 0, relay.start, relay.count))
+            self._over(relay, now)
+            return [], told
+        values: list[Any] = []
+        if relay.kind != frames.CALL:
+            values = driver.engine.results_of(handle, relay, slot)
         if values:
             driver.n_done += len(values)
             payload = pickle.dumps(values, 5)
             told.append(self._to_origin(relay, frames.RESULTS, handle.pid, first, len(values), 0.0, payload))
             first += len(values)
         if first < end:
-            driver.n_failed += 1
-            told.append(self._error(relay, handle, first, error))
-        if first + 1 < end:
-            told.append(self._to_origin(relay, frames.GIVEN_BACK, 0, first + 1, end - first - 1))
-        return told
+            failure = driver.supervisor.worker_lost(relay, first, dead(f"{relay.function.name}()"))
+            if failure is None and relay.kind == frames.CALL:
+                return [relay], told
+            if failure is not None:
+                driver.n_failed += 1
+                told.append(self._error(relay, handle, first, failure))
+                first += 1
+        self._over(relay, now)
+        if first < end:
+            told.append(self._to_origin(relay, frames.GIVEN_BACK, 0, first, end - first))
+        return [], told
 
     def origin_lost(self, handle: Any, held: list[Any], now: float) -> list[Settlement]:
         """A worker is gone. What its tasks asked for runs no more, where it has not started; nobody gets its answers."""
@@ -462,7 +504,7 @@ class Lending:
             with self._driver._lock:
                 self._lend(outer)
             job.outer = (outer.id, outer)
-            job.priority = nested_priority(outer)
+            job.priority += nested_priority(outer)
 
     def resumed_by(self, chunk: Any, count: int, *, failed: bool) -> Any:
         """The chunk whose task waits for nothing any more when so many tasks of this one have ended."""

@@ -17,21 +17,22 @@ A frame is one datagram of a ``SOCK_SEQPACKET`` socket (one message of the porta
                                 multiple of 64 bytes, in the order: function, payload, out-of-band buffers
                                 PARTS: the same table; each part follows in messages of at most PIECE_BYTES
 
-To a worker: CALL (payload: ``(args, kwargs)``), MAP and STARMAP (payload: list of items), STOP; over the portable link
+To a worker: CALL (payload: ``(args, kwargs)``), MAP and STARMAP (payload: list of items), the same
+as TIMED_MAP and TIMED_STARMAP (the start of each item is recorded in the journal), STOP; over the portable link
 TAKE_BACK (give back what no slot has begun).
 
 To the pool: RESULT (of a call), RESULTS (list: the next ``count`` items of a map chunk from ``start`` on), ERROR (the
-task at ``start`` failed), READY, INIT_FAILED. Where nothing ran: MISSING (the worker no longer has the function: send
+task at ``start`` failed), READY (with the process's id in the place of the chunk's), INIT_FAILED. Where nothing ran: MISSING (the worker no longer has the function: send
 it again), UNLOADABLE (the payload of several items would not load: send them one by one), UNLOADABLE_FUNCTION (with
 the error), REVOKED (the rest of a chunk, as the pool told it in the journal), and over the portable link TAKEN_BACK
 (one u64 per chunk: its id; these will not run here).
 
 Nested tasks, which a task hands to its own pool: to the pool NESTED (payload: a pickled
-:class:`fullcourt._engines.nested.Request`; its large buffers are the chunk's), NESTED_CANCEL and NESTED_REVOKE
-(chunk id: one of those) and, over the fast link, REPLIES_OPEN, with the descriptor of a socket over which the answers shall come. These are
+:class:`fullcourt._engines.nested.Request`; its large buffers are the chunk's), NESTED_CANCEL, NESTED_REVOKE
+and NESTED_STOP (chunk id: one of those) and, over the fast link, REPLIES_OPEN, with the descriptor of a socket over which the answers shall come. These are
 frames as a worker sends them to the pool; their function id is the pid of the worker that ran the task. Besides,
 GIVEN_BACK (the rest of a chunk, from ``start`` on, whose worker died, has not run) and CANCEL_ANSWER (count 1: it was
-cancelled).
+cancelled; 2: it is being stopped).
 """
 
 from __future__ import annotations
@@ -57,6 +58,8 @@ MAP = 2
 STARMAP = 3
 STOP = 4
 TAKE_BACK = 5
+TIMED_MAP = 6  # MAP and STARMAP + 4
+TIMED_STARMAP = 7
 
 RESULT = 16
 RESULTS = 17
@@ -74,6 +77,7 @@ REPLIES_OPEN = 34
 GIVEN_BACK = 35
 CANCEL_ANSWER = 36
 NESTED_REVOKE = 37
+NESTED_STOP = 38
 # A frame of this single byte says that the next frame carries a descriptor: so only then need the pool call recvmsg,
 # which costs a microsecond more than recv.
 DESCRIPTOR_FOLLOWS = b"\xff"
