@@ -492,13 +492,27 @@ class Driver:
                 chunks = [worker.sent[i] for i in ids if i in worker.sent]
                 self._forget_functions(worker_id, chunks)
                 self._requeue(chunks, monotonic())
+        if self._outcomes:
+            self._settle([])
 
     def _requeue(self, chunks: list[Any], now: float) -> None:
         """Chunks that did not start go elsewhere, unless their job is over."""
         for chunk in chunks:
-            if type(chunk) is MapChunk and not chunk.job.open:
+            if (type(chunk) is MapChunk and not chunk.job.open) or self._was_being_stopped(chunk):
                 self.scheduler.withdrawn(chunk, now)
         self.scheduler.taken_back(chunks, now)
+
+    def _was_being_stopped(self, chunk: Any) -> bool:
+        """A chunk comes back unrun: whether it is a call that was being cancelled. Then that is its end."""
+        stop = self.supervisor.stops.get(chunk.id)
+        if stop is None or type(chunk) is not Call:
+            return False
+        self.supervisor.chunk_ended(chunk)
+        self._n_open -= 1
+        if chunk.future is not None:
+            self._outcomes.append((chunk.future, None, stop.error))
+            chunk.future = None
+        return True
 
     def _stop_sent(self, job: MapJob) -> None:
         """A job is over before its end: what was sent of it shall not run, what waits unread is taken back."""
@@ -578,7 +592,7 @@ class Driver:
             return []  # told twice, or of a job that is over
         if kind == frames.MISSING:
             handle.known.discard(chunk.function.id)
-            self.scheduler.taken_back([chunk], now)
+            self._requeue([chunk], now)
             return []
         if kind == frames.UNLOADABLE:
             self.supervisor.chunk_ended(chunk)
@@ -701,7 +715,8 @@ class Driver:
         for chunk in held:
             if chunk.id not in started:
                 self.supervisor.not_started(chunk)
-                back.append(chunk)
+                if not self._was_being_stopped(chunk):
+                    back.append(chunk)
                 continue
             phase = self.engine.phase(handle, started[chunk.id])
             if phase == LOADING_FUNCTION and chunk.id not in self.supervisor.stops:  # no task of it had started
@@ -916,17 +931,17 @@ class Driver:
             return future.cancelled()
         if not isinstance(work, Call):
             return future.cancelled()
-        with self.roles.shield, self._lock:
-            worker_id = work.worker_id
-            if worker_id is None and work.future is not None:
-                self._withdraw_waiting(work)
-                cancelled = True
-            else:
-                cancelled = False
-        if not cancelled and worker_id is not None:
-            cancelled = self._cancel_sent(work, worker_id)
-        if not cancelled:
-            return self._stop_running(future, work, waits)
+        while True:
+            with self.roles.shield, self._lock:
+                worker_id = work.worker_id
+                cancelled = worker_id is None and work.future is not None
+                if cancelled:
+                    self._withdraw_waiting(work)
+            if cancelled or (worker_id is not None and self._cancel_sent(work, worker_id)):
+                break
+            answer = self._stop_running(future, work, waits)
+            if answer is not None:
+                return answer
         with self.roles.shield, self._lock:
             self.supervisor.chunk_ended(work)
             self._after_event()
@@ -934,13 +949,17 @@ class Driver:
         self._settle([(future, None, TaskCancelled("cancelled"))])
         return True
 
-    def _stop_running(self, future: Future[Any], call: Call, waits: bool) -> bool:
+    def _stop_running(self, future: Future[Any], call: Call, waits: bool) -> bool | None:
         """Stop a call that runs. Waits until it has stopped, or has ended otherwise: the answer shall be the truth.
+
+        None: it does not run, but came back from its worker meanwhile, and waits again.
 
         In a thread that runs an event loop nothing waits: there the future is cancelled at once, and its task is
         stopped meanwhile.
         """
         with self.roles.shield, self._lock:
+            if call.future is not None and call.worker_id is None:
+                return None
             if call.future is None or not self.supervisor.cancel(call, monotonic()):
                 return future.cancelled()
             at_once = waits and runs_event_loop()
@@ -996,6 +1015,8 @@ class Driver:
                     self._n_open -= 1
                 self._requeue(chunks, now)
         self._perform()
+        if self._outcomes:
+            self._settle([])
         return found
 
     def close(self) -> None:
