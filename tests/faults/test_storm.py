@@ -138,6 +138,8 @@ class Storm:
 
     @staticmethod
     def _kill(pid: int) -> None:
+        if pid <= 0:  # it is just being replaced; 0 would mean our own process group
+            return
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
 
