@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 from collections import deque
 from types import SimpleNamespace
@@ -43,7 +44,8 @@ class Worker:
     """A worker's handle, and the worker."""
 
     def __init__(self, worker_id: int, engine: FakeEngine) -> None:
-        self.id = self.pid = worker_id
+        self.id = worker_id
+        self.pid = os.getpid()  # never another number: what a process started is killed with it
         self.name = f"worker-{worker_id}"
         self.known: set[int] = set()
         self.ready = True
