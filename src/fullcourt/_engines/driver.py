@@ -42,6 +42,7 @@ from fullcourt._engines.linked import Broken, FrameArrived, Handle, Lost, Orphan
 from fullcourt._engines.roles import Roles, wait_aside
 from fullcourt._engines.supervisor import NEVER, Limits, Supervisor
 from fullcourt._engines.timekeeper import Timekeeper
+from fullcourt._os.system import n_oom_kills
 from fullcourt._transport import frames
 from fullcourt._transport.codec import decode
 from fullcourt._transport.functions import FunctionTable, with_fallback
@@ -100,6 +101,7 @@ class Driver:
         self.busy_of_lost_s = 0.0
         self.pickling_s = 0.0
         self._limited = limits is not None
+        self._n_oom_kills = n_oom_kills() if engine.needs_driving else 0
         self.supervisor = Supervisor(self, limits or Limits())
         self._estimates: dict[object, Estimate] = {}  # of functions with a relative time limit, where none is pickled
         # An engine whose own threads settle futures has nobody who waits for the moment that something is due.
@@ -387,6 +389,9 @@ class Driver:
             return
         if self.engine.runs_inline:
             self._perform_shielded()  # the tasks themselves run in here, and may be interrupted
+            while self.supervisor.due < NEVER:  # and who retries them, if not the caller
+                wait_aside(Future(), self.supervisor.due - monotonic())
+                self.tend()
             return
         with self.roles.shield:
             self._perform_shielded()
@@ -709,6 +714,8 @@ class Driver:
         if handle.id not in self.scheduler.workers:
             return settlements
         started = self.engine.started(handle)
+        n_oom_before, self._n_oom_kills = self._n_oom_kills, n_oom_kills()
+        dead = partial(death, event, by_oom_killer=self._n_oom_kills > n_oom_before)
         self.busy_of_lost_s += handle.busy_s
         held: list[Any] = self.scheduler.worker_lost(handle.id, now)
         back: list[Any] = []
@@ -726,7 +733,7 @@ class Driver:
                     back.append(chunk)
                     continue
                 for index in range(chunk.start, chunk.start + chunk.count):
-                    error = death(event, describe_task(chunk, index - chunk.start))
+                    error = dead(describe_task(chunk, index - chunk.start))
                     error.add_note("fullcourt: it died while it loaded the function")
                     settlements += self._task_failed(chunk, index, error, handle)
                 continue
@@ -734,7 +741,7 @@ class Driver:
                 back += self._singles(chunk)
                 continue
             if type(chunk) is Call:
-                failure = self.supervisor.worker_lost(chunk, 0, death(event, describe_task(chunk, 0)))
+                failure = self.supervisor.worker_lost(chunk, 0, dead(describe_task(chunk, 0)))
                 if failure is None:
                     back.append(chunk)
                 else:
@@ -746,7 +753,7 @@ class Driver:
                 settlements += self._tasks_done(chunk, chunk.start + first, values)
             culprit = first + len(values)
             if culprit < chunk.count:
-                error = death(event, describe_task(chunk, culprit))
+                error = dead(describe_task(chunk, culprit))
                 failure = self.supervisor.worker_lost(chunk, chunk.start + culprit, error)
                 if failure is None:
                     if chunk.job.open:

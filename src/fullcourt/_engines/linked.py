@@ -187,8 +187,9 @@ class RemoteEngine(abc.ABC):
         """A slot will not be waited for any more. False: it does not run that chunk."""
         return self.started_by(worker_id, chunk_id)
 
+    @abc.abstractmethod
     def signal(self, worker_id: int, number: int) -> None:
-        """Send a signal to a worker's process."""
+        """Send a signal to a worker's process, if it has one of its own."""
 
     def revoke(self, worker_id: int, chunk_ids: list[int]) -> None:
         """Have a worker run no more items of chunks that it holds and has begun. It says REVOKED for the rest."""

@@ -13,6 +13,7 @@ import os
 import pickle
 import sys
 from collections.abc import Callable
+from functools import partial
 from time import perf_counter, perf_counter_ns
 from typing import Any, Protocol
 
@@ -128,7 +129,7 @@ class Worker:
                 slot.running = 0
                 mine = error
             else:
-                slot.raise_in_thread(lambda running, stop=stop: is_meant(stop, running), error)
+                slot.raise_in_thread(partial(is_meant, stop), error)
         if mine is not None:
             raise mine("the pool stopped this task")
 
