@@ -85,7 +85,10 @@ class Worker:
         global n_slots_here  # noqa: PLW0603  a process is a worker at most once
         n_slots_here = self._n_slots
         on_stop_signal(self._stop_tasks)
-        self._send(frames.READY, os.getpid(), 0, 0, 0.0, b"", [])
+        try:
+            self._send(frames.READY, os.getpid(), 0, 0, 0.0, b"", [])
+        except OSError:
+            return True  # the pool is gone
         others = [make_thread(self._serve, f"slot-{index}", (index,)) for index in range(1, self._n_slots)]
         for thread in others:
             thread.start()
