@@ -25,6 +25,7 @@ __all__ = ["Failure", "Future", "Pool", "PoolStatistics", "ResultIterator", "Wor
 R = TypeVar("R")
 P = ParamSpec("P")
 OnError = Literal["raise", "return"]
+OutputMode = Literal["forward", "tag", "inherit"]
 
 pool_numbers = itertools.count(1)
 
@@ -91,6 +92,10 @@ class Pool:
         interpreters: sub-interpreters of this process (Python 3.14 and later).
         start_method: ``"fork"``, ``"forkserver"`` or ``"spawn"``; None: the running Python's default.
         preload: names of modules that are imported before workers are started from the template.
+        output: what becomes of what tasks in processes and interpreters print, log and warn of. ``"forward"``: it goes
+            to this process's current `sys.stdout` and `sys.stderr`, log handlers and warning filters, before the
+            task's result is seen. ``"tag"``: likewise, with the worker's name before each printed line.
+            ``"inherit"``: it stays in the worker, whose streams and handlers are as the start method gives them.
         name: for thread names, logs and statistics.
 
     All methods may be called from any thread. A forked child cannot use its parent's pool. A worker's death costs the
@@ -118,6 +123,7 @@ class Pool:
         interpreters: int | None = None,
         start_method: str | None = None,
         preload: Sequence[str] = (),
+        output: OutputMode = "forward",
         name: str | None = None,
     ) -> None:
         at_least("processes", processes, 0)
@@ -134,6 +140,8 @@ class Pool:
             )
         if isinstance(preload, str) or not hasattr(preload, "__iter__"):
             raise TypeError(f"preload takes a sequence of module names, not {preload!r}")
+        if output not in ("forward", "tag", "inherit"):
+            raise ValueError(f'output must be "forward", "tag" or "inherit", not {output!r}')
         if not isinstance(cast("object", name), (str, type(None))):
             raise TypeError(f"name must be a string, not {name!r}")
         if processes is None:
@@ -159,6 +167,7 @@ class Pool:
             initargs=tuple(initargs),
             max_tasks=max_tasks_per_child,
             preload=tuple(preload),
+            output=output,
         )
         self._driver.open()
         end_at_exit = EndAtExit(self._driver)

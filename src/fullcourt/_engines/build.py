@@ -9,6 +9,7 @@ from typing import Any
 
 from fullcourt._core.scheduler import Scheduler
 from fullcourt._engines.driver import Driver
+from fullcourt._engines.output import Output
 from fullcourt.errors import NotSupported
 
 __all__ = ["build_driver", "default_start_method", "portable_transport"]
@@ -52,6 +53,7 @@ def build_driver(
     initargs: tuple[Any, ...],
     max_tasks: int | None,
     preload: tuple[str, ...],
+    output: str = "forward",
 ) -> Driver:
     """Make a driver with its engine; its workers are not started yet. The arguments were checked."""
     engine: Any
@@ -87,6 +89,8 @@ def build_driver(
             from fullcourt._engines.processes import ProcessEngine
 
             engine = ProcessEngine(n_slots, name, method, setup)
+    if output != "inherit" and engine.needs_driving:
+        engine.output = Output(tagged=output == "tag")
     scheduler = Scheduler(n_workers, n_slots, max_tasks=max_tasks, may_take_back=engine.can_take_back)
     driver = Driver(engine, scheduler, name)
     engine.driver = driver

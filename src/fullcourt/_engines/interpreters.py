@@ -40,6 +40,7 @@ class InterpreterEngine(LinkedEngine):
 
     def open(self) -> None:
         self._setup.pool_pid = os.getpid()
+        self._setup.output = self.settings_now()
         self._setup_fd = write_setup(self._setup, self.codec)
 
     def start(self, worker_id: int) -> None:
@@ -61,7 +62,7 @@ class InterpreterEngine(LinkedEngine):
                 interpreter.exec(
                     f"import sys; sys.path.insert(0, {home!r})\n"
                     f"from fullcourt._engines.interpreters import serve\n"
-                    f"serve({fds!r}, {self._setup_fd})"
+                    f"serve({fds!r}, {self._setup_fd}, {handle.name!r})"
                 )
             finally:
                 with contextlib.suppress(
@@ -113,9 +114,10 @@ class InterpreterEngine(LinkedEngine):
         self._close_epoll()
 
 
-def serve(fds: tuple[int, int, int], setup_fd: int) -> None:
+def serve(fds: tuple[int, int, int], setup_fd: int, name: str) -> None:
     """Be a worker, in a sub-interpreter. The descriptors stay the caller's."""
     from fullcourt._engines.worker import Worker
+    from fullcourt._engines.forwarding import Forwarder
     from fullcourt._transport.journal import REGION_BYTES
     from fullcourt._transport.link import WorkerEnd
     from fullcourt._transport.mainspace import adopt_main
@@ -126,8 +128,12 @@ def serve(fds: tuple[int, int, int], setup_fd: int) -> None:
     tasks, results = socket.socket(fileno=os.dup(fds[0])), socket.socket(fileno=os.dup(fds[1]))
     page = mmap.mmap(fds[2], REGION_BYTES)
     try:
-        worker = Worker(WorkerEnd(tasks, results, 1), page, 1, Codec())
+        end, codec = WorkerEnd(tasks, results, 1), Codec()
+        forwarder = Forwarder(end, codec, name, setup.output) if setup.output is not None else None
+        worker = Worker(end, page, 1, codec, forwarder)
         worker.run(load_initializer(setup) if setup.encoded_initializer is not None else None, ())
+        if forwarder is not None:
+            forwarder.close()
     finally:
         tasks.close()
         results.close()

@@ -44,6 +44,7 @@ class ProcessEngine(LinkedEngine):
         """Start the template."""
         setup = self._setup
         setup.pool_pid = os.getpid()
+        setup.output = self.settings_now()
         control, template_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         try:
             if self._method == "fork":

@@ -8,12 +8,12 @@ With several slots, each is a thread that does all this for itself; the kernel h
 
 from __future__ import annotations
 
-import contextlib
 import pickle
 import sys
+import threading
 from collections.abc import Callable
 from time import perf_counter
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from fullcourt._os.threads import make_thread
 from fullcourt._transport import frames
@@ -31,6 +31,9 @@ from fullcourt._transport.journal import (
 from fullcourt._transport.link import Attached, Body, Fields, read_body
 from fullcourt._transport.remote_errors import dump_exception, format_remote
 from fullcourt.errors import PicklingError
+
+if TYPE_CHECKING:
+    from fullcourt._engines.forwarding import Forwarder
 
 __all__ = ["Worker"]
 
@@ -54,12 +57,14 @@ n_slots_here = 0  # how many slots this process has as a worker; 0 where it is n
 class Worker:
     """One worker: its end of the link, its functions, its slots."""
 
-    def __init__(self, end: End, page: Any, n_slots: int, codec: Codec) -> None:
+    def __init__(self, end: End, page: Any, n_slots: int, codec: Codec, forwarder: Forwarder | None = None) -> None:
         self._end = end
         self._make_frame = end.make_frame
         self._page = page
         self._n_slots = n_slots
         self._codec = codec
+        self._forwarder = forwarder  # of what tasks print and log; None: it stays here
+        self._flush = flush_streams if forwarder is None else forwarder.finish
         self._functions: dict[int, Callable[..., Any]] = {}
 
     def run(self, initializer: Callable[..., object] | None, initargs: tuple[Any, ...]) -> bool:
@@ -84,15 +89,20 @@ class Worker:
     def _serve(self, slot_index: int) -> None:
         journal = Journal(self._page, slot_index)
         receive = self._end.receive
+        if self._forwarder is not None:
+            self._forwarder.slots.add(threading.get_ident())
         try:
             while True:
-                flush_streams()
                 received = receive()
                 if received is None:
                     return
                 fields, data, attached = received
                 if fields[0] == frames.STOP:
                     return
+                if fields[0] == frames.SETTINGS:
+                    if self._forwarder is not None:
+                        self._forwarder.hear(read_body(data, fields, attached).payload)
+                    continue
                 self._run_frame(journal, fields, data, attached)
                 received = data = attached = None  # type: ignore[assignment]  # hold nothing while waiting
         except OSError:
@@ -252,6 +262,7 @@ class Worker:
     def _send(
         self, kind: int, chunk_id: int, start: int, count: int, seconds: float, payload: bytes, buffers: list[Any]
     ) -> None:
+        self._flush()  # what was printed is seen before the answer
         self._end.send(self._make_frame(kind, 0, chunk_id, start, count, seconds, b"", payload, buffers))
 
 
@@ -270,5 +281,7 @@ def name_result(error: PicklingError) -> PicklingError:
 def flush_streams() -> None:
     """What tasks print must not wait in a buffer until the worker ends, or be lost if it is killed."""
     for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(AttributeError, OSError, ValueError):
+        try:
             stream.flush()
+        except (AttributeError, OSError, ValueError):  # none, or closed
+            continue
