@@ -170,6 +170,7 @@ class Child:
         self._exitcode: int | None = None
         self._peak_bytes: int | None = None
         self.may_post = threading.Semaphore(MAX_LINES)
+        self._is_closing = False
         self._waiter, self._writer, self._reader = (
             threading.Thread(target=target, name=f"{handle.name}-{what}", daemon=True)
             for target, what in ((self._wait, "end"), (link.write, "out"), (self._read, "in"))
@@ -185,7 +186,7 @@ class Child:
         """Post what the worker answers; at the last, its end."""
         try:
             while (received := self.link.receive()) is not None:
-                if received[0][0] >= frames.OUTPUT:
+                if received[0][0] >= frames.OUTPUT and not self._is_closing:
                     self.may_post.acquire()
                 self._mailbox.put(FrameArrived(self.handle, *received))
                 del received  # hold nothing while waiting
@@ -218,7 +219,8 @@ class Child:
 
     def close(self) -> None:
         """Wait for the threads and close the link. The process has ended or was killed."""
-        self.may_post.release(1 << 30)  # nobody takes more
+        self._is_closing = True
+        self.may_post.release()  # nobody takes more
         self._reader.join()
         self.link.end_writing()
         self._writer.join()
