@@ -59,7 +59,7 @@ def death(event: Lost, call: str) -> WorkerDied:
 
 
 def cut_own_frames(fault: str) -> str:
-    """The threads' stacks without what is below the task: the worker's loop, and the program that it was forked from."""
+    """The threads' stacks without what is below the task: the worker's loop, and the program that was forked."""
     kept: list[str] = []
     below = False
     for line in fault.rstrip().splitlines():

@@ -10,6 +10,7 @@ from typing import Any
 from fullcourt._core.scheduler import Scheduler
 from fullcourt._engines.driver import Driver
 from fullcourt._engines.output import Output
+from fullcourt._os.cpus import share_of
 from fullcourt.errors import NotSupported
 
 __all__ = ["build_driver", "default_start_method", "portable_transport"]
@@ -65,7 +66,7 @@ def build_driver(
             )
         from fullcourt._engines.interpreters import InterpreterEngine
 
-        engine = InterpreterEngine(name, initializer, initargs)
+        engine = InterpreterEngine(name, initializer, initargs, share_of(interpreters))
         n_workers, n_slots = interpreters, 1
     elif processes == 0:
         from fullcourt._engines.local import InlineEngine, ThreadEngine
@@ -73,14 +74,23 @@ def build_driver(
         n_workers = 1
         n_slots = threads or 1
         engine = (
-            ThreadEngine(n_slots, name, initializer, initargs) if threads else InlineEngine(name, initializer, initargs)
+            ThreadEngine(n_slots, name, initializer, initargs, share_of(n_slots))
+            if threads
+            else InlineEngine(name, initializer, initargs)
         )
     else:
         from fullcourt._engines.template import Setup
 
         n_workers, n_slots = processes, threads or 1
         method = start_method or default_start_method()
-        setup = Setup(n_slots=n_slots, name=name, initializer=initializer, initargs=initargs, preload=preload)
+        setup = Setup(
+            n_slots=n_slots,
+            name=name,
+            initializer=initializer,
+            initargs=initargs,
+            preload=preload,
+            share=share_of(n_workers * n_slots),
+        )
         if portable_transport():
             from fullcourt._engines.portable import PortableEngine
 

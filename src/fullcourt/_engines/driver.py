@@ -445,14 +445,19 @@ class Driver:
             elif event.fields[0] < frames.OUTPUT:
                 read.append((event, *self._read(event)))
             else:
-                self._take_in(read)
-                read = []
-                self._deliver(event)
+                if read:
+                    self._take_in(read)
+                    read = []
+                began += self._deliver(event)
         self.pickling_s += perf_counter() - began
         self._take_in(read)
 
-    def _deliver(self, event: FrameArrived) -> None:
-        """A worker printed, logged or warned. May block; an interrupt comes through, and only this output is lost."""
+    def _deliver(self, event: FrameArrived) -> float:
+        """A worker printed, logged or warned. May block; an interrupt comes through, and only this output is lost.
+
+        Returns the seconds that it took.
+        """
+        began = perf_counter()
         kind, _, _, _, number, flush, _, _ = event.fields
         output = self.engine.output
         shield = self.roles.shield
@@ -463,6 +468,7 @@ class Driver:
                 output.deliver(event.handle, kind, number, bool(flush), payload)
             finally:
                 shield.wait_ends()
+        return perf_counter() - began
 
     def _take_in(self, read: list[Any]) -> None:
         """Take in events that were read."""

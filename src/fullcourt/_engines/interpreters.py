@@ -20,6 +20,7 @@ from typing import Any
 
 from fullcourt._engines.linked import Event, Handle, LinkedEngine, Lost
 from fullcourt._engines.template import Setup, enter_world, load_initializer, read_all, write_setup
+from fullcourt._os.cpus import set_share
 from fullcourt._os.threads import make_thread
 from fullcourt._transport import frames
 from fullcourt._transport.codec import Codec
@@ -31,9 +32,11 @@ __all__ = ["InterpreterEngine", "serve"]
 class InterpreterEngine(LinkedEngine):
     """Runs workers as sub-interpreters, a thread of this process for each."""
 
-    def __init__(self, name: str, initializer: Callable[..., object] | None, initargs: tuple[Any, ...]) -> None:
+    def __init__(
+        self, name: str, initializer: Callable[..., object] | None, initargs: tuple[Any, ...], share: int
+    ) -> None:
         super().__init__(1, name, Codec())
-        self._setup = Setup(n_slots=1, name=name, initializer=initializer, initargs=initargs)
+        self._setup = Setup(n_slots=1, name=name, initializer=initializer, initargs=initargs, share=share)
         self._setup_fd = -1
         self._ended: deque[Handle] = deque()  # those whose thread has ended; filled by the threads
         self._threads: dict[int, threading.Thread] = {}
@@ -116,8 +119,8 @@ class InterpreterEngine(LinkedEngine):
 
 def serve(fds: tuple[int, int, int], setup_fd: int, name: str) -> None:
     """Be a worker, in a sub-interpreter. The descriptors stay the caller's."""
-    from fullcourt._engines.worker import Worker
     from fullcourt._engines.forwarding import Forwarder
+    from fullcourt._engines.worker import Worker
     from fullcourt._transport.journal import REGION_BYTES
     from fullcourt._transport.link import WorkerEnd
     from fullcourt._transport.mainspace import adopt_main
@@ -125,6 +128,7 @@ def serve(fds: tuple[int, int, int], setup_fd: int, name: str) -> None:
     setup: Setup = pickle.loads(read_all(setup_fd))
     enter_world(setup)
     adopt_main()
+    set_share(setup.share, of_thread=False)
     tasks, results = socket.socket(fileno=os.dup(fds[0])), socket.socket(fileno=os.dup(fds[1]))
     page = mmap.mmap(fds[2], REGION_BYTES)
     try:

@@ -20,7 +20,7 @@ import traceback
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, TextIO
+from typing import Any, TextIO, cast
 
 from fullcourt._transport import frames
 from fullcourt._transport.remote_errors import load_exception
@@ -30,7 +30,7 @@ __all__ = ["ERR", "OUT", "Output", "OutputSettings"]
 OUT, ERR = 1, 2  # the streams, as a frame names them
 
 # Of 3.14 on, filters may belong to the context; there is no public way to ask for those that hold.
-get_filters: Callable[[], list[Any]] = getattr(warnings, "_get_filters", lambda: warnings.filters)
+get_filters = cast("Callable[[], list[Any]]", getattr(warnings, "_get_filters", lambda: warnings.filters))
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,9 +152,9 @@ class Output:
         else:
             registry = self._registries.setdefault(filename, {})
         try:
-            warnings.warn_explicit(message, None, filename, lineno, module, registry)  # type: ignore[arg-type]
+            warnings.warn_explicit(message, cast("Any", type(message)), filename, lineno, module, registry)
         except Warning:  # a filter became "error" while the task ran: there is nobody to raise it to
-            warnings.showwarning(message, type(message), filename, lineno)
+            warnings.showwarning(message, cast("Any", type(message)), filename, lineno)
 
 
 def read_settings(filters: list[Any]) -> OutputSettings:

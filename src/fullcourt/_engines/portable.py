@@ -38,6 +38,7 @@ from fullcourt._engines.template import (
     record_faults,
     run_worker,
 )
+from fullcourt._os.budget import worker_environment
 from fullcourt._os.system import kill_tree
 from fullcourt._transport import frames
 from fullcourt._transport.codec import Codec
@@ -76,6 +77,7 @@ class PortableEngine(RemoteEngine):
     def open(self) -> None:
         self._setup.pool_pid = os.getpid()
         self._setup.output = self.settings_now()
+        self._setup.environment = worker_environment(self._setup.share, os.environ)
         self._start_data = pickle_setup(self._setup, self.codec)
 
     # -- waiting ---------------------------------------------------------------------------------------------------
@@ -110,7 +112,7 @@ class PortableEngine(RemoteEngine):
             on_failure.callback(link.close)
             arguments = f"{worker_id}, {inherited.numbers!r}, {page.token!r}, {n_bytes}"
             code = f"from fullcourt._engines.portable import main; main({arguments})"
-            process = start_interpreter(code, inherited.numbers + page.numbers)
+            process = start_interpreter(code, inherited.numbers + page.numbers, self._setup.environment)
             on_failure.pop_all()
         handle = Handle(worker_id, f"{self.name}-{worker_id}", link, page.memory)
         handle.pid = process.pid
@@ -274,14 +276,14 @@ class Mailbox:
 
 if sys.platform == "win32":
 
-    def start_interpreter(code: str, handles: list[int]) -> subprocess.Popen[bytes]:
+    def start_interpreter(code: str, handles: list[int], variables: dict[str, str]) -> subprocess.Popen[bytes]:
         """Start a fresh interpreter that runs this code and inherits these handles under the same numbers."""
         command = interpreter_command(code)
-        environment = None
+        environment = os.environ | variables
         if getattr(sys, "_base_executable", sys.executable) != sys.executable:
             # In a virtual environment, python.exe starts another python.exe: start that one, as multiprocessing does.
             command[0] = getattr(sys, "_base_executable", sys.executable)
-            environment = os.environ | {"__PYVENV_LAUNCHER__": sys.executable}
+            environment["__PYVENV_LAUNCHER__"] = sys.executable
         startup = subprocess.STARTUPINFO(lpAttributeList={"handle_list": handles})
         for handle in handles:
             os.set_handle_inheritable(handle, True)
@@ -298,9 +300,10 @@ if sys.platform == "win32":
 
 else:
 
-    def start_interpreter(code: str, descriptors: list[int]) -> subprocess.Popen[bytes]:
+    def start_interpreter(code: str, descriptors: list[int], variables: dict[str, str]) -> subprocess.Popen[bytes]:
         """Start a fresh interpreter that runs this code and inherits these descriptors under the same numbers."""
-        return subprocess.Popen(interpreter_command(code), stdin=subprocess.DEVNULL, pass_fds=descriptors)
+        command, environment = interpreter_command(code), os.environ | variables
+        return subprocess.Popen(command, stdin=subprocess.DEVNULL, pass_fds=descriptors, env=environment)
 
     def wait_only(process: subprocess.Popen[bytes]) -> bool:
         """Wait for a process's end, but leave it its pid. False: that cannot be done here (macOS before 3.13)."""

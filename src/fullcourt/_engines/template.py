@@ -31,6 +31,7 @@ from dataclasses import dataclass, field
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, NoReturn, cast
 
+from fullcourt._os.budget import libraries_limited
 from fullcourt._os.system import become_subreaper, descendants, die_with_parent, kill_tree, open_pidfd
 from fullcourt.errors import NotSupported
 
@@ -55,6 +56,8 @@ class Setup:
     cwd: str = ""
     preload: tuple[str, ...] = ()
     encoded_initializer: bytes | None = None
+    share: int = 1  # cores that each slot may use
+    environment: dict[str, str] = field(default_factory=dict)  # set in workers on top of the program's
     output: OutputSettings | None = None  # None: what tasks print and log stays with the worker
 
 
@@ -306,12 +309,14 @@ def fork_template(control: socket.socket, pool_socket: socket.socket, setup: Set
         # 3.12 warns of forking where threads run; the pool does so once, when it is opened, and the docs say what to
         # do about it (start_method="forkserver").
         warnings.simplefilter("ignore", DeprecationWarning)
-        pid = os.fork()
+        with libraries_limited(setup.share):
+            pid = os.fork()
     if pid:
         return pid
     try:
         pool_socket.close()
         quiet_signals()
+        os.environ.update(setup.environment)
         run_template(control, pool_pid, setup)
     finally:
         os._exit(0)
@@ -379,7 +384,7 @@ def main(control_fd: int, setup_fd: int, method: str) -> None:
 
     def spawn_worker(worker_id: int, fds: list[int]) -> int:
         code = f"from fullcourt._engines.template import spawned; spawned({worker_id})"
-        return spawn_interpreter(code, [*fds, setup_fd])
+        return spawn_interpreter(code, [*fds, setup_fd], {})  # they are ours already
 
     Template(control, setup.pool_pid, spawn_worker).run()
     os._exit(0)
@@ -408,6 +413,7 @@ def pickle_setup(setup: Setup, codec: Any) -> bytes:
         sys_path=list(sys.path),
         argv=list(sys.argv),
         cwd=os.getcwd(),
+        share=setup.share,
         output=setup.output,
     )
     if setup.initializer is not None:
@@ -465,8 +471,11 @@ def read_all(fd: int) -> bytes:
     return data
 
 
-def spawn_interpreter(code: str, fds: list[int]) -> int:
-    """Start a fresh interpreter that runs this code and has these descriptors as 3, 4, ... Returns its pid."""
+def spawn_interpreter(code: str, fds: list[int], environment: dict[str, str]) -> int:
+    """Start a fresh interpreter that runs this code and has these descriptors as 3, 4, ... Returns its pid.
+
+    The variables are set for it on top of this process's own.
+    """
     n = len(fds)
     # First out of the way of each other and of the targets, then to their places.
     aside = max([*fds, 2 + n]) + 1
@@ -474,7 +483,7 @@ def spawn_interpreter(code: str, fds: list[int]) -> int:
     actions += [(os.POSIX_SPAWN_DUP2, aside + i, 3 + i) for i in range(n)]
     closing = [(os.POSIX_SPAWN_CLOSE, aside + i) for i in range(n)]
     command = interpreter_command(code)
-    return os.posix_spawn(sys.executable, command, os.environ, file_actions=[*actions, *closing])
+    return os.posix_spawn(sys.executable, command, os.environ | environment, file_actions=[*actions, *closing])
 
 
 def interpreter_command(code: str) -> list[str]:

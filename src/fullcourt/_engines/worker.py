@@ -15,6 +15,7 @@ from collections.abc import Callable
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, Protocol
 
+from fullcourt._os.budget import limit_this_thread
 from fullcourt._os.threads import make_thread
 from fullcourt._transport import frames
 from fullcourt._transport.codec import Codec, decode
@@ -91,6 +92,8 @@ class Worker:
         receive = self._end.receive
         if self._forwarder is not None:
             self._forwarder.slots.add(threading.get_ident())
+        if slot_index:
+            limit_this_thread()  # the first has it from the program's main thread, or from the environment
         try:
             while True:
                 received = receive()

@@ -9,7 +9,6 @@ would never report the worker's end-of-file.
 from __future__ import annotations
 
 import array
-import contextlib
 import errno
 import os
 import pickle
