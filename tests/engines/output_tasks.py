@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import gc
 import logging
 import multiprocessing
 import os
@@ -180,6 +181,12 @@ def crash(text: str) -> None:
     ctypes.string_at(0)
 
 
+def crash_at(i: int) -> int:
+    if i == 21:
+        ctypes.string_at(0)
+    return i
+
+
 def die(text: str, number: int) -> None:
     print(text)
     print("not flushed", end="")
@@ -213,4 +220,5 @@ def make_garbage(n: int) -> int:
     for i in range(n):
         SaysAtItsEnd()
         print("line", i)
+    gc.collect()  # at the latest
     return n

@@ -61,8 +61,9 @@ def pack_record(record: logging.LogRecord, worker_name: str, codec: Codec) -> by
         if not plain.get("exc_text"):
             plain["exc_text"] = logging.Formatter().formatException(exc_info)
         error = dump_exception(exc_info[1], plain["exc_text"], codec)
+    text = record.getMessage()  # a wrong format is told of here, where it shows who logged it
     if not is_plain(plain["msg"]) or not is_plain(plain["args"]):
-        plain["msg"], plain["args"] = record.getMessage(), None
+        plain["msg"], plain["args"] = text, None
     others = {
         name: (pack(value, codec) or b"", safe_repr(value)) for name, value in plain.items() if not is_plain(value)
     }
