@@ -13,7 +13,6 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
-import os
 import pickle
 import sys
 import warnings
@@ -42,7 +41,6 @@ class Forwarder:
         self._end = end
         self.codec = codec
         self.name = name
-        self.pid = os.getpid()
         self.active = True
         self.settings = OutputSettings({}, frozenset(), -1, (), (False, False))
         self._filters: list[Any] | None = None  # as they were set here last

@@ -213,7 +213,7 @@ def run_worker(worker_id: int, setup: Setup, connect: Callable[[], tuple[Any, mm
         initializer, initargs = setup.initializer, setup.initargs
         name = f"{setup.name}-{worker_id}"
         forwarder = Forwarder(end, codec, name, setup.output) if setup.output is not None else None
-        if forwarder is not None:
+        if forwarder is not None and hasattr(os, "register_at_fork"):
             os.register_at_fork(after_in_child=forwarder.fall_silent)
         worker = Worker(end, page, setup.n_slots, codec, forwarder)
         if setup.encoded_initializer is not None:
@@ -302,6 +302,7 @@ def fork_template(control: socket.socket, pool_socket: socket.socket, setup: Set
             'interpreters first, or use start_method="forkserver" or "spawn".'
         )
     pool_pid = os.getpid()
+    import_worker()  # here, where the next pool finds it
     flush_all()
     import warnings
 
@@ -320,6 +321,12 @@ def fork_template(control: socket.socket, pool_socket: socket.socket, setup: Set
         run_template(control, pool_pid, setup)
     finally:
         os._exit(0)
+
+
+def import_worker() -> None:
+    """Import what each worker needs."""
+    for name in ("worker", "forwarding"):
+        __import__(f"fullcourt._engines.{name}")
 
 
 def flush_all() -> None:
@@ -348,8 +355,7 @@ def fail(error: BaseException) -> NoReturn:
 def run_template(control: socket.socket, pool_pid: int, setup: Setup) -> None:
     """Be a template that forks its workers."""
     preload(setup)
-    __import__("fullcourt._engines.worker")  # before the forks, so that workers share it
-    __import__("fullcourt._engines.forwarding")
+    import_worker()  # before the forks, so that workers share it
     flush_all()
     gc.collect()
     gc.freeze()  # the collector must not touch, and so copy, what workers share with us
