@@ -148,7 +148,7 @@ def log_wrongly() -> str:
 
 def log_an_exception() -> None:
     try:
-        raise KeyError("missing")  # noqa: EM101
+        raise KeyError("missing")
     except KeyError:
         logging.getLogger("app").exception("failed")
 

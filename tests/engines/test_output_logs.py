@@ -295,9 +295,7 @@ def test_the_program_s_showwarning_shows(new_pool: NewPool, monkeypatch: pytest.
 
 
 @few
-def test_a_warning_that_was_shown_here_is_not_shown_again(
-    new_pool: NewPool, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_warning_that_was_shown_here_is_not_shown_again(new_pool: NewPool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(vars(tasks), "__warningregistry__", raising=False)
     assert tasks.__name__ in sys.modules
     with warnings.catch_warnings(record=True) as caught:
