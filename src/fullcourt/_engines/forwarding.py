@@ -45,8 +45,10 @@ class Forwarder:
         self.settings = OutputSettings({}, frozenset(), -1, (), (False, False))
         self._filters: list[Any] | None = None  # as they were set here last
         # Somebody may hold one of these, and write to it. Others than files with a buffer are of no use here.
-        streams: tuple[Any, ...] = (sys.stdout, sys.stderr, sys.__stdout__, sys.__stderr__)
-        self._originals = list(dict.fromkeys(stream for stream in streams if isinstance(stream, io.TextIOWrapper)))
+        self._originals: list[Any] = []
+        for stream in (sys.stdout, sys.stderr, sys.__stdout__, sys.__stderr__):
+            if type(stream) is io.TextIOWrapper and stream not in self._originals:
+                self._originals.append(stream)
         self.slots: set[int] = set()  # the threads that run tasks
         self._saved = (sys.stdout, sys.stderr, warnings.showwarning, logging.lastResort)
         self._out = sys.stdout = cast("Any", ForwardedStream(self, OUT, sys.stdout))
