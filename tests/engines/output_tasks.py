@@ -48,6 +48,12 @@ def say_lines(n: int, width: int, progress: str = os.devnull) -> int:
     return n
 
 
+def say_for_ever(text: str) -> None:
+    while True:
+        print(text)
+        logging.getLogger("app").error(text)
+
+
 def say_then_wait(text: str, turnstile: Any, *, flush: bool = True) -> None:
     print(text, end="", flush=flush)
     turnstile.arrive("here")

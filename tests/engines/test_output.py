@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import os
 import signal
 import sys
 import threading
@@ -18,7 +19,7 @@ import pytest
 from conformance_harness import Gate
 
 import fullcourt
-from fullcourt import WorkerDied
+from fullcourt import TaskTimeout, WorkerDied
 from tests.engines import output_tasks as tasks
 from tests.engines.output_harness import FEW, KINDS, Stream
 
@@ -290,6 +291,20 @@ def test_a_finalizer_may_print_in_the_midst_of_a_send(new_pool: NewPool, out: St
     lines = out.getvalue().splitlines()
     assert [line for line in lines if line.startswith("line")] == [f"line {i}" for i in range(3000)]
     assert "collected" in lines
+
+
+@pytest.mark.parametrize("kind", [*FEW, "portable", "fork-x-threads"], indirect=True)
+def test_a_task_that_is_stopped_while_it_prints_tears_no_line(new_pool: NewPool, out: Stream) -> None:
+    pool = new_pool(processes=1)
+    hurried = pool.options(timeout=0.02, grace=20)
+    text = "abc" * 2000
+    pid = pool.apply(os.getpid)
+    for i in range(25):
+        with pytest.raises(TaskTimeout):
+            hurried.apply(tasks.say_for_ever, (text,))
+        assert pool.apply(tasks.say, (f"still there {i}",)) == f"still there {i}"
+    assert pool.apply(os.getpid) == pid  # each was stopped, and not its worker killed
+    assert {line for line in out.getvalue().splitlines() if "still" not in line} <= {text}
 
 
 @few

@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import io
 import threading
+from collections.abc import Container
 from typing import Any, NoReturn, Protocol, TextIO
 
 from fullcourt._engines.output import OUT, OutputSettings
@@ -72,7 +73,7 @@ class ForwardedStream(io.TextIOBase):
                     self._forwarder.say_text(self._number, text, flush=True)
         self._forwarder.flush_originals()
 
-    def send_pending(self, slots: set[int]) -> None:
+    def send_pending(self, slots: Container[int]) -> None:
         """Send this thread's beginning of a line, and those of threads that are no slots."""
         me = threading.get_ident()
         with self._lock:

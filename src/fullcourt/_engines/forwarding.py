@@ -15,6 +15,7 @@ import io
 import logging
 import pickle
 import sys
+import threading
 import warnings
 from typing import Any, TextIO, cast
 
@@ -24,6 +25,8 @@ from fullcourt._engines.records import ForwardingHandler, all_loggers, pack, tak
 from fullcourt._transport import frames
 from fullcourt._transport.codec import PROTOCOL, Codec
 from fullcourt._transport.frames import MAX_INLINE
+from fullcourt._transport.journal import CANCELLED, STOP_WORD, Journal, is_meant
+from fullcourt.errors import TaskCancelled, TaskTimeout
 
 __all__ = ["Forwarder"]
 
@@ -49,7 +52,7 @@ class Forwarder:
         for stream in (sys.stdout, sys.stderr, sys.__stdout__, sys.__stderr__):
             if type(stream) is io.TextIOWrapper and stream not in self._originals:
                 self._originals.append(stream)
-        self.slots: set[int] = set()  # the threads that run tasks
+        self.slots: dict[int, Journal] = {}  # of the threads that run tasks
         self._saved = (sys.stdout, sys.stderr, warnings.showwarning, logging.lastResort)
         self._out = sys.stdout = cast("Any", ForwardedStream(self, OUT, sys.stdout))
         self._err = sys.stderr = cast("Any", ForwardedStream(self, ERR, sys.stderr))
@@ -61,9 +64,30 @@ class Forwarder:
     # -- sending ---------------------------------------------------------------------------------------------------
 
     def say(self, kind: int, number: int, flush: bool, payload: bytes) -> None:
-        """Send something. Waits while the pool is behind. That the pool is gone is noticed elsewhere."""
-        with contextlib.suppress(OSError):
-            self._end.send(self._end.make_frame(kind, 0, 0, number, flush, 0.0, b"", payload, []))
+        """Send something. Waits while the pool is behind. That the pool is gone is noticed elsewhere.
+
+        Raises:
+            TaskTimeout, TaskCancelled: the task in this thread was to be stopped meanwhile.
+        """
+        frame = self._end.make_frame(kind, 0, 0, number, flush, 0.0, b"", payload, [])
+        journal = self.slots.get(threading.get_ident())
+        running = journal.slot.running if journal is not None else 0
+        if not running or journal is None:
+            with contextlib.suppress(OSError):
+                self._end.send(frame)
+            return
+        # That the task shall stop must not tear a frame: for so long it runs nothing that may be stopped.
+        slot = journal.slot
+        slot.leave()
+        try:
+            with contextlib.suppress(OSError):
+                self._end.send(frame)
+        finally:
+            slot.running = running
+        stop = journal.words[STOP_WORD]
+        if is_meant(stop, running):  # it came meanwhile
+            slot.running = 0
+            raise (TaskCancelled if stop & CANCELLED else TaskTimeout)("the pool stopped this task")
 
     def say_text(self, number: int, text: str, *, flush: bool = False) -> None:
         """Send text of a stream, in frames that need no block."""

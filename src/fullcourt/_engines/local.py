@@ -17,6 +17,7 @@ from typing import Any, Protocol
 from fullcourt._engines.jobs import STARMAP, Call
 from fullcourt._os.budget import limit_this_thread
 from fullcourt._os.cpus import set_share
+from fullcourt._os.soft_stop import Slot
 from fullcourt._os.threads import make_thread
 
 __all__ = ["InlineEngine", "LocalHandle", "ThreadEngine"]
@@ -48,6 +49,15 @@ class LocalHandle:
         self.started_at = monotonic()
 
 
+class WatchedCall:
+    """A running task with a time limit. Made in the thread that runs it."""
+
+    def __init__(self) -> None:
+        self.slot = Slot()
+        self.slot.is_main = False  # also there, another thread raises
+        self.since = perf_counter()
+
+
 def starred(fn: Callable[..., Any]) -> Callable[[Any], Any]:
     """The function of one item whose elements are the arguments."""
     return lambda item: fn(*item)
@@ -59,6 +69,9 @@ class LocalEngine:
     needs_driving = False
     runs_inline = False
     can_take_back = True
+    can_stop = False
+    can_kill = False
+    abandons_at_once = True
     codec = None
 
     def __init__(
@@ -70,6 +83,7 @@ class LocalEngine:
         self.driver: LocalDriver
         self._initializer = initializer
         self._initargs = initargs
+        self._watched: dict[int, WatchedCall] = {}  # running tasks with a time limit, by chunk id
 
     def open(self) -> None:
         """Nothing to prepare."""
@@ -81,6 +95,48 @@ class LocalEngine:
     def close(self) -> None:
         """All has ended."""
         self.handles.clear()
+
+    def running(self, worker_id: int, chunk_id: int) -> tuple[int, float] | None:
+        """Since when a chunk of one task with a time limit runs (``perf_counter``), as offset 0."""
+        watched = self._watched.get(chunk_id)
+        return (0, watched.since) if watched is not None else None
+
+    def started_by(self, worker_id: int, chunk_id: int) -> bool:
+        """Whether such a chunk runs."""
+        return chunk_id in self._watched
+
+    def abandon(self, worker_id: int, chunk_id: int, kind: type[BaseException]) -> bool:
+        """Do not wait for such a chunk any more: raise in its thread, which may hear it, and go on without."""
+        watched = self._watched.pop(chunk_id, None)
+        if watched is None:
+            return False
+        watched.slot.raise_in_thread(lambda running: running == chunk_id, kind)
+        return True
+
+    def run_watched(self, handle: LocalHandle, chunk: Any) -> bool:
+        """Run a chunk of one task that has a time limit. False: it was abandoned, and so is this thread."""
+        watched = WatchedCall()
+        fn: Callable[..., Any]
+        if type(chunk) is Call:
+            fn, args, kwargs = chunk.fn, chunk.args, chunk.kwargs
+        else:
+            fn = starred(chunk.job.fn) if chunk.job.kind == STARMAP else chunk.job.fn
+            args, kwargs = (chunk.items[0],), {}
+        error: BaseException | None = None
+        values: list[Any] = []
+        self._watched[chunk.id] = watched
+        try:
+            try:
+                watched.slot.running = chunk.id
+                values.append(fn(*args, **kwargs))
+            finally:
+                watched.slot.leave()
+        except BaseException as problem:  # noqa: BLE001  it is that task's outcome
+            error = problem
+        if self._watched.pop(chunk.id, None) is None:
+            return False
+        self.driver.finished(handle, chunk, chunk.start, values, error, perf_counter() - watched.since)
+        return True
 
     def revoke(self, worker_id: int, chunk_ids: list[int]) -> None:
         """Slots here see for themselves that a job has stopped."""
@@ -175,12 +231,15 @@ class ThreadEngine(LocalEngine):
                 chunk = get()
                 if chunk is None:
                     break
+                if len(sys.modules) != n_modules:  # a library with threads of its own may have come
+                    n_modules = len(sys.modules)
+                    limit_this_thread()
                 if callable(chunk):
                     chunk()
+                elif chunk.options is not None and chunk.options.is_timed:
+                    if not self.run_watched(handle, chunk):
+                        return  # another thread has taken this one's place
                 else:
-                    if len(sys.modules) != n_modules:  # a library with threads of its own may have come
-                        n_modules = len(sys.modules)
-                        limit_this_thread()
                     run(handle, chunk)
                 chunk = None  # hold nothing while waiting
         with self._count_lock:
@@ -188,6 +247,14 @@ class ThreadEngine(LocalEngine):
             last = not self._n_left
         if last:
             self.driver.worker_ended(handle.id)
+
+    def abandon(self, worker_id: int, chunk_id: int, kind: type[BaseException]) -> bool:
+        if not super().abandon(worker_id, chunk_id, kind):
+            return False
+        thread = make_thread(self._serve, f"{self.name}-{len(self._threads)}", (self.handles[worker_id],))
+        self._threads.append(thread)
+        thread.start()
+        return True
 
     def send(self, worker_id: int, chunk: Any) -> None:
         """Give a chunk to whichever thread is free."""

@@ -44,9 +44,11 @@ class ForwardingHandler(logging.Handler):
             return
         setattr(record, SENT, True)
         try:
-            forwarder.say(frames.LOG, 0, False, pack_record(record, forwarder.name, forwarder.codec))
+            payload = pack_record(record, forwarder.name, forwarder.codec)
         except Exception:  # noqa: BLE001  as every handler: the user's format string, their repr
             self.handleError(record)
+        else:
+            forwarder.say(frames.LOG, 0, False, payload)
 
 
 def pack_record(record: logging.LogRecord, worker_name: str, codec: Codec) -> bytes:

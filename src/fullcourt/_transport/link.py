@@ -9,6 +9,7 @@ would never report the worker's end-of-file.
 from __future__ import annotations
 
 import array
+import contextlib
 import errno
 import os
 import pickle
@@ -237,6 +238,11 @@ class PoolEnd:
         for frame in kept:
             self.send(frame)
         return ids
+
+    def hang_up(self) -> None:
+        """Have the worker see the end of file, after what it was sent."""
+        with contextlib.suppress(OSError):
+            self._out.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
         """Close the pool's end. Idempotent."""
