@@ -51,7 +51,7 @@ def say_lines(n: int, width: int, progress: str = os.devnull) -> int:
 def say_for_ever(text: str) -> None:
     while True:
         print(text)
-        logging.getLogger("app").error(text)
+        logging.getLogger("app").error("%s...", text[:20])
 
 
 def say_then_wait(text: str, turnstile: Any, *, flush: bool = True) -> None:

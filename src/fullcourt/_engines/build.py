@@ -10,8 +10,8 @@ from typing import Any
 from fullcourt._core.scheduler import Scheduler
 from fullcourt._engines.driver import Driver
 from fullcourt._engines.output import Output
-from fullcourt._os.cpus import share_of
 from fullcourt._engines.supervisor import Limits
+from fullcourt._os.cpus import share_of
 from fullcourt.errors import NotSupported
 
 __all__ = ["build_driver", "default_start_method", "portable_transport"]

@@ -17,6 +17,8 @@ import pickle
 import sys
 import threading
 import warnings
+from collections.abc import Callable
+from functools import partial
 from typing import Any, TextIO, cast
 
 from fullcourt._engines.forwarded_streams import ForwardedStream
@@ -64,28 +66,33 @@ class Forwarder:
     # -- sending ---------------------------------------------------------------------------------------------------
 
     def say(self, kind: int, number: int, flush: bool, payload: bytes) -> None:
-        """Send something. Waits while the pool is behind. That the pool is gone is noticed elsewhere.
+        """Send something. Waits while the pool is behind. That the pool is gone is noticed elsewhere."""
+        frame = self._end.make_frame(kind, 0, 0, number, flush, 0.0, b"", payload, [])
+        self.unstopped(partial(self._end.send, frame))
+
+    def unstopped(self, act: Callable[[], object]) -> None:
+        """Do something that must not be torn by the exception which stops a task.
+
+        For so long, this thread runs nothing that may be stopped.
 
         Raises:
-            TaskTimeout, TaskCancelled: the task in this thread was to be stopped meanwhile.
+            TaskTimeout, TaskCancelled: afterwards, if the task was to be stopped meanwhile.
         """
-        frame = self._end.make_frame(kind, 0, 0, number, flush, 0.0, b"", payload, [])
         journal = self.slots.get(threading.get_ident())
         running = journal.slot.running if journal is not None else 0
         if not running or journal is None:
             with contextlib.suppress(OSError):
-                self._end.send(frame)
+                act()
             return
-        # That the task shall stop must not tear a frame: for so long it runs nothing that may be stopped.
         slot = journal.slot
         slot.leave()
         try:
             with contextlib.suppress(OSError):
-                self._end.send(frame)
+                act()
         finally:
             slot.running = running
         stop = journal.words[STOP_WORD]
-        if is_meant(stop, running):  # it came meanwhile
+        if is_meant(stop, running):
             slot.running = 0
             raise (TaskCancelled if stop & CANCELLED else TaskTimeout)("the pool stopped this task")
 
@@ -202,6 +209,9 @@ class Forwarder:
         if file is not None or not self.active:
             self._saved[2](message, category, filename, lineno, file, line)
             return
+        self.unstopped(partial(self._send_warning, message, category, filename, lineno))
+
+    def _send_warning(self, message: Warning | str, category: type[Warning], filename: str, lineno: int) -> None:
         packed = pack(message, self.codec) if isinstance(message, category) else None
         known = next(c.__name__ for c in category.__mro__ if c.__module__ == "builtins")
         text = str(message)

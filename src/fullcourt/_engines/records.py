@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import pickle
+from collections.abc import Callable
+from functools import partial
 from typing import Any, Protocol, cast
 
 from fullcourt._engines.output import is_real
@@ -28,6 +30,7 @@ class Speaker(Protocol):
     @property
     def codec(self) -> Codec: ...
     def say(self, kind: int, number: int, flush: bool, payload: bytes) -> None: ...
+    def unstopped(self, act: Callable[[], object]) -> None: ...
 
 
 class ForwardingHandler(logging.Handler):
@@ -43,12 +46,15 @@ class ForwardingHandler(logging.Handler):
         if not forwarder.active or hasattr(record, SENT):
             return
         setattr(record, SENT, True)
+        forwarder.unstopped(partial(self._send, record))
+
+    def _send(self, record: logging.LogRecord) -> None:
         try:
-            payload = pack_record(record, forwarder.name, forwarder.codec)
+            payload = pack_record(record, self._forwarder.name, self._forwarder.codec)
         except Exception:  # noqa: BLE001  as every handler: the user's format string, their repr
             self.handleError(record)
         else:
-            forwarder.say(frames.LOG, 0, False, payload)
+            self._forwarder.say(frames.LOG, 0, False, payload)
 
 
 def pack_record(record: logging.LogRecord, worker_name: str, codec: Codec) -> bytes:

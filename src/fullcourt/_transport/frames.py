@@ -18,8 +18,8 @@ A frame is one datagram of a ``SOCK_SEQPACKET`` socket (one message of the porta
                                 PARTS: the same table; each part follows in messages of at most PIECE_BYTES
 
 To a worker: CALL (payload: ``(args, kwargs)``), MAP and STARMAP (payload: list of items), the same
-as TIMED_MAP and TIMED_STARMAP (the start of each item is recorded in the journal), STOP, SETTINGS (payload: what of logs
-and warnings the program wants to have); over the portable link TAKE_BACK (give back what no slot has begun).
+as TIMED_MAP and TIMED_STARMAP (the start of each item is recorded in the journal), STOP, SETTINGS (payload: what
+of logs and warnings the program wants to have); over the portable link TAKE_BACK (give back what no slot has begun).
 
 To the pool: RESULT (of a call), RESULTS (list: the next ``count`` items of a map chunk from ``start`` on), ERROR (the
 task at ``start`` failed), READY (with the process's id in the place of the chunk's), INIT_FAILED. Where nothing ran: MISSING (the worker no longer has the function: send
