@@ -21,6 +21,7 @@ Invariants:
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import signal
@@ -95,6 +96,7 @@ class Driver:
         self.n_failed = 0
         self.functions = FunctionTable(engine.codec) if engine.codec is not None else None
         self._deferred: deque[Callable[[], None]] = deque()  # to be done without the lock
+        self._arrived: deque[Any] = deque()  # events that were received and not yet read; the leader's
         self._outcomes: deque[Settlement] = deque()  # futures to be settled without the lock
         self._abandoned_jobs: list[StreamJob] = []
         self._held: list[StreamJob] = []
@@ -537,18 +539,49 @@ class Driver:
 
     def handle_events(self, events: list[Any]) -> None:
         """Take in what the engine reported."""
-        if not events:
+        if not events and not self._arrived:
             if self.scheduler.look_again_at is not None or self.supervisor.due < NEVER:
                 self.tend()
             return
+        # In a queue of the driver's: while what workers print is delivered, an interrupt may come, or a log handler may
+        # wait for a task; neither must lose what comes after.
+        self._arrived.extend(events)
         read: list[Any] = []
         began = perf_counter()
-        for event in events:  # reading runs user code: before the lock
-            if type(event) is FrameArrived:
+        while self._arrived:  # reading runs user code: before the lock
+            event = self._arrived.popleft()
+            if type(event) is not FrameArrived:
+                read.append((event, None, None))
+            elif event.fields[0] < frames.OUTPUT:
                 read.append((event, *self._read(event)))
             else:
-                read.append((event, None, None))
+                if read:
+                    self._take_in(read)
+                    read = []
+                began += self._deliver(event)
         self.pickling_s += perf_counter() - began
+        self._take_in(read)
+
+    def _deliver(self, event: FrameArrived) -> float:
+        """A worker printed, logged or warned. May block; an interrupt comes through, and only this output is lost.
+
+        Returns the seconds that it took.
+        """
+        began = perf_counter()
+        kind, _, _, _, number, flush, _, _ = event.fields
+        output = self.engine.output
+        shield = self.roles.shield
+        with contextlib.suppress(OSError):  # no memory to read it
+            payload = read_body(event.data, event.fields, event.fd).payload
+            shield.wait_begins()
+            try:
+                output.deliver(event.handle, kind, number, bool(flush), payload)
+            finally:
+                shield.wait_ends()
+        return perf_counter() - began
+
+    def _take_in(self, read: list[Any]) -> None:
+        """Take in events that were read."""
         settlements: list[Settlement] = []
         with self._lock:
             now = monotonic()
@@ -889,6 +922,8 @@ class Driver:
         if self._abandoned and not self.closed:
             self.close()
         look_again_at = self.scheduler.look_again_at
+        if self._arrived:
+            timeout = 0.0  # an interrupt left them
         due = self.supervisor.due if look_again_at is None else min(look_again_at, self.supervisor.due)
         if due < NEVER:
             left = max(0.0, due - monotonic())
