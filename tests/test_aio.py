@@ -418,6 +418,29 @@ def test_several_tasks_and_loops_share_one_iterator() -> None:
     assert sorted(found) == [x * x for x in range(2000)]
 
 
+def test_closing_an_iterator_ends_the_iteration_of_everybody(options: dict[str, int]) -> None:
+    never = threading.Event()
+
+    def block() -> Any:
+        never.wait(DEADLINE_S)
+        yield 1
+
+    async def main() -> None:
+        async with fullcourt.Pool(**options) as pool:
+            results = pool.aimap(square, block())
+
+            async def consume() -> list[int]:
+                return [result async for result in results]
+
+            tasks = [asyncio.create_task(consume()) for _ in range(3)]
+            await asyncio.sleep(0)
+            await results.aclose()
+            assert await asyncio.gather(*tasks) == [[], [], []]
+            never.set()
+
+    run(main)
+
+
 def test_an_asynchronous_input_can_be_given_before_there_is_a_loop() -> None:
     with fullcourt.Pool(threads=2) as pool:
         source = Source(50)

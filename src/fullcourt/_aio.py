@@ -34,8 +34,9 @@ TURN_S = 0.001
 class AsyncResultIterator(Generic[R]):
     """What ``aimap`` returns: ``async for`` over results. Several tasks, of several loops, may read from one.
 
-    Dropping it, or :meth:`aclose`, stops the map, and so does the end by cancellation of a task that was cancelled
-    while it waited here. A time-out around one ``anext`` costs nothing: the next call goes on where this one was.
+    Dropping it, or :meth:`aclose`, stops the map; and so does the end of a task that was cancelled while it waited here,
+    unless other tasks read from it, too. A time-out around one ``anext`` costs nothing: the next call goes on where
+    this one was.
     """
 
     def __init__(
@@ -52,8 +53,9 @@ class AsyncResultIterator(Generic[R]):
         self._feeder = feeder
         self._close_bar = close_bar
         self._turn_began = monotonic()
-        self._n_taken = 0
-        self._watched: weakref.ref[asyncio.Task[Any]] | None = None
+        self._reader: weakref.ref[asyncio.Task[Any]] | None = None  # the only task that has read from it
+        self._watched = False
+        self._shared = False
         self._finalizer = weakref.finalize(self, abandon_iterator, driver, job, refill)
         self._finalizer.atexit = False
 
@@ -65,6 +67,8 @@ class AsyncResultIterator(Generic[R]):
         job = self._job
         if self._feeder is not None:
             self._feeder.start()
+        if not self._shared:
+            self._note_reader()
         if monotonic() - self._turn_began > TURN_S:
             await asyncio.sleep(0)
             self._turn_began = monotonic()
@@ -78,7 +82,6 @@ class AsyncResultIterator(Generic[R]):
                 self._end()
             await self._wait()
             self._turn_began = monotonic()
-        self._n_taken += 1
         if not job.exhausted:
             self._refill()
         if good:
@@ -113,6 +116,13 @@ class AsyncResultIterator(Generic[R]):
             self._watch()
             raise
 
+    def _note_reader(self) -> None:
+        task = asyncio.current_task()
+        if self._reader is None:
+            self._reader = None if task is None else weakref.ref(task)
+        elif self._reader() is not task:
+            self._shared = True
+
     def _watch(self) -> None:
         """The task that waited was cancelled. If that ends it, nobody will take the rest.
 
@@ -120,16 +130,14 @@ class AsyncResultIterator(Generic[R]):
         end of that one means nothing.
         """
         task = asyncio.current_task()
-        if task is None or getattr(task.get_coro(), "cr_code", None) is ANEXT_CODE:
+        if task is None or self._watched or getattr(task.get_coro(), "cr_code", None) is ANEXT_CODE:
             return
-        if self._watched is not None and self._watched() is task:
-            return
-        self._watched = weakref.ref(task)
-        mine, n_taken = weakref.ref(self), self._n_taken
+        self._watched = True
+        mine = weakref.ref(self)
 
         def ended(task: asyncio.Task[Any]) -> None:
             results = mine()
-            if results is not None and task.cancelled() and (n_taken == results._n_taken):
+            if results is not None and task.cancelled() and not results._shared:
                 results._finalizer()
 
         task.add_done_callback(ended)
@@ -149,6 +157,7 @@ class AsyncResultIterator(Generic[R]):
         it, that stays until it returns.
         """
         self._finalizer()
+        self._driver.job_closed()
         self._close_bar()
         if self._feeder is not None:
             await self._feeder.closed()

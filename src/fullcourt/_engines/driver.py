@@ -288,10 +288,17 @@ class Driver:
             finally:
                 self._lock.release()
 
+    def job_closed(self) -> None:
+        """A job was abandoned by somebody who can wait for a lock: see to it at once, and tell who else reads it."""
+        with self.roles.shield, self._lock:
+            self._after_event()
+        self._perform()
+        self._settle([])
+
     def _abort_abandoned(self) -> None:
         while self._abandoned_jobs:
             job = self._abandoned_jobs.pop()
-            job.abort(None)
+            self._outcomes.extend(job.abort(None))  # others may wait for its results
             self._close_job(job)
             if job.queued:
                 self.scheduler.streams.remove(job)

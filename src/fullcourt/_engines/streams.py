@@ -78,6 +78,7 @@ class ResultIterator(Generic[R]):
     def close(self) -> None:
         """Stop the map. Idempotent; what has started runs to its end, its results are dropped."""
         self._finalizer()
+        self._driver.job_closed()
         self._close_bar()
 
 
