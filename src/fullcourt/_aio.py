@@ -34,9 +34,9 @@ TURN_S = 0.001
 class AsyncResultIterator(Generic[R]):
     """What ``aimap`` returns: ``async for`` over results. Several tasks, of several loops, may read from one.
 
-    Dropping it, or :meth:`aclose`, stops the map; and so does the end of a task that was cancelled while it waited here,
-    unless other tasks read from it, too. A time-out around one ``anext`` costs nothing: the next call goes on where
-    this one was.
+    Dropping it, or :meth:`aclose`, stops the map; and so does the end of a task that was cancelled while it waited
+    here, unless other tasks read from it, too. A time-out around one ``anext`` costs nothing: the next call goes on
+    where this one was.
     """
 
     def __init__(

@@ -11,6 +11,7 @@ import os
 import sys
 import warnings
 from collections.abc import Callable, Iterable, Mapping
+from importlib import import_module
 from typing import Any
 
 import joblib.parallel
@@ -92,7 +93,7 @@ class FullcourtBackend(AutoBatchingMixin, ParallelBackendBase):
     def _make_pool(self, n_jobs: int, chosen: Mapping[str, Any], environment: dict[str, str]) -> Pool:
         n_threads = self.inner_max_num_threads
         initializer, initargs = chosen.get("initializer"), tuple(chosen.get("initargs", ()))
-        pool = Pool(
+        return Pool(
             n_jobs,
             prepare_worker,
             (environment, n_threads or int(environment["OMP_NUM_THREADS"]), n_threads, initializer, initargs),
@@ -101,7 +102,6 @@ class FullcourtBackend(AutoBatchingMixin, ParallelBackendBase):
             preload=chosen.get("preload", ()),
             name="joblib",
         )
-        return pool
 
     def submit(self, func: Callable[[], Any], callback: Callable[[Future[Any]], object] | None = None) -> Future[Any]:
         """Have a batch run; the callback gets its future."""
@@ -181,7 +181,7 @@ def prepare_worker(
     os.environ.update(environment)
     if "numpy" in sys.modules or "torch" in sys.modules:  # forked, or preloaded
         try:
-            import threadpoolctl
+            threadpoolctl = import_module("threadpoolctl")
         except ImportError:
             if demanded is not None:
                 warnings.warn(
