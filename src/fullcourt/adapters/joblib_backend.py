@@ -24,12 +24,16 @@ from joblib.parallel import (
     get_active_backend,
 )
 
+from fullcourt.adapters.arrays import SharedArrays
 from fullcourt.errors import TaskCancelled
 from fullcourt.pool import Future, Pool
 
 __all__ = ["FullcourtBackend"]
 
-# What is the pool's, and what joblib hands to every backend for others: this one needs no files to share arrays.
+# Arrays from this size on are shared by the tasks that take them, as joblib has it by default.
+SHARED_BYTES = 1_000_000
+
+# What is the pool's, and what joblib hands to every backend for others: this one shares arrays without files.
 OPTIONS = frozenset(("initializer", "initargs", "max_tasks_per_child", "preload", "start_method"))
 IGNORED = frozenset(
     ("max_nbytes", "temp_folder", "mmap_mode", "verbose", "context", "idle_worker_timeout", "prefer", "require")
@@ -52,6 +56,7 @@ class FullcourtBackend(AutoBatchingMixin, ParallelBackendBase):
         self._options = options
         self._pool: Pool | None = None  # while a call, or a block of calls, of Parallel is under way
         self._idle: Pool | None = None  # between them
+        self._arrays = SharedArrays()
         self._made_for: object = None  # what the pool was made for; another need gets another one
 
     # -- joblib's questions ----------------------------------------------------------------------------------------
@@ -75,6 +80,7 @@ class FullcourtBackend(AutoBatchingMixin, ParallelBackendBase):
             raise FallbackToBackend(SequentialBackend(nesting_level=self.nesting_level))
         check_options(options)
         self.parallel = parallel
+        self._arrays.least_bytes = options.get("max_nbytes", SHARED_BYTES)
         context = options.get("context")
         chosen = {name: value for name, value in (self._options | options).items() if name in OPTIONS}
         chosen["start_method"] = start_method_of(chosen.get("start_method"), context)
@@ -105,8 +111,14 @@ class FullcourtBackend(AutoBatchingMixin, ParallelBackendBase):
 
     def submit(self, func: Callable[[], Any], callback: Callable[[Future[Any]], object] | None = None) -> Future[Any]:
         """Have a batch run; the callback gets its future."""
-        assert self._pool is not None
-        future = self._pool.submit(run_batch, func)
+        pool = self._pool
+        assert pool is not None
+        codec = pool._driver.engine.codec
+        if codec.reducers is None:
+            codec.reducers = self._arrays.reducers()
+        batch = Batch(func)
+        self._arrays.hold_for(batch.held)
+        future: Future[Any] = pool.submit(run_batch, batch)
         if callback is not None:
             future.add_done_callback(callback)
         return future
@@ -123,11 +135,16 @@ class FullcourtBackend(AutoBatchingMixin, ParallelBackendBase):
                 "the generator that it returned is gone"
             ) from None
 
+    def stop_call(self) -> None:
+        """A call of Parallel is over. What it shared may have changed by the next one."""
+        self._arrays.clear()
+
     def terminate(self) -> None:
         """The call, or the block of calls, is over."""
         pool, self._pool = self._pool, None
         self.parallel = None  # whoever drops its Parallel shall drop the workers, too, without a garbage collection
         self.reset_batch_stats()
+        self._arrays.clear()
         if pool is None:
             return
         if get_active_backend()[0] is self and is_usable(pool):
@@ -141,6 +158,7 @@ class FullcourtBackend(AutoBatchingMixin, ParallelBackendBase):
         if pool is not None:
             pool.terminate()
             pool.join()
+        self._arrays.clear()
         if ensure_ready:
             parallel = self.parallel
             self.configure(n_jobs=parallel.n_jobs, parallel=parallel, **parallel._backend_kwargs)
@@ -198,6 +216,19 @@ def prepare_worker(
 limited: list[object] = []  # in a worker: the limits hold as long as this object lives
 
 
-def run_batch(batch: Callable[[], Any]) -> Any:
+class Batch:
+    """What joblib wants called, and here the arrays whose blocks its pickle names."""
+
+    __slots__ = ("calls", "held")
+
+    def __init__(self, calls: Callable[[], Any]) -> None:
+        self.calls = calls
+        self.held: list[Any] = []
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Batch, (self.calls,)
+
+
+def run_batch(batch: Batch) -> Any:
     """A task: a batch is the argument and not the function, since functions are kept by the workers."""
-    return batch()
+    return batch.calls()
