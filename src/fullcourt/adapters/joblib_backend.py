@@ -6,8 +6,10 @@ The pool belongs to the backend. Where that is the one of a ``parallel_config`` 
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
+import queue
 import sys
 import warnings
 from collections.abc import Callable, Iterable, Mapping
@@ -151,6 +153,7 @@ class FullcourtBackend(AutoBatchingMixin, ParallelBackendBase):
             self._idle = pool
         else:
             pool.close()
+            pool.join()
 
     def abort_everything(self, ensure_ready: bool = True) -> None:
         """Kill what runs, since one batch has failed, or nobody wants the results any more."""
@@ -161,6 +164,10 @@ class FullcourtBackend(AutoBatchingMixin, ParallelBackendBase):
         self._arrays.clear()
         if ensure_ready:
             parallel = self.parallel
+            # joblib leaves batches there that were cut but not sent, and its next call would run them as its own.
+            with contextlib.suppress(AttributeError, queue.Empty):
+                while True:
+                    parallel._ready_batches.get_nowait()
             self.configure(n_jobs=parallel.n_jobs, parallel=parallel, **parallel._backend_kwargs)
 
 
