@@ -226,6 +226,7 @@ class ProcessEngine(LinkedEngine):
 
     def close(self) -> None:
         self._ending = True
+        self._order(("stop",))  # a fork of this process may hold the socket open: then the template sees no end of it
         control, self._control = self._control, None
         if control is not None:
             self._unwatch(control.fileno())

@@ -277,15 +277,16 @@ def be_a_child(name: str) -> None:
 
 
 def run_exit_functions() -> None:
-    """What tasks and initializers registered for the end of the process."""
+    """What tasks and initializers registered for the end of the process, in the interpreter's own order.
+
+    Executors that a task left open end at ``threading._shutdown``; only then can one wait for their processes.
+    """
     import atexit
     import threading
 
+    threading._shutdown()  # type: ignore[attr-defined]
     if "multiprocessing.util" in sys.modules:
         sys.modules["multiprocessing.util"]._exit_function()
-    for thread in threading.enumerate():
-        if thread is not threading.main_thread() and not thread.daemon:
-            thread.join()
     atexit._run_exitfuncs()
 
 
