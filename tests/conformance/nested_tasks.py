@@ -158,7 +158,7 @@ def survive_a_death(pool: Any) -> str:
 
 def deaths_in_a_map(pool: Any, n: int) -> list[Any]:
     results = pool.map(die_for_multiples_of_five, range(n), on_error="return")
-    return [type(getattr(result, "exception", None)).__name__ if hasattr(result, "exception") else result for result in results]
+    return [type(result.exception).__name__ if hasattr(result, "exception") else result for result in results]
 
 
 def die_for_multiples_of_five(x: int) -> int:

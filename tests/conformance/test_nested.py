@@ -262,7 +262,9 @@ def test_another_pools_task_is_told_that_it_cannot_use_this_one(
             other.apply(nested_tasks.down, (pool, 1))
 
 
-def test_an_initializer_cannot_use_the_pool(engine: Engine, fullcourt: ModuleType, new_pool: Callable[..., Any]) -> None:
+def test_an_initializer_cannot_use_the_pool(
+    engine: Engine, fullcourt: ModuleType, new_pool: Callable[..., Any]
+) -> None:
     if engine.isolated:
         pool = new_pool()
         with pytest.raises(fullcourt.PoolClosed, match=r"initializer|none of its workers"):

@@ -18,7 +18,8 @@ Invariants (``check`` asserts them; the property tests call it after every event
    and its successor is started when that last task is given, so that recycling costs no stall.
 5. A task that waits for nested ones lends its slot. A worker whose slots are all lent is given nothing, and another
    serves in its place: ``n_wanted`` workers are active (neither stopping nor in reserve nor wholly lent), or fewer
-   where they would be more than ``max_workers`` together with those wholly lent. With ``grows``, the worker itself gets a slot for each lent one.
+   where they would be more than ``max_workers`` together with those wholly lent. With ``grows``, the worker itself gets
+   a slot for each lent one.
 6. Nested tasks go before all others, the deepest first: so those that wait for them are few.
 """
 
@@ -103,9 +104,7 @@ class Scheduler:
         if self.roomy:
             self._dispatch(now)
 
-    def ended(
-        self, chunk: Chunk, n_tasks: int, seconds: float, now: float, resumed: Chunk | None = None
-    ) -> None:
+    def ended(self, chunk: Chunk, n_tasks: int, seconds: float, now: float, resumed: Chunk | None = None) -> None:
         """The next n tasks of a chunk that a worker holds have ended, in so many seconds.
 
         ``resumed``: the chunk whose task waited for just that; its slot is returned before anything else is sent.
@@ -396,7 +395,9 @@ class Scheduler:
             self.idle[worker.id] = worker
         else:
             self.idle.pop(worker.id, None)
-        if usable and (n_held < self.most_held or (worker.load_s < self.window_s * n_slots and n_held < MAX_SENT * n_slots)):
+        if usable and (
+            n_held < self.most_held or (worker.load_s < self.window_s * n_slots and n_held < MAX_SENT * n_slots)
+        ):
             self.roomy[worker.id] = worker
         else:
             self.roomy.pop(worker.id, None)

@@ -10,7 +10,9 @@ from typing import Any
 from fullcourt._core.scheduler import Scheduler
 from fullcourt._engines.driver import Driver
 from fullcourt._engines.face import Face
+from fullcourt._engines.output import Output
 from fullcourt._engines.supervisor import Limits
+from fullcourt._os.cpus import share_of
 from fullcourt.errors import NotSupported
 
 __all__ = ["build_driver", "default_start_method", "portable_transport"]
@@ -75,6 +77,7 @@ def build_driver(
     preload: tuple[str, ...],
     key: str = "",
     adopt: Callable[[], None] | None = None,
+    output: str = "forward",
     limits: Limits | None = None,
 ) -> Driver:
     """Make a driver with its engine; its workers are not started yet. The arguments were checked."""
@@ -89,7 +92,7 @@ def build_driver(
             )
         from fullcourt._engines.interpreters import InterpreterEngine
 
-        engine = InterpreterEngine(name, initializer, initargs, face)
+        engine = InterpreterEngine(name, initializer, initargs, share_of(interpreters), face)
         n_workers, n_slots = interpreters, 1
     elif processes == 0:
         from fullcourt._engines.local import InlineEngine, ThreadEngine
@@ -97,7 +100,9 @@ def build_driver(
         n_workers = 1
         n_slots = threads or 1
         engine = (
-            ThreadEngine(n_slots, name, initializer, initargs) if threads else InlineEngine(name, initializer, initargs)
+            ThreadEngine(n_slots, name, initializer, initargs, share_of(n_slots))
+            if threads
+            else InlineEngine(name, initializer, initargs)
         )
     else:
         from fullcourt._engines.template import Setup
@@ -112,6 +117,7 @@ def build_driver(
             preload=preload,
             face=face,
             adopt=adopt,
+            share=share_of(n_workers * n_slots),
         )
         if portable_transport():
             from fullcourt._engines.portable import PortableEngine
@@ -121,6 +127,8 @@ def build_driver(
             from fullcourt._engines.processes import ProcessEngine
 
             engine = ProcessEngine(n_slots, name, method, setup)
+    if output != "inherit" and engine.needs_driving:
+        engine.output = Output(tagged=output == "tag")
     scheduler = Scheduler(
         n_workers,
         n_slots,

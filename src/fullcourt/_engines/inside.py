@@ -13,11 +13,11 @@ from __future__ import annotations
 
 import os
 import pickle
-from dataclasses import replace
 import queue
 import socket
 import threading
 from collections.abc import Sequence
+from dataclasses import replace
 from time import monotonic
 from typing import Any
 
@@ -165,7 +165,7 @@ class NestedDriver(Driver):
         with self._lock:
             if call.worker_id is None or call.future is None:
                 return False
-                self.scheduler.withdrawn(call, monotonic())
+            self.scheduler.withdrawn(call, monotonic())
             call.future = None
             self._n_open -= 1
         self._perform()

@@ -217,9 +217,11 @@ class Relays:
     def _function(self, origin: Origin, request: Request) -> Function | None:
         """The function's entry in this pool; None: the worker must send it again."""
         if not request.function:
-            return origin.functions.get(request.function_id)
+            known: Function | None = origin.functions.get(request.function_id)
+            return known
         if not request.function_id:
-            return self._driver.functions.unkept(request.function, request.name)
+            unkept: Function = self._driver.functions.unkept(request.function, request.name)
+            return unkept
         function = self._functions.get(request.function)
         if function is None:
             if len(self._functions) >= MAX_FUNCTIONS:
@@ -292,9 +294,7 @@ class Relays:
 
     def _tell_revoked(self, relay: Relay) -> None:
         n_left = relay.count - relay.done
-        relay.answer.pass_on(
-            self._driver.engine, frames.REVOKED, 0, relay.start + relay.done, n_left, 0.0, b"", []
-        )
+        relay.answer.pass_on(self._driver.engine, frames.REVOKED, 0, relay.start + relay.done, n_left, 0.0, b"", [])
 
     def _withdraw(self, relay: Relay) -> bool:
         driver = self._driver
@@ -395,7 +395,7 @@ class Relays:
         return [], told
 
     def origin_lost(self, handle: Any, held: list[Any], now: float) -> list[Settlement]:
-        """A worker is gone. What its tasks asked for runs no more, where it has not started; nobody gets its answers."""
+        """A worker is gone: nobody gets its answers. What a task that died has asked for does not start any more."""
         origin = self._origins.pop(handle.id, None)
         if origin is None:
             return []
@@ -468,7 +468,11 @@ class Relays:
         buffers: list[Any] | None = None,
     ) -> Settlement:
         engine = self._driver.engine
-        return None, partial(relay.answer.pass_on, engine, kind, pid, start, count, seconds, payload, buffers or []), None
+        return (
+            None,
+            partial(relay.answer.pass_on, engine, kind, pid, start, count, seconds, payload, buffers or []),
+            None,
+        )
 
     def _error(self, relay: Relay, handle: Any, index: int, error: BaseException) -> Settlement:
         pid = handle.pid if handle is not None else 0
