@@ -1,0 +1,1 @@
+"""Benchmarks against the peers, and the torture suite: ``python -m benchmarks`` and ``python -m benchmarks.torture``."""
