@@ -41,7 +41,9 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--peers", nargs="+", metavar="PEER", help="peers to measure (default: all that are installed)")
     parser.add_argument("--list", action="store_true", help="name the rows and their contenders, and exit")
     parser.add_argument("--report", action="store_true", help="measure nothing; write the documents from the last run")
-    parser.add_argument("--json", type=Path, default=None, help="where the numbers go (default: benchmarks/results.json)")
+    parser.add_argument(
+        "--json", type=Path, default=None, help="where the numbers go (default: benchmarks/results.json)"
+    )
     parser.add_argument("--no-docs", action="store_true", help="do not write docs/benchmarks.md and its charts")
     options = parser.parse_args(arguments)
     rows = all_rows(quick=options.quick)

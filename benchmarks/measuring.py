@@ -166,7 +166,7 @@ def measure(row: Row, peers: set[str] | None, *, quick: bool, say: Callable[[str
             if peer == OURS and group:
                 continue
             result.values[peer] = numbers
-            if ours and peer != OURS:
+            if ours and peer != OURS and all(numbers):
                 result.ratios[peer] = statistics.median(a / b for a, b in zip(ours, numbers, strict=True))
     if row.ideal is not None and OURS in result.values:
         result.values["ideal"] = [row.ideal] * len(result.values[OURS])

@@ -140,7 +140,9 @@ def document(data: dict[str, Any]) -> str:
             for peer, ratio in rivals.items()
             if ratio > 1.03
         ]
-        behind += [f"- {row['title']}: the goal of {target_words(v, row['unit'])}." for v in row["targets"] if not v["met"]]
+        behind += [
+            f"- {row['title']}: the goal of {target_words(v, row['unit'])}." for v in row["targets"] if not v["met"]
+        ]
     lines += ["", "## Where we lose", ""]
     lines += behind or ["In none of these rows."]
     for row in data["rows"]:
