@@ -125,9 +125,9 @@ def serve(fds: tuple[int, int, int], setup_fd: int) -> None:
     adopt_main()
     tasks, results = socket.socket(fileno=os.dup(fds[0])), socket.socket(fileno=os.dup(fds[1]))
     page = mmap.mmap(fds[2], REGION_BYTES)
+    end = WorkerEnd(tasks, results, 1)
     try:
-        worker = Worker(WorkerEnd(tasks, results, 1), page, 1, Codec())
+        worker = Worker(end, page, 1, Codec())
         worker.run(load_initializer(setup) if setup.encoded_initializer is not None else None, ())
     finally:
-        tasks.close()
-        results.close()
+        end.close()

@@ -15,10 +15,12 @@ import select
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from time import monotonic
 from typing import Any
 
 from fullcourt._engines.jobs import Call, MapChunk
+from fullcourt._transport.arena import pool_arena
 from fullcourt._transport.codec import Codec
 from fullcourt._transport.journal import REGION_BYTES, read_phase, read_results, revoke, started_chunk
 from fullcourt._transport.link import Attached, Fields, PoolEnd, make_frame
@@ -199,10 +201,10 @@ class RemoteEngine(abc.ABC):
 class LinkedEngine(RemoteEngine):
     """Workers behind the fast links of Linux."""
 
-    _make_frame = staticmethod(make_frame)
-
     def __init__(self, n_slots: int, name: str, codec: Codec) -> None:
         super().__init__(n_slots, name, codec)
+        self._arena = pool_arena()
+        self._make_frame = partial(make_frame, arena=self._arena)
         self._epoll = select.epoll()
         self._sources: dict[int, Callable[[list[Event]], None]] = {}
         self._wake_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
@@ -274,6 +276,7 @@ class LinkedEngine(RemoteEngine):
                 events.append(FrameArrived(handle, *received))
 
     def _close_epoll(self) -> None:
+        self._arena.close()
         with self._lock:
             if self._wake_fd >= 0:
                 self._epoll.close()

@@ -16,7 +16,9 @@ import pickle
 import socket
 import threading
 from collections import deque
+from functools import partial
 
+from fullcourt._transport.arena import Arena, worker_arena
 from fullcourt._transport.blocks import open_block, raw_views, write_block
 from fullcourt._transport.frames import (
     BLOCK,
@@ -74,12 +76,13 @@ def make_frame(
     function: bytes,
     payload: bytes,
     buffers: list[pickle.PickleBuffer],
+    arena: Arena | None = None,
 ) -> Frame:
-    """Build a frame; what is large goes into a block."""
+    """Build a frame; what is large goes into a block, of the arena if there is one."""
     if not buffers and len(function) + len(payload) <= MAX_INLINE:
         header = pack(kind, 0, function_id, chunk_id, start, count, len(function), seconds)
         return Frame(header + function + payload if function else header + payload, -1, chunk_id)
-    fd, table = write_block([function, payload, *raw_views(buffers)])
+    fd, table = write_block([function, payload, *raw_views(buffers)], arena)
     header = pack(kind, BLOCK, function_id, chunk_id, start, count, len(function), seconds)
     return Frame(header + table, fd, chunk_id)
 
@@ -252,9 +255,9 @@ class PoolEnd:
 class WorkerEnd:
     """The worker's end of a link. With several slots, each receives for itself; sends are under a lock then."""
 
-    make_frame = staticmethod(make_frame)
-
     def __init__(self, tasks: socket.socket, results: socket.socket, n_slots: int) -> None:
+        self._arena = worker_arena()
+        self.make_frame = partial(make_frame, arena=self._arena)
         self._tasks = tasks
         self._results = results
         self._lock: contextlib.AbstractContextManager[object] = (
@@ -284,5 +287,6 @@ class WorkerEnd:
         frame.close()
 
     def close(self) -> None:
+        self._arena.close()
         self._tasks.close()
         self._results.close()
