@@ -44,6 +44,7 @@ class Handle:
         self.ready = False
         self.orphaned = False
         self.failure: Exception | None = None  # why it could not be started, where that is known
+        self.n_due = 0  # frames sent less frames received: about how many answers may be expected
         self.n_done = 0
         self.busy_s = 0.0
         self.started_at = monotonic()
@@ -127,6 +128,7 @@ class RemoteEngine(abc.ABC):
             problem = PicklingError(f"a task's arguments could not be put into a memory block: {error}")
             problem.__cause__ = error
             return problem
+        handle.n_due += 1
         handle.link.send(frame)
         return None
 
@@ -252,7 +254,8 @@ class LinkedEngine(RemoteEngine):
     def _receive(self, handle: Handle, events: list[Event]) -> None:
         link: PoolEnd = handle.link
         try:
-            for _ in range(MAX_FRAMES):
+            # As many as may be there, so that the last call is seldom one that finds nothing; epoll tells of others.
+            for _ in range(min(max(handle.n_due, 1), MAX_FRAMES)):
                 received = link.receive()
                 if received is None:
                     handle.at_end = True
@@ -260,9 +263,10 @@ class LinkedEngine(RemoteEngine):
                     self._link_ended(handle, events)
                     return
                 fields, data, fd = received
+                handle.n_due -= 1
                 events.append(FrameArrived(handle, fields, data, fd))
         except BlockingIOError:
-            pass
+            handle.n_due = max(handle.n_due, 0)
         link.flush()
 
     def _drain(self, handle: Handle, events: list[Event]) -> None:
