@@ -20,6 +20,7 @@ SIGNS = {
     "slow": "🟠 slow",
     "noisy": "🟠 noisy",
     "orphans": "🔴 orphans",
+    "litter": "🟠 litter",
     "died": "🔴 died",
 }
 MEANING = {
@@ -30,6 +31,7 @@ MEANING = {
     "slow": "it ended, but later than a second after the signal",
     "noisy": "more than one traceback for one Ctrl-C",
     "orphans": "processes were left a second after the program's end",
+    "litter": "files were left in /dev/shm",
     "died": "the whole program died",
     "none": "the pool offers no such thing",
 }

@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import selectors
+import shutil
 import signal
 import subprocess
 import sys
@@ -26,7 +27,7 @@ LEFT_S = 1.0  # a program's processes must be gone so many seconds after its end
 
 @dataclass
 class Cell:
-    """How one pool fared in one case: ok, wrong, lost, hang, slow, orphans, died, or none (not offered)."""
+    """How one pool fared in one case: ok, wrong, lost, hang, slow, orphans, litter, died, or none (not offered)."""
 
     case: str
     pool: str
@@ -118,8 +119,8 @@ class Output:
                 self.selector.unregister(key.fileobj)
 
 
-def run_cell(case: Case, pool: str) -> Cell:
-    """Run one case with one pool."""
+def run_cell(case: Case, pool: str, *, isolated: bool = False) -> Cell:
+    """Run one case with one pool. ``isolated``: /dev/shm is ours alone, so what is found there is that cell's."""
     token = uuid.uuid4().hex
     path = os.pathsep.join(entry for entry in (str(ROOT), str(ROOT / "src"), os.environ.get("PYTHONPATH")) if entry)
     environment = {**os.environ, TOKEN: token, "PYTHONPATH": path, "PYTHONWARNINGS": "ignore"}
@@ -131,14 +132,29 @@ def run_cell(case: Case, pool: str) -> Cell:
     try:
         output = Output(process)
         outcome, note = judge(case, process, output, began, token)
+        litter = os.listdir("/dev/shm") if isolated else []  # noqa: S108
+        if outcome == "ok" and litter:
+            outcome, note = "litter", f"{len(litter)} files in /dev/shm: {litter[0]}"
     finally:
         kill_all(token)
         process.kill()
+        if isolated:
+            sweep("/dev/shm")  # noqa: S108
         process.wait()
         for stream in (process.stdout, process.stderr):
             if stream is not None:
                 stream.close()
     return Cell(case.key, pool, outcome, note, round(time.monotonic() - began, 2))
+
+
+def sweep(folder: str) -> None:
+    for name in os.listdir(folder):
+        path = os.path.join(folder, name)
+        if os.path.isdir(path):
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            with contextlib.suppress(OSError):
+                os.unlink(path)
 
 
 def judge(case: Case, process: subprocess.Popen[bytes], output: Output, began: float, token: str) -> tuple[str, str]:
