@@ -53,13 +53,16 @@ def annotate(error: BaseException, call: str, index: int | None, handle: Any, at
         return
 
 
-def death(event: Lost, call: str) -> WorkerDied:
-    """The error of the task that ran when its worker died."""
+def death(event: Lost, call: str, *, by_oom_killer: bool = False) -> WorkerDied:
+    """The error of the task that ran when its worker died. ``by_oom_killer``: the kernel's had struck since."""
     pid, exitcode, peak_bytes = event.handle.pid, event.exitcode, event.peak_bytes
     message = f"Worker pid {pid} {exit_name(exitcode)} while it ran {call}."
     if peak_bytes:
         message += f" Its peak memory was {peak_bytes / 2**20:.0f} MiB."
-    if exitcode == -9:
+    if exitcode == -9 and by_oom_killer:
+        message += " The kernel's out-of-memory killer did it: it has just struck. Limit what tasks take (max_memory=),"
+        message += " or what all workers take together (memory_limit=)."
+    elif exitcode == -9:
         message += " The kernel's out-of-memory killer does this, or somebody who sent SIGKILL."
     message += " Only this task is lost: it had started, and is not run again unasked."
     return WorkerDied(message, pid=pid or 0, exitcode=exitcode, peak_bytes=peak_bytes)

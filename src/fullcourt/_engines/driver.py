@@ -42,10 +42,11 @@ from fullcourt._engines.linked import Broken, FrameArrived, Handle, Lost, Orphan
 from fullcourt._engines.roles import Roles, wait_aside
 from fullcourt._engines.supervisor import NEVER, Limits, Supervisor
 from fullcourt._engines.timekeeper import Timekeeper
+from fullcourt._os.system import n_oom_kills
 from fullcourt._transport import frames
 from fullcourt._transport.codec import decode
 from fullcourt._transport.functions import FunctionTable, with_fallback
-from fullcourt._transport.journal import LOADING, RUNNING
+from fullcourt._transport.journal import LOADING, LOADING_FUNCTION
 from fullcourt._transport.link import read_body
 from fullcourt._transport.remote_errors import load_exception
 from fullcourt.errors import PicklingError, PoolBroken, PoolClosed, TaskCancelled, WorkerDied, exit_name
@@ -63,6 +64,8 @@ HOLD_S = 0.001
 # So many workers in a row that end before they are ready mean that none ever will be; more of them where somebody
 # else may have killed them, and a later one may be spared.
 MAX_STILLBORN = 4
+# So many workers in a row may end while they load a function, before it counts as deadly.
+MAX_FATAL_LOADS = 3
 MAX_STILLBORN_KILLED = 20
 
 
@@ -98,6 +101,7 @@ class Driver:
         self.busy_of_lost_s = 0.0
         self.pickling_s = 0.0
         self._limited = limits is not None
+        self._n_oom_kills = n_oom_kills() if engine.needs_driving else 0
         self.supervisor = Supervisor(self, limits or Limits())
         self._estimates: dict[object, Estimate] = {}  # of functions with a relative time limit, where none is pickled
         # An engine whose own threads settle futures has nobody who waits for the moment that something is due.
@@ -355,10 +359,20 @@ class Driver:
             finally:
                 self._lock.release()
 
+    def stop_job(self, job: StreamJob) -> None:
+        """A job's iterator was closed, perhaps while another thread waits for its next result. May wait for a lock."""
+        self.abandon_job(job)
+        if self.is_foreign():
+            return
+        with self.roles.shield, self._lock:
+            self._after_event()
+        self._perform()
+        self._settle([])
+
     def _abort_abandoned(self) -> None:
         while self._abandoned_jobs:
             job = self._abandoned_jobs.pop()
-            job.abort(None)
+            self._outcomes.extend(settlement for settlement in job.abort(None) if settlement[0] is not None)
             self._close_job(job)
             if job.queued:
                 self.scheduler.streams.remove(job)
@@ -394,6 +408,9 @@ class Driver:
             return
         if self.engine.runs_inline:
             self._perform_shielded()  # the tasks themselves run in here, and may be interrupted
+            while self.supervisor.due < NEVER:  # and who retries them, if not the caller
+                wait_aside(Future(), self.supervisor.due - monotonic())
+                self.tend()
             return
         with self.roles.shield:
             self._perform_shielded()
@@ -596,6 +613,7 @@ class Driver:
         if kind == frames.READY:
             handle.ready = True
             self._n_stillborn = 0
+            self.engine.worker_ready(handle, chunk_id)
             return []
         if kind == frames.INIT_FAILED:
             assert problem is not None
@@ -629,6 +647,8 @@ class Driver:
             for index in range(start, start + count):
                 problem = self.supervisor.task_answered(chunk, index, problem)
         self.scheduler.ended(chunk, count, seconds, now)
+        if chunk.function.n_fatal_loads:
+            chunk.function.n_fatal_loads = 0
         if chunk.options is not None:
             self._note_end(chunk, now)
         if problem is None:
@@ -722,25 +742,33 @@ class Driver:
         if handle.id not in self.scheduler.workers:
             return settlements
         started = self.engine.started(handle)
+        n_oom_before, self._n_oom_kills = self._n_oom_kills, n_oom_kills()
+        dead = partial(death, event, by_oom_killer=self._n_oom_kills > n_oom_before)
         self.busy_of_lost_s += handle.busy_s
         held: list[Any] = self.scheduler.worker_lost(handle.id, now)
         back: list[Any] = []
         for chunk in held:
             if chunk.id not in started:
+                self.supervisor.not_started(chunk)
                 back.append(chunk)
                 continue
             phase = self.engine.phase(handle, started[chunk.id])
-            if type(chunk) is MapChunk and phase != RUNNING and chunk.count > 1:
-                if phase == LOADING:  # one of its items does that: find it
-                    back += self._singles(chunk)
-                else:
-                    for index in range(chunk.start, chunk.start + chunk.count):
-                        error = death(event, describe_task(chunk, index - chunk.start))
-                        error.add_note("fullcourt: it died while it loaded the function")
-                        settlements += self._task_failed(chunk, index, error, handle)
+            if phase == LOADING_FUNCTION and chunk.id not in self.supervisor.stops:  # no task of it had started
+                chunk.function.n_fatal_loads += 1
+                if chunk.function.n_fatal_loads < MAX_FATAL_LOADS:
+                    self.supervisor.not_started(chunk)
+                    back.append(chunk)
+                    continue
+                for index in range(chunk.start, chunk.start + chunk.count):
+                    error = dead(describe_task(chunk, index - chunk.start))
+                    error.add_note("fullcourt: it died while it loaded the function")
+                    settlements += self._task_failed(chunk, index, error, handle)
+                continue
+            if type(chunk) is MapChunk and phase == LOADING and chunk.count > 1:  # one of its items does that: find it
+                back += self._singles(chunk)
                 continue
             if type(chunk) is Call:
-                failure = self.supervisor.worker_lost(chunk, 0, death(event, describe_task(chunk, 0)))
+                failure = self.supervisor.worker_lost(chunk, 0, dead(describe_task(chunk, 0)))
                 if failure is None:
                     back.append(chunk)
                 else:
@@ -752,7 +780,7 @@ class Driver:
                 settlements += self._tasks_done(chunk, chunk.start + first, values)
             culprit = first + len(values)
             if culprit < chunk.count:
-                error = death(event, describe_task(chunk, culprit))
+                error = dead(describe_task(chunk, culprit))
                 failure = self.supervisor.worker_lost(chunk, chunk.start + culprit, error)
                 if failure is None:
                     if chunk.job.open:

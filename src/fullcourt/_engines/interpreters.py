@@ -99,6 +99,9 @@ class InterpreterEngine(LinkedEngine):
         if handle is not None:
             handle.link.send(make_frame(frames.STOP, 0, 0, 0, 0, 0.0, b"", b"", []))
 
+    def signal(self, worker_id: int, number: int) -> None:
+        """A signal would reach the whole process."""
+
     def kill(self, worker_id: int) -> bool:
         """Interpreters cannot be killed."""
         return False

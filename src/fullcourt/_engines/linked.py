@@ -191,8 +191,9 @@ class RemoteEngine(abc.ABC):
         """A slot will not be waited for any more. False: it does not run that chunk."""
         return self.started_by(worker_id, chunk_id)
 
+    @abc.abstractmethod
     def signal(self, worker_id: int, number: int) -> None:
-        """Send a signal to a worker's process."""
+        """Send a signal to a worker's process, if it has one of its own."""
 
     def revoke(self, worker_id: int, chunk_ids: list[int]) -> None:
         """Have a worker run no more items of chunks that it holds and has begun. It says REVOKED for the rest."""
@@ -203,6 +204,9 @@ class RemoteEngine(abc.ABC):
             chunk_id = chunk_ids[0] if self.n_slots == 1 else started_chunk(handle.page, slot_index)
             if chunk_id in chunk_ids:
                 revoke(handle.page, slot_index, chunk_id)
+
+    def worker_ready(self, handle: Handle, pid: int) -> None:
+        """A worker has said that it is ready, and its process."""
 
     @abc.abstractmethod
     def open(self) -> None:

@@ -167,6 +167,11 @@ class Supervisor:
         self._forget(stop)
         return stop.error
 
+    def not_started(self, chunk: Any) -> None:
+        """The worker died to which a chunk was sent, before any task of it began: it goes elsewhere."""
+        self._watches.pop(chunk.id, None)
+        self._requeue.discard(chunk.id)  # else a later death would have it run again after it had started
+
     def chunk_ended(self, chunk: Any) -> None:
         """All of a chunk has ended, or was given up."""
         self._watches.pop(chunk.id, None)

@@ -9,9 +9,11 @@ With several slots, each is a thread that does all this for itself; the kernel h
 from __future__ import annotations
 
 import contextlib
+import os
 import pickle
 import sys
 from collections.abc import Callable
+from functools import partial
 from time import perf_counter, perf_counter_ns
 from typing import Any, Protocol
 
@@ -83,7 +85,7 @@ class Worker:
         global n_slots_here  # noqa: PLW0603  a process is a worker at most once
         n_slots_here = self._n_slots
         on_stop_signal(self._stop_tasks)
-        self._send(frames.READY, 0, 0, 0, 0.0, b"", [])
+        self._send(frames.READY, os.getpid(), 0, 0, 0.0, b"", [])
         others = [make_thread(self._serve, f"slot-{index}", (index,)) for index in range(1, self._n_slots)]
         for thread in others:
             thread.start()
@@ -127,7 +129,7 @@ class Worker:
                 slot.running = 0
                 mine = error
             else:
-                slot.raise_in_thread(lambda running, stop=stop: is_meant(stop, running), error)
+                slot.raise_in_thread(partial(is_meant, stop), error)
         if mine is not None:
             raise mine("the pool stopped this task")
 

@@ -20,7 +20,7 @@ __all__ = ["Function", "FunctionTable", "function_name", "with_fallback"]
 class Function:
     """A function as it travels: its pickle, and a number under which workers keep it (0: they do not)."""
 
-    __slots__ = ("captured", "data", "estimate", "fell_back", "id", "name", "tried")
+    __slots__ = ("captured", "data", "estimate", "fell_back", "id", "n_fatal_loads", "name", "tried")
 
     def __init__(
         self, function_id: int, data: bytes, name: str, captured: tuple[object, ...] | None, estimate: Estimate
@@ -28,6 +28,7 @@ class Function:
         self.estimate = estimate
         self.fell_back = False  # whether `data` is that of `with_fallback`
         self.tried: set[int] = set()  # workers that were sent that
+        self.n_fatal_loads = 0  # workers in a row that ended while they loaded it
         self.id = function_id
         self.data = data
         self.name = name
