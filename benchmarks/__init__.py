@@ -1,1 +1,1 @@
-"""Benchmarks against the peers, and the torture suite: ``python -m benchmarks`` and ``python -m benchmarks.torture``."""
+"""Benchmarks against the peers (``python -m benchmarks``), and the torture suite (``... benchmarks.torture``)."""

@@ -12,7 +12,7 @@ import pickle
 import select
 import socket
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, Self
 
 __all__ = ["Bare"]
 
@@ -45,7 +45,7 @@ class Bare:
             self.epoll.register(fd, select.EPOLLIN)
         self.turn = 0
 
-    def __enter__(self) -> Bare:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -110,7 +110,7 @@ class Block:
                 os._exit(0)
         theirs.close()
 
-    def __enter__(self) -> Block:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -30,8 +30,10 @@ def bar_chart(title: str, unit: str, values: list[tuple[str, float]], ours: str)
     height = TOP + len(values) * (BAR + GAP) + 12
     scale = ", logarithmic scale" if logarithmic else ""
     parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" role="img"'
-        f' font-family="system-ui, sans-serif" font-size="13">',
+        (
+            f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" role="img"'
+            f' font-family="system-ui, sans-serif" font-size="13">'
+        ),
         f"<title>{escape(title)} ({escape(unit)}; shorter is better)</title>",
         f'<text x="8" y="20" fill="{TEXT}" font-size="15" font-weight="600">{escape(title)}</text>',
         f'<text x="8" y="40" fill="{TEXT}">{escape(unit)}; shorter is better{scale}</text>',

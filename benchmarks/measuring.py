@@ -185,7 +185,7 @@ def rounds(
             try:
                 once = stack.enter_context(quiet_end(contender.make()))
                 once()  # warm: imports, first workers, first pages
-            except Exception as error:  # noqa: BLE001  a peer's failure is its own
+            except Exception as error:
                 absent[contender.peer] = f"failed: {type(error).__name__}: {error}"[:200]
                 say(f"  {contender.peer} {absent[contender.peer]}")
                 continue
@@ -197,11 +197,12 @@ def rounds(
                 gc.collect()
                 try:
                     values[peer].append(once())
-                except Exception as error:  # noqa: BLE001
+                except Exception as error:
                     absent[peer] = f"failed: {type(error).__name__}: {error}"[:200]
                     del values[peer]
             able = [(peer, once) for peer, once in able if peer in values]
-            say("  round %d: %s" % (i + 1, ", ".join(f"{peer} {numbers[-1]:.4g}" for peer, numbers in values.items())))
+            latest = ", ".join(f"{peer} {numbers[-1]:.4g}" for peer, numbers in values.items())
+            say(f"  round {i + 1}: {latest}")
     return values
 
 
@@ -214,5 +215,5 @@ def quiet_end(inner: AbstractContextManager[Once]) -> Iterator[Once]:
     finally:
         try:
             inner.__exit__(None, None, None)
-        except Exception as error:  # noqa: BLE001
+        except Exception as error:
             print(f"  closing failed: {error!r}", file=sys.stderr)

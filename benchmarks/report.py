@@ -106,17 +106,24 @@ def document(data: dict[str, Any]) -> str:
     lines = [
         "# Benchmarks",
         "",
-        "Made by `python -m benchmarks` (extra `bench`); this page is generated, the numbers are in"
-        " `benchmarks/results.json`.",
+        (
+            "Made by `python -m benchmarks` (extra `bench`); this page is generated, the numbers are in"
+            " `benchmarks/results.json`."
+        ),
         "",
-        f"{machine['date']}, {machine['cores']} cores of {machine['processor']}, {machine['memory_gb']} GB,"
-        f" {machine['system']}, {machine['python']}; {versions}.",
+        (
+            f"{machine['date']}, {machine['cores']} cores of {machine['processor']}, {machine['memory_gb']} GB,"
+            f" {machine['system']}, {machine['python']}; {versions}."
+        ),
         "",
-        "All contenders of a row are open at once, in one process, and take turns round by round; what stands here are"
-        " medians, and the medians of the rounds' ratios. Ray and Dask bring daemons of their own, so they are measured"
-        " in a second set, beside `fullcourt` again. Each peer does the work as its users would; *bare* is two forked"
-        " workers on socket pairs, written by hand for that work. Start-up, memory and idleness are measured in a"
-        " fresh interpreter each time.",
+        (
+            "All contenders of a row are open at once, in one process, and take turns round by round; what stands here"
+            " are medians, and the medians of the rounds' ratios. Ray and Dask bring daemons of their own, so they are"
+            " measured in a second set, beside `fullcourt` again. Each peer does the work as its users would; *bare* is"
+            " two forked workers on socket pairs, written by hand for that work. Start-up, memory and idleness are"
+            " measured in a"
+            " fresh interpreter each time."
+        ),
         "",
         "Two cores shared with other work make single numbers shaky; the ratios hold better. Read the ratios.",
         "",

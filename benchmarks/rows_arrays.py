@@ -71,8 +71,8 @@ def argument(task: Callable[[Any], float], n: int) -> list[Contender]:
         Contender("ray", f"ray.get({name}.remote(a))", calling(peers.ray, with_ray)),
     ]
     if task is ends_of:
-        found.insert(0, Contender("bare", "one copy into a shared, warm block",
-                                  calling(lambda: Block(n * 8), lambda b, a: b.call(memoryview(a).cast("B")))))  # fmt: skip
+        block = calling(lambda: Block(n * 8), lambda b, a: b.call(memoryview(a).cast("B")))
+        found.insert(0, Contender("bare", "one copy into a shared, warm block", block))
     return found
 
 

@@ -1,4 +1,4 @@
-"""Workloads that peers publish about themselves, in the ways in which they publish them; and a skewed Mandelbrot set."""
+"""Workloads that peers publish about themselves, in the ways in which they do; and a skewed Mandelbrot set."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from benchmarks.rows_calls import doing
 __all__ = ["rows"]
 
 
-# -- the image convolution of Ray's comparison and of mpire's ------------------------------------------------------------
+# -- the image convolution of Ray's comparison and of mpire's ----------------------------------------------------------
 
 
 def convolution(side: int) -> list[Contender]:

@@ -69,8 +69,8 @@ def growth(few: tuple[int, int], many: tuple[int, int], n_tasks: int) -> Contend
 def rows(*, quick: bool) -> list[Row]:
     n = 5_000 if quick else 50_000
     return [
-        Row("workers", "scheduler's cost per task: 1,000 workers against 2", "ratio", [growth((2, 1000), (1000, 5000), n)],
-            [Target(None, 1.5)]),
+        Row("workers", "scheduler's cost per task: 1,000 workers against 2", "ratio",
+            [growth((2, 1000), (1000, 5000), n)], [Target(None, 1.5)]),
         Row("queued", "scheduler's cost per task: 1,000,000 queued against 1,000", "ratio",
             [growth((2, 1000), (2, 1_000_000), n)], [Target(None, 1.5)]),
     ]  # fmt: skip

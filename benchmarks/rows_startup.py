@@ -1,4 +1,4 @@
-"""Rows about start-up, memory and endless input: each measurement in a fresh interpreter, since that is what it is of."""
+"""Rows about start-up, memory and endless input: each measurement in a fresh interpreter."""
 
 from __future__ import annotations
 

@@ -46,8 +46,11 @@ def main(arguments: list[str]) -> int:
         return 0
     cells = {(c["case"], c["pool"]): Cell(**c) for c in json.loads(DATA.read_text())["cells"]} if DATA.exists() else {}
     if not options.report:
-        pools = options.pools or [p for p, cls in POOLS.items()
-                                  if cls.module is None or importlib.util.find_spec(cls.module) is not None]  # fmt: skip
+        pools = options.pools or [
+            pool
+            for pool, cls in POOLS.items()
+            if cls.module is None or importlib.util.find_spec(cls.module) is not None
+        ]
         chosen = [(CASES[key], pool) for key in (options.only or CASES) for pool in pools]
         n_bad = 0
         keep = options.write or not (options.only or options.pools)
@@ -72,7 +75,7 @@ def save(cells: dict[tuple[str, str], Cell], machine: dict[str, Any]) -> None:
 
 
 def isolate() -> None:
-    """Go on in a mount namespace with a /dev/shm of its own, if we may: what peers leave there is then seen, and goes."""
+    """Go on in a mount namespace with a /dev/shm of its own, if we may: so what peers leave there is seen, and goes."""
     command = ["unshare", "--mount", "--propagation", "private", "sh", "-c",
                'mount -t tmpfs tmpfs /dev/shm && exec "$@"', "sh"]  # fmt: skip
     if shutil.which("unshare") and subprocess.run([*command, "true"], check=False, capture_output=True).returncode == 0:

@@ -1,4 +1,4 @@
-"""One cell of the table, as a program: ``python -m benchmarks.torture.cell CASE POOL``. Its last line says how it ended."""
+"""One cell of the table, as a program: ``python -m benchmarks.torture.cell CASE POOL``; its last line tells its end."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def main(key: str, pool: str) -> None:
         say("lost", str(error))
     except ZeroDivisionError:
         raise  # a program that ends by an error
-    except Exception as error:  # noqa: BLE001
+    except Exception as error:
         say("wrong", f"{type(error).__name__}: {error}"[:120])
     else:
         say("ok")

@@ -8,7 +8,7 @@ from __future__ import annotations
 import concurrent.futures
 import multiprocessing
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from typing import Any, Self
 
 from benchmarks.torture import work
 
@@ -99,10 +99,10 @@ class Tortured:
     def terminate(self) -> None:
         raise NotOffered
 
-    def __enter__(self) -> Tortured:
+    def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
         self.pool.__exit__(kind, error, trace)
 
 
@@ -189,10 +189,7 @@ class Executor(Tortured):
     def open(self, n: int, initializer: Any, max_tasks: int | None) -> Any:
         if max_tasks is None:
             return concurrent.futures.ProcessPoolExecutor(n, initializer=initializer)
-        import sys
 
-        if sys.version_info < (3, 11):
-            raise NotOffered
         context = multiprocessing.get_context("spawn")  # max_tasks_per_child refuses fork
         return concurrent.futures.ProcessPoolExecutor(
             n, initializer=initializer, max_tasks_per_child=max_tasks, mp_context=context

@@ -13,7 +13,7 @@ __all__ = ["document"]
 
 SIGNS = {
     "ok": "🟢 ok",
-    "none": "–",
+    "none": "-",
     "wrong": "🟠 wrong",
     "lost": "🔴 lost",
     "hang": "🔴 hang",
@@ -44,12 +44,16 @@ def document(cells: list[Cell], machine: dict[str, Any]) -> str:
     lines = [
         "# Torture",
         "",
-        "Made by `python -m benchmarks.torture` (extra `bench`); this page is generated. Every cell is a program of its"
-        " own in a session of its own, with a deadline, on two workers; afterwards it is looked at what processes are"
-        " left. The cases stand in `benchmarks/torture/cases.py`: add the one that hurt you.",
+        (
+            "Made by `python -m benchmarks.torture` (extra `bench`); this page is generated. Every cell is a program of"
+            " its own in a session of its own, with a deadline, on two workers; afterwards it is looked at what"
+            " processes are left. The cases stand in `benchmarks/torture/`: add the one that hurt you."
+        ),
         "",
-        f"{machine['date']}, {machine['system']}, {machine['python']}, start method fork unless the case says otherwise;"
-        f" {versions}.",
+        (
+            f"{machine['date']}, {machine['system']}, {machine['python']}, start method fork unless a case says"
+            f" otherwise; {versions}."
+        ),
         "",
         "| | |",
         "|---|---|",

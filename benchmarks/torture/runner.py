@@ -40,7 +40,7 @@ class Cell:
 
 
 def descendants(token: str) -> list[int]:
-    """Processes that were started, directly or not, by the cell with this token (a forked one's environment shows it)."""
+    """Processes that were started, directly or not, by the cell with this token, which is in their environment."""
     found = []
     mark = f"{TOKEN}={token}".encode()
     for entry in os.listdir("/proc"):
@@ -132,14 +132,14 @@ def run_cell(case: Case, pool: str, *, isolated: bool = False) -> Cell:
     try:
         output = Output(process)
         outcome, note = judge(case, process, output, began, token)
-        litter = os.listdir("/dev/shm") if isolated else []  # noqa: S108
+        litter = os.listdir("/dev/shm") if isolated else []
         if outcome == "ok" and litter:
             outcome, note = "litter", f"{len(litter)} files in /dev/shm: {litter[0]}"
     finally:
         kill_all(token)
         process.kill()
         if isolated:
-            sweep("/dev/shm")  # noqa: S108
+            sweep("/dev/shm")
         process.wait()
         for stream in (process.stdout, process.stderr):
             if stream is not None:

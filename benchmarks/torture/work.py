@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import signal
@@ -278,10 +279,8 @@ def beat_stubbornly(path: str, seconds: float) -> str:
         signal.signal(number, signal.SIG_IGN)
     until = time.monotonic() + seconds
     while time.monotonic() < until:
-        try:
+        with contextlib.suppress(BaseException):
             beat(path, until - time.monotonic())
-        except BaseException:
-            pass
     return "ran to its end"
 
 

@@ -61,7 +61,8 @@ def system_calls(work: str, n: int) -> tuple[int, dict[str, int]]:
         out = os.path.join(folder, "calls")
         code = PROGRAM.format(work=WORK[work].format(n=n))
         done = subprocess.run(
-            [strace, "-c", "-o", out, sys.executable, "-c", code], capture_output=True, text=True, timeout=100, check=False,
+            [strace, "-c", "-o", out, sys.executable, "-c", code],
+            capture_output=True, text=True, timeout=100, check=False,
             env={**os.environ, "PYTHONPATH": str(ROOT / "src")},
         )  # fmt: skip
         if "ptrace" in done.stderr or "PTRACE" in done.stderr:
