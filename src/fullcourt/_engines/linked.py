@@ -23,6 +23,7 @@ from fullcourt._engines.jobs import Call, MapChunk
 from fullcourt._os.soft_stop import STOP_SIGNAL
 from fullcourt._transport.arena import pool_arena
 from fullcourt._transport.codec import Codec
+from fullcourt._transport.frames import CALL, MAX_INLINE, pack
 from fullcourt._transport.journal import (
     REGION_BYTES,
     read_phase,
@@ -290,6 +291,18 @@ class LinkedEngine(RemoteEngine):
     def _woken(self, events: list[Event]) -> None:
         with contextlib.suppress(BlockingIOError):
             os.eventfd_read(self._wake_fd)
+
+    def send(self, worker_id: int, chunk: Any) -> PicklingError | None:
+        """As in :class:`RemoteEngine`; for the usual call written out."""
+        handle = self.handles.get(worker_id)
+        if type(chunk) is Call and handle is not None:
+            payload, buffers = chunk.payload
+            function_id = chunk.function.id
+            if not buffers and function_id in handle.known and len(payload) <= MAX_INLINE:
+                handle.n_due += 1
+                handle.link.send_small(pack(CALL, 0, function_id, chunk.id, 0, 1, 0, 0.0) + payload, chunk.id)
+                return None
+        return super().send(worker_id, chunk)
 
     def _watch(self, fd: int, source: Callable[[list[Event]], None]) -> None:
         self._sources[fd] = source

@@ -8,7 +8,6 @@ With several slots, each is a thread that does all this for itself; the kernel h
 
 from __future__ import annotations
 
-import contextlib
 import os
 import pickle
 import sys
@@ -376,6 +375,12 @@ def name_result(error: PicklingError) -> PicklingError:
 
 def flush_streams() -> None:
     """What tasks print must not wait in a buffer until the worker ends, or be lost if it is killed."""
-    for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(AttributeError, OSError, ValueError):
-            stream.flush()
+    # Twice for every call: `suppress`, a function call each, would cost as much as the sending.
+    try:
+        sys.stdout.flush()
+    except (AttributeError, OSError, ValueError):
+        pass
+    try:
+        sys.stderr.flush()
+    except (AttributeError, OSError, ValueError):
+        pass

@@ -114,6 +114,10 @@ def make_link() -> tuple[PoolEnd, socket.socket, socket.socket]:
 def receive_with_fd(sock: socket.socket, flags: int = 0) -> tuple[bytes, int]:
     """Receive a frame and the descriptor that may come with it (-1: none)."""
     data, ancillary, _, _ = sock.recvmsg(RECEIVE_BYTES, 64, flags)
+    return data, descriptor_in(ancillary) if ancillary else -1
+
+
+def descriptor_in(ancillary: list[tuple[int, int, bytes]]) -> int:
     fd = -1
     for level, kind, content in ancillary:
         if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
@@ -121,7 +125,7 @@ def receive_with_fd(sock: socket.socket, flags: int = 0) -> tuple[bytes, int]:
             fds.frombytes(content[: len(content) - len(content) % fds.itemsize])
             fd = fds[0]
             os.set_inheritable(fd, False)
-    return data, fd
+    return fd
 
 
 def send_with_fd(sock: socket.socket, data: bytes, fd: int) -> None:
@@ -151,6 +155,20 @@ class PoolEnd:
     def fileno(self) -> int:
         """The descriptor that becomes readable when results or the end have come."""
         return self._in.fileno()
+
+    def send_small(self, data: bytes, chunk_id: int) -> None:
+        """:meth:`send` for what needs no frame unless it must wait: most calls."""
+        with self._lock:
+            self.bytes_out += len(data)
+            if self._waiting:
+                self._waiting.append(Frame(data, -1, chunk_id))
+                return
+            try:
+                self._send(data)
+            except BlockingIOError:
+                self._waiting.append(Frame(data, -1, chunk_id))
+            except OSError:  # as below
+                pass
 
     def send(self, frame: Frame) -> bool:
         """Send a frame, or keep it until :meth:`flush` where the link is full. False: it waits, or the link is dead."""
@@ -265,24 +283,26 @@ class WorkerEnd:
         self.make_frame = partial(make_frame, arena=self._arena)
         self._tasks = tasks
         self._results = results
-        self._lock: contextlib.AbstractContextManager[object] = (
-            threading.Lock() if n_slots > 1 else contextlib.nullcontext()
-        )
+        self._alone = n_slots == 1
+        self._lock = threading.Lock()
         self._send = results.send
         self._recv = tasks.recvmsg
 
     def receive(self) -> tuple[Fields, bytes, int] | None:
         """Wait for a frame: header, data, descriptor. None: the pool is gone, or wants this worker to end."""
         try:
-            data, fd = receive_with_fd(self._tasks)
+            data, ancillary, _, _ = self._recv(RECEIVE_BYTES, 64)
         except OSError:
             return None
         if not data:
             return None
-        return unpack(data), data, fd
+        return unpack(data), data, descriptor_in(ancillary) if ancillary else -1
 
     def send(self, frame: Frame) -> None:
         """Send a frame; waits while the pool is behind. Raises OSError when the pool is gone."""
+        if frame.fd < 0 and self._alone:
+            self._send(frame.data)
+            return
         with self._lock:
             if frame.fd < 0:
                 self._send(frame.data)
