@@ -160,28 +160,47 @@ class Driver:
             if options.priority:
                 priority = options.priority
                 me = (me, priority)
-        with self.roles.shield, self._lock:
-            self._check_open()
-            stream = self._streams.get(me)
-            if stream is None:
-                stream = self._streams[me] = CallStream(Estimate(), priority)
-                self._forget_streams(me)
-            if self._limited and not self._n_open:
-                self.supervisor.work_came(monotonic())
-            self._n_open += 1
-            call.id = self.new_id()  # under the lock: on free-threaded Python two could draw the same number
-            call.stream = stream
-            stream.append(call)
-            if not stream.queued:
-                self.scheduler.stream_filled(stream, monotonic())
-        if self.scheduler.actions:
-            self._perform()
+        self._hand_in(call, me, priority)
         if not waits and self.engine.needs_driving:
             self._since_driven += 1
             if self.roles.parked:
                 self.roles.arm()
             if self._since_driven >= DRIVE_EVERY:
                 self.roles.try_step(0)
+
+    def _hand_in(self, call: Call, me: object, priority: int) -> None:
+        """Give a call to the scheduler and, as a rule, at once to a worker."""
+        scheduler = self.scheduler
+        chunk: Any = None
+        worker_id = 0
+        with self.roles.shield:
+            with self._lock:
+                self._check_open()
+                stream = self._streams.get(me)
+                if stream is None:
+                    stream = self._streams[me] = CallStream(Estimate(), priority)
+                    self._forget_streams(me)
+                if self._limited and not self._n_open:
+                    self.supervisor.work_came(monotonic())
+                self._n_open += 1
+                call.id = self.new_id()  # under the lock: on free-threaded Python two could draw the same number
+                call.stream = stream
+                stream.append(call)
+                if not stream.queued:
+                    scheduler.stream_filled(stream, monotonic())
+                    actions = scheduler.actions
+                    # The usual case, written out: this call goes to a worker, and nothing else is to be done.
+                    if len(actions) == 1 and actions[0][0] == "send" and not self.engine.runs_inline:
+                        _, worker_id, chunk = actions[0]
+                        actions.clear()
+            if chunk is not None:
+                problem = self.engine.send(worker_id, chunk)
+                if problem is not None:
+                    self._settle(self._cannot_send(chunk, worker_id, problem))
+                elif chunk.options is not None and chunk.options.is_watched:
+                    self._watch(chunk, worker_id)
+        if scheduler.actions:
+            self._perform()
 
     def cannot_part(self, options: Options | None) -> bool:
         """Whether items with these options must travel one by one: a stuck one cannot be parted from others here."""
@@ -543,6 +562,14 @@ class Driver:
             if self.scheduler.look_again_at is not None or self.supervisor.due < NEVER:
                 self.tend()
             return
+        if (
+            len(events) == 1
+            and type(events[0]) is FrameArrived
+            and events[0].fields[0] < frames.OUTPUT
+            and not self._arrived
+        ):
+            self._handle_frame(events[0])
+            return
         # In a queue of the driver's: while what workers print is delivered, an interrupt may come, or a log handler may
         # wait for a task; neither must lose what comes after.
         self._arrived.extend(events)
@@ -599,9 +626,29 @@ class Driver:
         self._perform()
         self._settle(settlements)
 
+    def _handle_frame(self, event: FrameArrived) -> None:
+        """A single frame, as most come: :meth:`handle_events` without its lists."""
+        sampled = not (self.n_done & SAMPLED)
+        began = perf_counter() if sampled else 0.0
+        value, problem = self._read(event)
+        if sampled:
+            self.pickling_s += (perf_counter() - began) * (SAMPLED + 1)
+        with self._lock:
+            now = monotonic()
+            settlements = self._frame(event, value, problem, now)
+            if self.scheduler.look_again_at is not None or self.supervisor.due <= now:
+                settlements += self._tend(now)
+            if self.closed or self._abandoned_jobs or self.supervisor.condemned:
+                self._after_event()
+        if self.scheduler.actions:
+            self._perform()
+        self._settle(settlements)
+
     def _read(self, event: FrameArrived) -> tuple[Any, BaseException | None]:
-        kind = event.fields[0]
+        kind, flags = event.fields[:2]
         try:
+            if kind == frames.RESULT and not flags:
+                return decode(memoryview(event.data)[frames.HEADER_BYTES :]), None
             body = read_body(event.data, event.fields, event.fd)
             if kind in (frames.RESULT, frames.RESULTS):
                 return decode(body.payload, body.buffers), None
@@ -860,8 +907,16 @@ class Driver:
 
     def _settle(self, settlements: list[Settlement]) -> None:
         """Tell the users; their callbacks run here, without any lock."""
-        if not settlements and not self._deferred and not self._outcomes:
-            return
+        if not self._deferred and not self._outcomes:
+            if not settlements:
+                return
+            if len(settlements) == 1 and settlements[0][2] is None and settlements[0][0] is not None:
+                settlements[0][0]._settle(settlements[0][1], None)
+                if self._deferred or self._outcomes:  # by its callback
+                    self._settle([])
+                elif self.engine.needs_driving:
+                    self.roles.tell()
+                return
         # In a queue of the driver's: a callback may wait for another of these, and then hands it out itself.
         self._outcomes.extend(settlements)
         while True:
