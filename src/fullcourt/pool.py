@@ -107,6 +107,8 @@ class Pool:
         [1, 2, 3]
     """
 
+    _engine_options: Mapping[str, Any] = {}  # what the faces of the standard library ask of the engine beside
+
     def __init__(
         self,
         processes: int | None = None,
@@ -159,6 +161,7 @@ class Pool:
             initargs=tuple(initargs),
             max_tasks=max_tasks_per_child,
             preload=tuple(preload),
+            **self._engine_options,
         )
         self._driver.open()
         end_at_exit = EndAtExit(self._driver)

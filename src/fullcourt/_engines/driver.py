@@ -43,7 +43,7 @@ from fullcourt._transport.codec import decode
 from fullcourt._transport.functions import FunctionTable, with_fallback
 from fullcourt._transport.journal import LOADING, RUNNING
 from fullcourt._transport.link import read_body
-from fullcourt._transport.remote_errors import load_exception
+from fullcourt._transport.remote_errors import RESULT_UNREADABLE, load_exception
 from fullcourt.errors import PicklingError, PoolBroken, PoolClosed, TaskCancelled, WorkerDied, exit_name
 
 __all__ = ["Driver"]
@@ -467,7 +467,7 @@ class Driver:
             if kind in (frames.ERROR, frames.INIT_FAILED, frames.UNLOADABLE_FUNCTION):
                 return None, load_exception(body.payload)
         except BaseException as error:  # noqa: BLE001
-            error.add_note("fullcourt: the task ran, but its result could not be read back in this process")
+            error.add_note(RESULT_UNREADABLE)
             return None, error
         return None, None
 
@@ -760,9 +760,11 @@ class Driver:
     # -- cancelling and ending -------------------------------------------------------------------------------------
 
     def is_running(self, future: Future[Any]) -> bool:
-        """Whether a future's task was handed to a worker."""
+        """Whether a worker has begun a future's task."""
         work = future.work
-        return isinstance(work, Call) and work.worker_id is not None
+        worker_id = work.worker_id if isinstance(work, Call) else None
+        handle = None if worker_id is None else self.engine.handles.get(worker_id)
+        return handle is not None and work.id in self.engine.started(handle)
 
     def cancel(self, future: Future[Any]) -> bool:
         """Cancel a call that has not started, or stop a map from starting more."""
@@ -826,6 +828,41 @@ class Driver:
                 self._requeue(chunks, now)
         self._perform()
         return found
+
+    def cancel_unstarted(self) -> None:
+        """Cancel all calls that no worker has begun; those that run go on."""
+        if self.is_foreign():
+            return
+        with self.roles.shield, self._lock:
+            calls = [call for stream in self._streams.values() for call in stream.drain()]
+            calls += [chunk for chunk in self.scheduler.returned if type(chunk) is Call]
+            self.scheduler.returned = deque(c for c in self.scheduler.returned if type(c) is not Call)
+            for stream in [s for s in self.scheduler.streams if not s.available()]:
+                self.scheduler.streams.remove(stream)
+                stream.queued = False
+            laden = list(self.scheduler.workers)
+        for worker_id in laden:
+            ids = self.engine.take_back(worker_id)
+            with self.roles.shield, self._lock:
+                worker = self.scheduler.workers.get(worker_id)
+                chunks = [worker.sent[i] for i in ids if i in worker.sent] if worker is not None else []
+                self._forget_functions(worker_id, chunks)
+                now = monotonic()
+                taken = [chunk for chunk in chunks if type(chunk) is Call]
+                for call in taken:
+                    self.scheduler.withdrawn(call, now)
+                calls += taken
+                self._requeue([chunk for chunk in chunks if type(chunk) is not Call], now)
+        settlements: list[Settlement] = []
+        with self.roles.shield, self._lock:
+            for call in calls:
+                if call.future is not None:
+                    settlements.append((call.future, None, TaskCancelled("cancelled")))
+                    call.future = None
+                    self._n_open -= 1
+            self._after_event()
+        self._perform()
+        self._settle(settlements)
 
     def close(self) -> None:
         """Take no more work; end the workers when all is done. Does not wait."""

@@ -40,6 +40,7 @@ class Handle:
         self.known: set[int] = set()  # functions that it has
         self.at_end = False  # its link has reported end-of-file
         self.ready = False
+        self.exitcode: int | None = None  # once it has ended, where that is known
         self.orphaned = False
         self.failure: Exception | None = None  # why it could not be started, where that is known
         self.n_done = 0

@@ -40,6 +40,7 @@ from fullcourt._engines.template import (
 from fullcourt._os.system import kill_tree
 from fullcourt._transport import frames
 from fullcourt._transport.codec import Codec
+from fullcourt._transport.inheritance import Inheritance, adopt
 from fullcourt._transport.journal import REGION_BYTES
 from fullcourt._transport.portable_link import Page, PoolEnd, WorkerEnd, make_link, make_message, open_page
 from fullcourt.errors import NotSupported
@@ -67,12 +68,14 @@ class PortableEngine(RemoteEngine):
         super().__init__(n_slots, name, Codec())
         self._setup = setup
         self._start_data = b""
+        self._inheritance = Inheritance(renumbered=False)
         self._children: dict[int, Child] = {}
         self._mailbox = Mailbox()
 
     def open(self) -> None:
         self._setup.pool_pid = os.getpid()
-        self._start_data = pickle_setup(self._setup, self.codec)
+        self._inheritance = Inheritance(renumbered=False)
+        self._start_data = pickle_setup(self._setup, self.codec, self._inheritance)
 
     # -- waiting ---------------------------------------------------------------------------------------------------
 
@@ -102,7 +105,8 @@ class PortableEngine(RemoteEngine):
             on_failure.callback(link.close)
             arguments = f"{worker_id}, {inherited.numbers!r}, {page.token!r}, {page_bytes}"
             code = f"from fullcourt._engines.portable import main; main({arguments})"
-            process = start_interpreter(code, inherited.numbers + page.numbers)
+            numbers = inherited.numbers + page.numbers + self._inheritance.descriptors
+            process = start_interpreter(code, numbers)
             on_failure.pop_all()
         handle = Handle(worker_id, f"{self.name}-{worker_id}", link, page.memory)
         handle.pid = process.pid
@@ -321,6 +325,7 @@ def main(worker_id: int, inherited: list[int], page: Any, page_bytes: int) -> No
         os._exit(1)
     end.start_reading()
     quiet_signals()
+    adopt(0, 0, setup.tracker)
     enter_world(setup)
     preload(setup)
     run_worker(worker_id, setup, lambda: (end, open_page(page, page_bytes)))

@@ -16,6 +16,7 @@ from fullcourt._engines.template import Setup, fork_template, spawn_interpreter,
 from fullcourt._os.system import open_pidfd
 from fullcourt._transport import frames
 from fullcourt._transport.codec import Codec
+from fullcourt._transport.inheritance import Inheritance
 from fullcourt._transport.link import make_frame, make_link
 from fullcourt.errors import NotSupported, PoolBroken
 
@@ -61,10 +62,11 @@ class ProcessEngine(LinkedEngine):
         self._watch(control.fileno(), self._hear)
 
     def _start_fresh(self, template_end: socket.socket) -> int:
-        setup_fd = write_setup(self._setup, self.codec)
+        inheritance = Inheritance(renumbered=True)
+        setup_fd = write_setup(self._setup, self.codec, inheritance)
         try:
             code = f"from fullcourt._engines.template import main; main(3, 4, {self._method!r})"
-            return spawn_interpreter(code, [template_end.fileno(), setup_fd])
+            return spawn_interpreter(code, [template_end.fileno(), setup_fd, *inheritance.descriptors])
         finally:
             os.close(setup_fd)
 
@@ -91,6 +93,7 @@ class ProcessEngine(LinkedEngine):
             elif what == "exited":
                 self._drain(handle, events)
                 self._remove(handle)
+                handle.exitcode = rest[0]
                 events.append(Lost(handle, rest[0], rest[1]))
             else:
                 self._remove(handle)

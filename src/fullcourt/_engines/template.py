@@ -32,6 +32,7 @@ from types import ModuleType
 from typing import Any, NoReturn
 
 from fullcourt._os.system import become_subreaper, descendants, die_with_parent, kill_tree, open_pidfd
+from fullcourt._transport.inheritance import Inheritance, adopt, dumps_inheriting, tracker_descriptor
 from fullcourt.errors import NotSupported
 
 __all__ = ["Setup", "Template", "main", "worker_main"]
@@ -52,6 +53,9 @@ class Setup:
     cwd: str = ""
     preload: tuple[str, ...] = ()
     encoded_initializer: bytes | None = None
+    n_inherited: int = 0  # descriptors that a fresh interpreter is given beside its own
+    tracker: int | None = None  # which of them leads to the resource tracker
+    authkey: bytes = b""  # multiprocessing's, for proxies of managers
 
 
 class Template:
@@ -334,6 +338,8 @@ def main(control_fd: int, setup_fd: int, method: str) -> None:
     data = read_all(setup_fd)
     setup: Setup = pickle.loads(data)
     quiet_signals()
+    inherited = range(setup_fd + 1, setup_fd + 1 + setup.n_inherited)
+    adopt(inherited.start, setup.n_inherited, setup.tracker)
     enter_world(setup)
     if method == "forkserver":
         run_template(control, setup.pool_pid, setup)
@@ -341,7 +347,7 @@ def main(control_fd: int, setup_fd: int, method: str) -> None:
 
     def spawn_worker(worker_id: int, fds: list[int]) -> int:
         code = f"from fullcourt._engines.template import spawned; spawned({worker_id})"
-        return spawn_interpreter(code, [*fds, setup_fd])
+        return spawn_interpreter(code, [*fds, setup_fd, *inherited])
 
     Template(control, setup.pool_pid, spawn_worker).run()
     os._exit(0)
@@ -353,6 +359,7 @@ def spawned(worker_id: int) -> None:
     setup: Setup = pickle.loads(read_all(6))
     os.close(6)
     quiet_signals()
+    adopt(7, setup.n_inherited, setup.tracker)
     for fd in (3, 4, 5):
         os.set_inheritable(fd, False)
     enter_world(setup)
@@ -360,8 +367,8 @@ def spawned(worker_id: int) -> None:
     worker_main(worker_id, 3, 4, 5, setup, parent_pid)
 
 
-def pickle_setup(setup: Setup, codec: Any) -> bytes:
-    """What a fresh interpreter needs to know, pickled."""
+def pickle_setup(setup: Setup, codec: Any, inheritance: Inheritance | None) -> bytes:
+    """What a fresh interpreter needs to know, pickled; with what it must inherit. None: it can inherit nothing."""
     fresh = Setup(
         n_slots=setup.n_slots,
         name=setup.name,
@@ -371,19 +378,38 @@ def pickle_setup(setup: Setup, codec: Any) -> bytes:
         argv=list(sys.argv),
         cwd=os.getcwd(),
     )
-    if setup.initializer is not None:
-        data, buffers = codec.encode((setup.initializer, setup.initargs))
-        if buffers:  # rare, and not worth a table
-            from fullcourt._transport.by_value import dumps
+    if "multiprocessing.managers" in sys.modules:
+        from multiprocessing.process import current_process
 
-            data = dumps((setup.initializer, setup.initargs), 5)
-        fresh.encoded_initializer = data
+        fresh.authkey = bytes(current_process().authkey)
+    if setup.initializer is not None:
+        what = (setup.initializer, setup.initargs)
+        if inheritance is None:
+            fresh.encoded_initializer = encode_whole(what, codec)
+        else:
+            fresh.encoded_initializer = dumps_inheriting(what, inheritance, lambda obj: encode_whole(obj, codec))
+    if inheritance is not None:
+        tracker = tracker_descriptor()
+        if tracker is not None:
+            fresh.tracker = inheritance.duplicate_for_child(tracker)
+        fresh.n_inherited = len(inheritance.descriptors)
     return pickle.dumps(fresh)
 
 
-def write_setup(setup: Setup, codec: Any) -> int:
+def encode_whole(obj: object, codec: Any) -> bytes:
+    """Pickle with all buffers inside."""
+    data: bytes
+    data, buffers = codec.encode(obj)
+    if buffers:  # rare, and not worth a table
+        from fullcourt._transport.by_value import dumps
+
+        data = dumps(obj, 5)
+    return data
+
+
+def write_setup(setup: Setup, codec: Any, inheritance: Inheritance | None) -> int:
     """Write that into a memory block. Returns its descriptor, to be read by `read_all`."""
-    data = pickle_setup(setup, codec)
+    data = pickle_setup(setup, codec, inheritance)
     fd = os.memfd_create("fullcourt-setup", os.MFD_CLOEXEC)
     try:
         done = 0
@@ -411,6 +437,10 @@ def enter_world(setup: Setup) -> None:
     Its ``__main__`` is never imported again: an empty one stands there, and is filled by what functions bring along.
     """
     sys.modules["__main__"] = ModuleType("__main__")
+    if setup.authkey:
+        from multiprocessing.process import current_process
+
+        current_process().authkey = setup.authkey
     sys.path[:] = setup.sys_path
     sys.argv[:] = setup.argv
     with contextlib.suppress(OSError):

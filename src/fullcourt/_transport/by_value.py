@@ -10,10 +10,12 @@ receiver itself has bound the name to something else since it last came: what an
 
 from __future__ import annotations
 
+import copyreg
 import hashlib
 import io
 import pickle
 import sys
+from collections import ChainMap
 from collections.abc import Callable
 from types import FunctionType, ModuleType
 from typing import Any
@@ -30,6 +32,10 @@ class Pickler(cloudpickle.Pickler):
 
     def __init__(self, file: io.BytesIO, protocol: int, buffer_callback: Callable[[Any], Any] | None) -> None:
         super().__init__(file, protocol, buffer_callback)
+        reduction = sys.modules.get("multiprocessing.reduction")
+        if reduction is not None:  # it knows how connections and sockets travel
+            known: Any = reduction.ForkingPickler._extra_reducers
+            self.dispatch_table = ChainMap(cloudpickle.Pickler._dispatch_table, known, copyreg.dispatch_table)
         self._main = main_globals()
         self.globals_ref[id(self._main)] = MainGlobals()
 

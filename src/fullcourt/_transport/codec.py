@@ -30,6 +30,9 @@ OUT_OF_BAND_BYTES = 32768
 # The table of their lengths, 8 bytes each, must fit in one frame.
 MAX_BUFFERS = 4096
 
+# Plain pickle takes a connection for its descriptor's number, which means nothing elsewhere.
+CONNECTION = b"multiprocessing.connection"
+
 Encoded = tuple[bytes, list[pickle.PickleBuffer]]
 
 
@@ -63,7 +66,7 @@ class Codec:
         buffers: list[pickle.PickleBuffer] = []
         try:
             data = pickle.dumps(obj, PROTOCOL, buffer_callback=buffers.append)
-            if b"__main__" not in data or self._shares_main():
+            if (b"__main__" not in data or self._shares_main()) and CONNECTION not in data:
                 if len(buffers) > MAX_BUFFERS or any(is_small(buffer) for buffer in buffers):
                     buffers = []
                     data = pickle.dumps(obj, PROTOCOL, buffer_callback=keep_large(buffers))
