@@ -198,12 +198,14 @@ def run_worker(worker_id: int, setup: Setup, connect: Callable[[], tuple[Any, mm
     """Be a worker, to the end, behind any kind of link: ``connect`` gives the worker's end and its page."""
     code = 1
     try:
+        from fullcourt._engines import worker as this_worker
         from fullcourt._engines.worker import Worker, flush_streams
         from fullcourt._transport.codec import Codec
         from fullcourt._transport.mainspace import adopt_main
 
         end, page = connect()
-        be_a_child(f"{setup.name}-{worker_id}")
+        this_worker.name_here = f"{setup.name}-{worker_id}"
+        be_a_child(this_worker.name_here)
         adopt_main()
         codec = Codec(shares_main=setup.shares_main)
         initializer, initargs = setup.initializer, setup.initargs

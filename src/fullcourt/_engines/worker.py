@@ -49,6 +49,7 @@ class End(Protocol):
 
 
 n_slots_here = 0  # how many slots this process has as a worker; 0 where it is none
+name_here = ""  # its name as a worker: the pool's, and its number in it
 
 
 class Worker:

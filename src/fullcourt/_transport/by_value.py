@@ -31,11 +31,11 @@ class Pickler(cloudpickle.Pickler):
     """cloudpickle's, for which functions of ``__main__`` share their globals."""
 
     def __init__(self, file: io.BytesIO, protocol: int, buffer_callback: Callable[[Any], Any] | None) -> None:
-        super().__init__(file, protocol, buffer_callback)
         reduction = sys.modules.get("multiprocessing.reduction")
-        if reduction is not None:  # it knows how connections and sockets travel
+        if reduction is not None:  # it knows how connections and sockets travel; the base looks at this when it is made
             known: Any = reduction.ForkingPickler._extra_reducers
             self.dispatch_table = ChainMap(cloudpickle.Pickler._dispatch_table, known, copyreg.dispatch_table)
+        super().__init__(file, protocol, buffer_callback)
         self._main = main_globals()
         self.globals_ref[id(self._main)] = MainGlobals()
 
