@@ -830,7 +830,7 @@ class Driver:
         return found
 
     def cancel_unstarted(self) -> None:
-        """Cancel all calls that no worker has begun; those that run go on."""
+        """Cancel all calls that no worker has begun or is just about to begin; those that run go on."""
         if self.is_foreign():
             return
         with self.roles.shield, self._lock:
@@ -840,7 +840,7 @@ class Driver:
             for stream in [s for s in self.scheduler.streams if not s.available()]:
                 self.scheduler.streams.remove(stream)
                 stream.queued = False
-            laden = list(self.scheduler.workers)
+            laden = list(self.scheduler.laden)
         for worker_id in laden:
             ids = self.engine.take_back(worker_id)
             with self.roles.shield, self._lock:
@@ -848,11 +848,15 @@ class Driver:
                 chunks = [worker.sent[i] for i in ids if i in worker.sent] if worker is not None else []
                 self._forget_functions(worker_id, chunks)
                 now = monotonic()
-                taken = [chunk for chunk in chunks if type(chunk) is Call]
+                # What a free slot would have begun at once is let run.
+                n_begun = len(worker.sent) - len(chunks) if worker is not None else 0
+                n_spared = max(0, self.scheduler.n_slots - n_begun)
+                spared, rest = chunks[:n_spared], chunks[n_spared:]
+                taken = [chunk for chunk in rest if type(chunk) is Call]
                 for call in taken:
                     self.scheduler.withdrawn(call, now)
                 calls += taken
-                self._requeue([chunk for chunk in chunks if type(chunk) is not Call], now)
+                self._requeue(spared + [chunk for chunk in rest if type(chunk) is not Call], now)
         settlements: list[Settlement] = []
         with self.roles.shield, self._lock:
             for call in calls:

@@ -195,6 +195,7 @@ class ProcessEngine(LinkedEngine):
 
     def close(self) -> None:
         self._ending = True
+        self._setup.initializer, self._setup.initargs = None, ()  # what is the user's is not held any longer
         control, self._control = self._control, None
         if control is not None:
             self._unwatch(control.fileno())

@@ -7,6 +7,7 @@ for processes of ``multiprocessing``.
 from __future__ import annotations
 
 import os
+import weakref
 from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
 from typing import Any
@@ -136,24 +137,28 @@ def child_start(
 class Backlog:
     """How much work waits, for programs that look at the standard library's queues of it to hold themselves back.
 
-    It has what they ask: ``qsize``, ``empty``, ``len``, truth.
+    It has what they ask: ``qsize``, ``empty``, ``len``, truth. It does not keep the pool alive.
+
+    Args:
+        count: a bound method of whoever knows.
     """
 
     def __init__(self, count: Callable[[], int]) -> None:
-        self._count = count
+        self._count = weakref.WeakMethod(count)
 
     def qsize(self) -> int:
         """How many."""
-        return self._count()
+        count = self._count()
+        return 0 if count is None else count()
 
     __len__ = qsize
 
     def empty(self) -> bool:
         """Whether there is none."""
-        return not self._count()
+        return not self.qsize()
 
     def __iter__(self) -> Any:
-        return iter(range(self._count()))
+        return iter(range(self.qsize()))
 
     def join_thread(self) -> None:
         """Nothing to wait for."""

@@ -5,6 +5,7 @@ Every worker of a face loads this module: it imports little.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -80,6 +81,8 @@ def break_process_pool(error: BaseException) -> BaseException:
     from concurrent.futures.process import BrokenProcessPool
 
     log_failure()
+    # This process will end now. What lies in queues (that log record, perhaps) goes out before the pool hears of it.
+    sys.modules["multiprocessing.util"]._exit_function()
     return BrokenProcessPool(f"The initializer failed, the process pool is not usable anymore: {error!r}")
 
 

@@ -18,6 +18,7 @@ from types import CellType, FunctionType, MethodType, ModuleType
 from typing import Any, cast
 
 from fullcourt._transport.captures import SMALL_ATOMS, global_names
+from fullcourt._transport.inheritance import sharing
 from fullcourt.errors import PicklingError
 
 __all__ = ["Codec", "Encoded", "decode"]
@@ -81,7 +82,8 @@ class Codec:
         try:
             from fullcourt._transport.by_value import dumps
 
-            return dumps(obj, PROTOCOL, keep_large(buffers)), buffers
+            with sharing():
+                return dumps(obj, PROTOCOL, keep_large(buffers)), buffers
         except Exception as error:
             where = find_unpicklable(obj)
             message = f"{where} cannot be pickled, so it cannot be sent to another process: {error}"

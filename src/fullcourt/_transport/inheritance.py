@@ -15,7 +15,7 @@ import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
-__all__ = ["Inheritance", "adopt", "dumps_inheriting"]
+__all__ = ["Inheritance", "adopt", "dumps_inheriting", "sharing", "tracker_descriptor"]
 
 # What descriptor 0 of an inheritance is in this process, after it was started with one.
 first_here = 0
@@ -53,8 +53,24 @@ class Inheritance:
         return Inherited(fd)
 
 
+class Sharing:
+    """Stands in for the popen object while a task is pickled for a process that runs: descriptors are fetched by it."""
+
+    @staticmethod
+    def duplicate_for_child(fd: int) -> int:
+        """Only its number."""
+        return fd
+
+    @staticmethod
+    def DupFd(fd: int) -> Any:  # noqa: N802  multiprocessing's name
+        """What is pickled for it: it can be read once, which is how often a task is begun."""
+        from multiprocessing import resource_sharer
+
+        return resource_sharer.DupFd(fd)
+
+
 @contextlib.contextmanager
-def spawning(popen: Inheritance) -> Iterator[None]:
+def spawning(popen: Inheritance | Sharing) -> Iterator[None]:
     """While in here, this thread starts a process, in the eyes of ``multiprocessing``."""
     from multiprocessing import context
 
@@ -64,6 +80,17 @@ def spawning(popen: Inheritance) -> Iterator[None]:
         yield
     finally:
         context.set_spawning_popen(before)
+
+
+def sharing() -> contextlib.AbstractContextManager[None]:
+    """While in here, what ``multiprocessing`` gives only to new processes is pickled for one that runs.
+
+    That can be done for what has a name (locks, unless their context forks), or a descriptor (queues, shared values).
+    """
+    context = sys.modules.get("multiprocessing.context")
+    if context is None or sys.platform == "win32" or context.get_spawning_popen() is not None:
+        return contextlib.nullcontext()
+    return spawning(Sharing())
 
 
 def dumps_inheriting(obj: object, inheritance: Inheritance, otherwise: Callable[[object], bytes]) -> bytes:

@@ -210,15 +210,14 @@ class ProcessPoolExecutor(Shared, standard.ProcessPoolExecutor):
     @property
     def _pending_work_items(self) -> Backlog:  # type: ignore[override]
         """How many calls have not ended: ``len(executor._pending_work_items)``."""
+        return Backlog(self._n_unfinished)
 
-        def count() -> int:
-            pool = self._pool
-            if pool is None:
-                return 0
-            with pool.driver._lock:
-                return pool.driver.n_unfinished()
-
-        return Backlog(count)
+    def _n_unfinished(self) -> int:
+        pool = self._pool
+        if pool is None:
+            return 0
+        with pool.driver._lock:
+            return pool.driver.n_unfinished()
 
     @property
     def _shutdown_thread(self) -> bool:  # type: ignore[override]
@@ -246,16 +245,24 @@ def results_of(stream: ResultIterator[Any], deadline: float | None) -> Iterator[
     """What a stream gives, until the deadline; its end, however it comes, stops the stream."""
     try:
         while True:
-            try:
-                value = stream.next(None if deadline is None else max(0.0, deadline - monotonic()))
-            except StopIteration:
-                return
-            except Exception as error:
-                raise translated(error)  # noqa: B904  its cause is set
-            yield value
-            value = None
+            yield following(stream, deadline)  # no name for it here: nothing that was given out is held
+    except NoMore:
+        pass
     finally:
         stop_stream(stream)
+
+
+class NoMore(Exception):  # noqa: N818  a signal, as StopIteration is, which a generator may not let through
+    """A stream has ended."""
+
+
+def following(stream: ResultIterator[Any], deadline: float | None) -> Any:
+    try:
+        return stream.next(None if deadline is None else max(0.0, deadline - monotonic()))
+    except StopIteration:
+        raise NoMore from None
+    except Exception as error:
+        raise translated(error)  # noqa: B904  its cause is set
 
 
 def __getattr__(name: str) -> Any:

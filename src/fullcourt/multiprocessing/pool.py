@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import multiprocessing.context
 import multiprocessing.pool as standard
 import warnings
@@ -24,7 +25,7 @@ from fullcourt._faces.children import ChildProcess
 from fullcourt._faces.outcomes import as_standard, unwrapped
 from fullcourt._faces.pools import AHEAD, Backlog, FacePool
 from fullcourt._os.cpus import usable_cores
-from fullcourt.errors import PicklingError, RemoteTraceback
+from fullcourt import errors
 
 __all__ = ["Pool", "ThreadPool"]
 
@@ -34,8 +35,8 @@ NOT_RUNNING = "Pool not running"
 
 def translated(error: BaseException) -> BaseException:
     """An exception as the standard library's pool raises it."""
-    if isinstance(error, PicklingError):
-        if type(error.__cause__) is RemoteTraceback:  # a result
+    if isinstance(error, errors.PicklingError):
+        if type(error.__cause__) is errors.RemoteTraceback:  # a result
             shown = MaybeEncodingError(error, "(the result stayed in the worker)")
             shown.__cause__ = error
             return shown
@@ -264,9 +265,11 @@ class Pool(standard.Pool):
         self._check_running()
         check_chunksize(chunksize)
         size = self._single if chunksize == 1 else chunksize
+        if chunksize is not None and chunksize > 1 and not isinstance(iterable, (list, tuple, range)):
+            iterable = whole_chunks(iterable, chunksize)
         try:
             return self._inner.start_stream(MAP, func, iterable, size, ordered=ordered, buffersize=AHEAD)
-        except PicklingError as error:
+        except errors.PicklingError as error:
             raise translated(error)  # noqa: B904  its cause is set
 
     _single: int | None = None  # what a chunksize of 1, the default, means: found from the time that tasks take
@@ -340,13 +343,12 @@ class Pool(standard.Pool):
     @property
     def _taskqueue(self) -> Backlog:  # type: ignore[override]
         """How much work waits: programs ask for its ``qsize()``."""
+        return Backlog(self._n_waiting)
 
-        def count() -> int:
-            driver = self._inner.driver
-            with driver._lock:
-                return max(0, driver.n_unfinished() - driver.scheduler.n_sent_tasks)
-
-        return Backlog(count)
+    def _n_waiting(self) -> int:
+        driver = self._inner.driver
+        with driver._lock:
+            return max(0, driver.n_unfinished() - driver.scheduler.n_sent_tasks)
 
 
 class ThreadPool(Pool, standard.ThreadPool):
@@ -379,6 +381,13 @@ def check_arguments(processes: int, initializer: object, maxtasksperchild: objec
         raise ValueError("maxtasksperchild must be a positive int or None")
     if initializer is not None and not callable(initializer):
         raise TypeError("initializer must be a callable")
+
+
+def whole_chunks(iterable: Iterable[Any], size: int) -> Iterator[Any]:
+    """The items; where the input raises, without those that were to travel with the missing one."""
+    iterator = iter(iterable)
+    while chunk := list(itertools.islice(iterator, size)):
+        yield from chunk
 
 
 def check_chunksize(chunksize: int | None) -> None:
