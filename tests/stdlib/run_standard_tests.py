@@ -1,10 +1,11 @@
 """Runs tests of the running interpreter's own `test` package, against the standard library or against our faces.
 
-    python run_standard_tests.py {standard,ours} SUITE OUTCOMES [--only FILE] [--skip FILE]
+    python run_standard_tests.py {standard,ours} SUITE OUTCOMES [--only FILE] [--skip FILE] [--never=PATTERN ...]
 
 SUITE is a module of the `test` package. Each line of the file OUTCOMES is a JSON list: ["begin", id] when a test
 begins, [outcome, id, text] when it ends; outcome is "pass", "skip" or "fail". A test that began and did not end is
-where a hang was. --only and --skip name files of test ids, one a line.
+where a hang was. --only and --skip name files of test ids, one a line. Tests whose Class.method matches --never count as failed
+without being run: they would wait for ever.
 
 "Ours" means: before the test module is imported, `concurrent.futures` and `multiprocessing` stand for our modules in
 `sys.modules`, and programs that the tests run have their import lines changed. Nothing of the tests is copied.
@@ -19,6 +20,7 @@ import os
 import re
 import sys
 import unittest
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 POOL_TESTS = re.compile(
@@ -160,6 +162,7 @@ def main() -> None:
     parser.add_argument("outcomes")
     parser.add_argument("--only")
     parser.add_argument("--skip")
+    parser.add_argument("--never", action="append", default=[])
     options = parser.parse_args()
     folder = os.environ.get("FULLCOURT_STANDARD_TESTS")  # holds a package `test` of this very Python, if it is elsewhere
     if folder:
@@ -174,7 +177,13 @@ def main() -> None:
     if options.skip:
         skip = set(Path(options.skip).read_text().split("\n"))
         tests = [test for test in tests if test.id() not in skip]
-    unittest.TestSuite(tests).run(Outcomes(options.outcomes))
+    outcomes = Outcomes(options.outcomes)
+    for test in list(tests):
+        name = ".".join(test.id().split(".")[-2:])
+        if any(fnmatchcase(name, pattern) for pattern in options.never):
+            tests.remove(test)
+            outcomes._end("fail", test, "not run: it would wait for ever")
+    unittest.TestSuite(tests).run(outcomes)
 
 
 if __name__ == "__main__":

@@ -731,6 +731,7 @@ class Driver:
         """Wait for something to happen, and deal with it. Only the leader calls this."""
         self._since_driven = 0
         if self._abandoned and not self.closed:
+            self._settle([])
             self.close()
         look_again_at = self.scheduler.look_again_at
         if look_again_at is not None:
@@ -829,8 +830,8 @@ class Driver:
         self._perform()
         return found
 
-    def cancel_unstarted(self) -> None:
-        """Cancel all calls that no worker has begun or is just about to begin; those that run go on."""
+    def end_unstarted(self, error: BaseException) -> None:
+        """End all calls that no worker has begun or is just about to begin with this error; those that run go on."""
         if self.is_foreign():
             return
         with self.roles.shield, self._lock:
@@ -861,7 +862,7 @@ class Driver:
         with self.roles.shield, self._lock:
             for call in calls:
                 if call.future is not None:
-                    settlements.append((call.future, None, TaskCancelled("cancelled")))
+                    settlements.append((call.future, None, error))
                     call.future = None
                     self._n_open -= 1
             self._after_event()
@@ -920,9 +921,14 @@ class Driver:
         returned = sum(chunk.count - chunk.done for chunk in scheduler.returned)
         return scheduler.n_sent_tasks + waiting + returned + sum(job.available() for job in self._jobs)
 
-    def abandon(self) -> None:
-        """Nobody holds the pool any more. Called by the garbage collector: takes no lock that another may hold."""
+    def abandon(self, error: BaseException | None = None) -> None:
+        """Nobody holds the pool any more. Called by the garbage collector: takes no lock that another may hold.
+
+        With an error, what has not started ends with it; else all that was submitted is done.
+        """
         self._abandoned = True
+        if error is not None:
+            self._deferred.append(partial(self.end_unstarted, error))
         if self.engine.needs_driving:
             self.roles.ring()
         else:

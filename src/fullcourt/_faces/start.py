@@ -98,8 +98,14 @@ def break_interpreter_pool(error: BaseException) -> BaseException:
     """What a failed initializer raises in an ``InterpreterPoolExecutor``."""
     from concurrent.futures.interpreter import BrokenInterpreterPool  # type: ignore[import-not-found]
 
-    log_failure()
-    broken: BaseException = BrokenInterpreterPool(
+    broken: Any = BrokenInterpreterPool(
         f"An interpreter's initializer failed, the pool is not usable anymore: {error!r}"
     )
-    return broken
+    broken.initializer_error = describe(error)  # it is logged where the pool is
+    return broken  # type: ignore[no-any-return]
+
+
+def describe(error: BaseException) -> tuple[str, str, str, str]:
+    """The name, qualified name and module of its type, and its text."""
+    kind = type(error)
+    return kind.__name__, kind.__qualname__, kind.__module__, str(error)

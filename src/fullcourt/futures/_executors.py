@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 from fullcourt._engines.driver import Driver
 from fullcourt._engines.future import Future
 from fullcourt._faces.pools import Backlog, FacePool
-from fullcourt.errors import PoolClosed
+from fullcourt.errors import PoolClosed, TaskCancelled
 
 __all__ = ["Shared", "check_map_arguments", "map_by_futures"]
 
@@ -33,7 +33,7 @@ class Shared:
     future_class: ClassVar[type[Future[Any]]] = Future
 
     def _prepare(self) -> None:
-        self._lock = threading.Lock()  # protects the opening and the closing of the pool
+        self._shutdown_lock = threading.RLock()  # protects the opening and the closing of the pool
         self._pool: FacePool | None = None
         self._closed = False
 
@@ -45,7 +45,7 @@ class Shared:
         """The pool's driver, for a new task."""
         pool = self._pool
         if pool is None or self._closed or at_exit.is_over:
-            with self._lock:
+            with self._shutdown_lock:
                 if self._pool is not None and self._pool.driver._broken is not None:
                     raise self._pool.driver._broken.with_traceback(None)
                 if self._closed:
@@ -70,13 +70,13 @@ class Shared:
         return future
 
     def _shut(self, wait: bool, cancel_futures: bool) -> None:
-        with self._lock:
+        with self._shutdown_lock:
             self._closed = True
             pool = self._pool
         if pool is None:
             return
         if cancel_futures:
-            pool.driver.cancel_unstarted()
+            pool.driver.end_unstarted(TaskCancelled("cancelled by shutdown"))
         pool.close()
         if wait:
             pool.join()

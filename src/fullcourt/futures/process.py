@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import concurrent.futures.process as standard
 import itertools
+import weakref
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
@@ -62,6 +63,12 @@ class ProcessPoolExecutor(Shared, standard.ProcessPoolExecutor):
 
     future_class = ProcessFuture
 
+    def __new__(cls, max_workers: int | None = None, mp_context: Any = None, *args: Any, **kwargs: Any) -> Any:
+        """A context with a start method of its own (of another library) gets the standard library's executor."""
+        if mp_context is not None and mp_context.get_start_method(allow_none=False) not in START_METHODS:
+            return standard.ProcessPoolExecutor(max_workers, mp_context, *args, **kwargs)
+        return super().__new__(cls)
+
     def __init__(
         self,
         max_workers: int | None = None,
@@ -82,8 +89,7 @@ class ProcessPoolExecutor(Shared, standard.ProcessPoolExecutor):
 
             mp_context = multiprocessing.get_context("spawn" if max_tasks_per_child is not None else None)
         self._mp_context = mp_context
-        method = mp_context.get_start_method(allow_none=False)
-        self._start_method = method if method in START_METHODS else "spawn"
+        self._start_method: str = mp_context.get_start_method(allow_none=False)
         if initializer is not None and not callable(initializer):
             raise TypeError("initializer must be a callable")
         self._initializer = initializer
@@ -102,6 +108,14 @@ class ProcessPoolExecutor(Shared, standard.ProcessPoolExecutor):
         self._prepare()
 
     def _open(self) -> FacePool:
+        pool = self._make_pool()
+        if self._max_tasks_per_child is not None:
+            # As the standard library: nobody is left who would replace workers that have done their share.
+            lost = BrokenProcessPool("The executor was garbage collected while calls waited; they were not run.")
+            weakref.finalize(self, pool.driver.abandon, lost).atexit = False
+        return pool
+
+    def _make_pool(self) -> FacePool:
         return FacePool(
             processes=self._max_workers,
             start_method=self._start_method,
@@ -218,6 +232,19 @@ class ProcessPoolExecutor(Shared, standard.ProcessPoolExecutor):
             return 0
         with pool.driver._lock:
             return pool.driver.n_unfinished()
+
+    @property
+    def _force_shutting_down(self) -> bool:
+        """Whether its workers are being terminated or killed: what waits is not run any more."""
+        return self._forced
+
+    @_force_shutting_down.setter
+    def _force_shutting_down(self, value: bool) -> None:
+        self._forced = value
+        if value and self._pool is not None:
+            self._pool.driver.end_unstarted(BrokenProcessPool("The executor was forcefully shut down."))
+
+    _forced = False
 
     @property
     def _shutdown_thread(self) -> bool:  # type: ignore[override]

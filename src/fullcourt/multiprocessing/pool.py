@@ -14,7 +14,8 @@ from multiprocessing.pool import (
     TERMINATE,  # type: ignore[attr-defined]
     MaybeEncodingError,  # type: ignore[attr-defined]
 )
-from types import TracebackType
+from pickle import PicklingError
+from types import FunctionType, TracebackType
 from typing import Any, Self, TypeVar
 
 from fullcourt._engines.build import START_METHODS
@@ -60,7 +61,16 @@ class ApplyResult(Future[R], standard.ApplyResult):  # type: ignore[type-arg, mi
     def _settle(self, result: Any, exception: BaseException | None) -> None:
         if exception is not None:
             exception = translated(exception)
+        elif type(result) is FunctionType and self._is_remote and "<" in result.__qualname__:
+            # It came by value; the standard library refuses it, for what it refers to would be another's.
+            exception = MaybeEncodingError(PicklingError(f"{result.__qualname__} is local"), result)
+            result = None
         super()._settle(result, exception)
+
+    @property
+    def _is_remote(self) -> bool:
+        settler: Any = self._settler
+        return settler.functions is not None
 
     def _settle_cancelled(self) -> bool:
         self._on_end = None  # the pool was terminated: callbacks are not for that
@@ -136,6 +146,19 @@ class Pool(standard.Pool):
 
     _state = INIT
 
+    def __new__(
+        cls,
+        processes: int | None = None,
+        initializer: Callable[..., object] | None = None,
+        initargs: Iterable[Any] = (),
+        maxtasksperchild: int | None = None,
+        context: Any = None,
+    ) -> Any:
+        """A context with a start method of its own (of another library) gets the standard library's pool."""
+        if context is not None and context.get_start_method(allow_none=False) not in START_METHODS:
+            return standard.Pool(processes, initializer, initargs, maxtasksperchild, context)
+        return super().__new__(cls)
+
     def __init__(
         self,
         processes: int | None = None,
@@ -148,12 +171,11 @@ class Pool(standard.Pool):
         if processes is None:
             processes = usable_cores().count
         check_arguments(processes, initializer, maxtasksperchild)
-        method = self._ctx.get_start_method(allow_none=False)
+        self._method: str = self._ctx.get_start_method(allow_none=False)
         self._processes = processes
         self._initializer = initializer
         self._initargs = initargs
         self._maxtasksperchild = maxtasksperchild
-        self._method = method if method in START_METHODS else "spawn"
         self._inner = self._open()
         self._state = RUN
 
