@@ -1,11 +1,11 @@
 """Runs tests of the running interpreter's own `test` package, against the standard library or against our faces.
 
-    python run_standard_tests.py {standard,ours} SUITE OUTCOMES [--only FILE] [--skip FILE] [--never=PATTERN ...]
+    python run_standard_tests.py {standard,ours} SUITE OUTCOMES [options]
 
 SUITE is a module of the `test` package. Each line of the file OUTCOMES is a JSON list: ["begin", id] when a test
 begins, [outcome, id, text] when it ends; outcome is "pass", "skip" or "fail". A test that began and did not end is
-where a hang was. --only and --skip name files of test ids, one a line. Tests whose Class.method matches --never count as failed
-without being run: they would wait for ever.
+where a hang was. --only and --skip name files of test ids, one a line. Tests whose Class.method matches
+--never=PATTERN count as failed without being run: they would wait for ever.
 
 "Ours" means: before the test module is imported, `concurrent.futures` and `multiprocessing` stand for our modules in
 `sys.modules`, and programs that the tests run have their import lines changed. Nothing of the tests is copied.
@@ -37,10 +37,11 @@ CHANGED_IMPORTS = {
 }
 FUTURES = ("", "._base", ".process", ".thread", ".interpreter")
 MULTIPROCESSING = ("", ".pool", ".managers", ".dummy")
-PARTS = (
-    "popen_fork popen_forkserver popen_spawn_posix forkserver spawn synchronize queues sharedctypes shared_memory managers "
-    "pool dummy connection heap process reduction resource_sharer resource_tracker util context"
-).split()
+PARTS = [  # loaded before ours take the name: then their package can no longer be found by it
+    "connection", "context", "dummy", "forkserver", "heap", "managers", "pool", "popen_fork", "popen_forkserver",
+    "popen_spawn_posix", "process", "queues", "reduction", "resource_sharer", "resource_tracker", "shared_memory",
+    "sharedctypes", "spawn", "synchronize", "util",
+]  # fmt: skip
 
 
 def put_ours_in_place() -> None:
@@ -96,6 +97,8 @@ def change_imports_of_programs() -> None:
 
 class Outcomes(unittest.TestResult):
     """Writes what comes of each test at once: a hang shows how far it went."""
+
+    # ruff: noqa: N802, N815  unittest's names
 
     def __init__(self, path: str) -> None:
         super().__init__()
@@ -164,7 +167,9 @@ def main() -> None:
     parser.add_argument("--skip")
     parser.add_argument("--never", action="append", default=[])
     options = parser.parse_args()
-    folder = os.environ.get("FULLCOURT_STANDARD_TESTS")  # holds a package `test` of this very Python, if it is elsewhere
+    folder = os.environ.get(
+        "FULLCOURT_STANDARD_TESTS"
+    )  # holds a package `test` of this very Python, if it is elsewhere
     if folder:
         sys.path.insert(0, folder)
     if options.whose == "ours":

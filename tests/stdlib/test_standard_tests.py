@@ -87,26 +87,26 @@ class Run:
     def run(self, only: set[str] | None = None, attempts: int = 4) -> None:
         """Run them; after one that hangs, which is killed, the rest in a new child."""
         for attempt in range(attempts):
-            base = self.folder / f"{self.whose}-{self.suite}-{attempt}"
+            base = f"{self.folder}/{self.whose}-{self.suite}-{attempt}"
             skip = set(self.results)
             options = []
             for name, tests in (("--skip", skip), ("--only", only)):
                 if tests:
-                    base.with_suffix(name.replace("--", ".")).write_text("\n".join(tests))
-                    options += [name, str(base.with_suffix(name.replace("--", ".")))]
+                    Path(base + name).write_text("\n".join(tests))
+                    options += [name, base + name]
             hung = self._child(base, options)
-            self._read(base.with_suffix(".jsonl"))
+            self._read(Path(base + ".jsonl"))
             if not hung:
                 return
         self.problem = "too many hangs"
 
-    def _child(self, base: Path, options: list[str]) -> bool:
+    def _child(self, base: str, options: list[str]) -> bool:
         """Run a child. Returns whether it had to be ended because it came to no end."""
-        outcomes = base.with_suffix(".jsonl")
+        outcomes, log_path = Path(base + ".jsonl"), Path(base + ".log")
         outcomes.touch()
         never = [p for p, waits in KNOWN.items() if waits] if self.whose == "ours" else []
         command = [sys.executable, str(HERE / "run_standard_tests.py"), self.whose, self.suite, str(outcomes), *options]
-        with base.with_suffix(".log").open("wb") as log:
+        with log_path.open("wb") as log:
             child = subprocess.Popen(
                 [*command, *(f"--never={pattern}" for pattern in never)],
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=self.environment, start_new_session=True,
@@ -116,7 +116,7 @@ class Run:
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     child.wait(1.0)
                     if child.returncode and not outcomes.stat().st_size:
-                        self.problem = base.with_suffix(".log").read_text(errors="replace")[-2000:]
+                        self.problem = log_path.read_text(errors="replace")[-2000:]
                     end_group(child.pid)
                     return child.returncode < 0
                 if outcomes.stat().st_size != size:

@@ -84,6 +84,12 @@ class Scheduler:
         for _ in range(self.n_workers - self.n_unasked):
             self._start_worker(now)
 
+    def worker_wanted(self, now: float) -> None:
+        """Somebody wants one worker more to be there, if there may be one, whether or not a task waits."""
+        if self.n_unasked:
+            self.n_unasked -= 1
+            self._start_worker(now)
+
     def stream_filled(self, stream: Stream, now: float) -> None:
         """A stream that had nothing has tasks."""
         if not stream.queued and stream.available():

@@ -156,6 +156,13 @@ class Driver:
             if self._since_driven >= DRIVE_EVERY:
                 self.roles.try_step(0)
 
+    def want_worker(self) -> None:
+        """Have one worker more be started, if it waits for demand."""
+        with self.roles.shield, self._lock:
+            if not self.closed:
+                self.scheduler.worker_wanted(monotonic())
+        self._perform()
+
     def start_job(self, job: MapJob) -> None:
         """Have a map run."""
         job.future.work = job

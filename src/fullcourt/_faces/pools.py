@@ -80,7 +80,7 @@ class FacePool(Pool):
         if not items:
             future._settle([], None)
             return
-        driver.start_job(MapJob(kind, func, function, items, chunksize, driver.new_id, future, True, None))  # noqa: FBT003
+        driver.start_job(MapJob(kind, func, function, items, chunksize, driver.new_id, future, True, None))
         driver.will_wait_elsewhere()
 
     def start_stream(
@@ -93,8 +93,10 @@ class FacePool(Pool):
         ordered: bool,
         buffersize: int | None,
     ) -> ResultIterator[Any]:
-        """Have a lazy map run. A list, tuple, range or the like is read at once; of another input, `buffersize` items
-        ahead of the results that were taken.
+        """Have a lazy map run.
+
+        A list, tuple, range or the like is read at once; of another input, `buffersize` items ahead of the results that
+        were taken.
 
         Dropping the iterator does not stop the map: that is :func:`stop_stream`.
         """
@@ -102,9 +104,7 @@ class FacePool(Pool):
         driver._check_open()
         function = driver.functions.get(func) if driver.functions is not None else None
         n_slots = driver.scheduler.n_workers * driver.scheduler.n_slots
-        job = StreamJob(
-            kind, func, function, chunksize, driver.new_id, ordered, False, None, n_slots, buffersize  # noqa: FBT003
-        )
+        job = StreamJob(kind, func, function, chunksize, driver.new_id, ordered, False, None, n_slots, buffersize)
         known = isinstance(iterable, (list, tuple, range, str, bytes, dict, set, frozenset))
         job.finite = job.unbounded = known
         driver.start_job(job)

@@ -73,7 +73,7 @@ def become_child(authkey: bytes, parent_pid: int, parent_name: str) -> None:
 def log_failure() -> None:
     import logging
 
-    logging.getLogger("concurrent.futures").critical("Exception in initializer:", exc_info=True)
+    logging.getLogger("concurrent.futures").critical("Exception in initializer:", exc_info=True)  # noqa: LOG014
 
 
 def break_process_pool(error: BaseException) -> BaseException:
@@ -96,9 +96,10 @@ def break_thread_pool(error: BaseException) -> BaseException:
 
 def break_interpreter_pool(error: BaseException) -> BaseException:
     """What a failed initializer raises in an ``InterpreterPoolExecutor``."""
-    from concurrent.futures.interpreter import BrokenInterpreterPool  # type: ignore[import-not-found]
+    import importlib
 
-    broken: Any = BrokenInterpreterPool(
+    kind: Any = importlib.import_module("concurrent.futures.interpreter")
+    broken: Any = kind.BrokenInterpreterPool(
         f"An interpreter's initializer failed, the pool is not usable anymore: {error!r}"
     )
     broken.initializer_error = describe(error)  # it is logged where the pool is

@@ -33,8 +33,10 @@ class Pickler(cloudpickle.Pickler):
     def __init__(self, file: io.BytesIO, protocol: int, buffer_callback: Callable[[Any], Any] | None) -> None:
         reduction = sys.modules.get("multiprocessing.reduction")
         if reduction is not None:  # it knows how connections and sockets travel; the base looks at this when it is made
+            base: Any = cloudpickle.Pickler
             known: Any = reduction.ForkingPickler._extra_reducers
-            self.dispatch_table = ChainMap(cloudpickle.Pickler._dispatch_table, known, copyreg.dispatch_table)
+            registered: Any = copyreg.dispatch_table
+            self.dispatch_table = ChainMap(base._dispatch_table, known, registered)
         super().__init__(file, protocol, buffer_callback)
         self._main = main_globals()
         self.globals_ref[id(self._main)] = MainGlobals()

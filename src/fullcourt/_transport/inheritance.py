@@ -9,6 +9,7 @@ worker, or under their own numbers.
 from __future__ import annotations
 
 import contextlib
+import importlib
 import os
 import pickle
 import sys
@@ -72,8 +73,7 @@ class Sharing:
 @contextlib.contextmanager
 def spawning(popen: Inheritance | Sharing) -> Iterator[None]:
     """While in here, this thread starts a process, in the eyes of ``multiprocessing``."""
-    from multiprocessing import context
-
+    context: Any = importlib.import_module("multiprocessing.context")
     before = context.get_spawning_popen()
     context.set_spawning_popen(popen)
     try:
@@ -94,7 +94,7 @@ def sharing() -> contextlib.AbstractContextManager[None]:
 
 
 def dumps_inheriting(obj: object, inheritance: Inheritance, otherwise: Callable[[object], bytes]) -> bytes:
-    """Pickle what a worker is started with. ``otherwise`` pickles what plain pickle cannot, or refers to ``__main__``."""
+    """Pickle what a worker is started with. ``otherwise`` pickles what plain pickle cannot, or is of ``__main__``."""
     from multiprocessing.reduction import ForkingPickler
 
     with spawning(inheritance):
@@ -127,4 +127,5 @@ def adopt(first: int, count: int, tracker: int | None) -> None:
     if tracker is not None:
         from multiprocessing import resource_tracker
 
-        resource_tracker._resource_tracker._fd = first + tracker
+        ours: Any = resource_tracker._resource_tracker
+        ours._fd = first + tracker

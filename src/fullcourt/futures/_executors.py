@@ -67,6 +67,8 @@ class Shared:
             if driver._broken is not None or not self._closed:
                 raise
             raise RuntimeError(AFTER_SHUTDOWN) from None
+        if future.done() and driver.scheduler.n_unasked:  # it could not be pickled; its worker is there, as is usual
+            driver.want_worker()
         return future
 
     def _shut(self, wait: bool, cancel_futures: bool) -> None:
@@ -111,7 +113,11 @@ def check_map_arguments(buffersize: int | None) -> None:
 
 
 def map_by_futures(
-    executor: Any, fn: Callable[..., Any], calls: Iterable[tuple[Any, ...]], timeout: float | None, buffersize: int | None
+    executor: Any,
+    fn: Callable[..., Any],
+    calls: Iterable[tuple[Any, ...]],
+    timeout: float | None,
+    buffersize: int | None,
 ) -> Iterator[Any]:
     """An executor's ``map``, a future for each call: all submitted at once, or `buffersize` of them ahead."""
     deadline = None if timeout is None else timeout + monotonic()

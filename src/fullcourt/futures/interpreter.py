@@ -22,7 +22,7 @@ from fullcourt.futures.thread import ThreadPoolExecutor
 if TYPE_CHECKING:
     from concurrent.futures.thread import BrokenThreadPool
 
-    StandardExecutor = ThreadPoolExecutor
+    Base = ThreadPoolExecutor
 
     class BrokenInterpreterPool(BrokenThreadPool):
         """An interpreter's initializer has failed."""
@@ -30,10 +30,14 @@ if TYPE_CHECKING:
 elif sys.version_info >= (3, 14):
     from concurrent.futures.interpreter import BrokenInterpreterPool
     from concurrent.futures.interpreter import InterpreterPoolExecutor as StandardExecutor
+
+    class Base(ThreadPoolExecutor, StandardExecutor):
+        pass
+
 else:
     from concurrent.futures.thread import BrokenThreadPool
 
-    StandardExecutor = ThreadPoolExecutor
+    Base = ThreadPoolExecutor
 
     class BrokenInterpreterPool(BrokenThreadPool):
         """An interpreter's initializer has failed."""
@@ -111,11 +115,11 @@ def check_shareable(fn: Callable[..., object]) -> None:
         return
     try:
         pickle.dumps(fn)
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001
         raise not_shareable(f"{fn!r} cannot be pickled: {error}", error)  # noqa: B904  its cause is set
 
 
-class InterpreterPoolExecutor(ThreadPoolExecutor, *(() if StandardExecutor is ThreadPoolExecutor else (StandardExecutor,))):  # type: ignore[misc]
+class InterpreterPoolExecutor(Base):
     """Runs calls in sub-interpreters of this process, each with a GIL, as the standard library's class of this name.
 
     Raises:
@@ -134,7 +138,7 @@ class InterpreterPoolExecutor(ThreadPoolExecutor, *(() if StandardExecutor is Th
         initializer: Callable[..., object] | None = None,
         initargs: tuple[Any, ...] = (),
     ) -> None:
-        if sys.version_info < (3, 14):
+        if sys.hexversion < 0x030E0000:
             raise NotSupported(
                 f"InterpreterPoolExecutor needs Python 3.14 or later, where sub-interpreters have an API and a GIL "
                 f"each; this is {sys.version.split()[0]}. Use ProcessPoolExecutor or ThreadPoolExecutor here."
@@ -176,6 +180,6 @@ class InterpreterPoolExecutor(ThreadPoolExecutor, *(() if StandardExecutor is Th
         )
 
     @property
-    def _threads(self) -> set[threading.Thread]:
+    def _threads(self) -> set[threading.Thread]:  # type: ignore[override]
         pool = self._pool
         return set() if pool is None else set(pool.driver.engine._threads.values())

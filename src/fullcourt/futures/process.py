@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from time import monotonic
-from typing import Any, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from fullcourt._engines.build import START_METHODS
 from fullcourt._engines.future import Future
@@ -29,7 +29,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 _TERMINATE, _KILL = "terminate", "kill"
-_RemoteTraceback: Any = standard._RemoteTraceback  # type: ignore[attr-defined]
+_RemoteTraceback = standard._RemoteTraceback
 
 
 def translated(error: BaseException) -> BaseException:
@@ -52,7 +52,7 @@ class ProcessFuture(Future[Any]):
         super()._settle(result, exception)
 
 
-class ProcessPoolExecutor(Shared, standard.ProcessPoolExecutor):
+class ProcessPoolExecutor(Shared, standard.ProcessPoolExecutor):  # type: ignore[misc, override]  # its state is replaced
     """Runs calls in worker processes, as the standard library's class of this name.
 
     Workers are started with the first call (with ``fork`` all of them, else as many as calls find none free). A worker
@@ -63,11 +63,13 @@ class ProcessPoolExecutor(Shared, standard.ProcessPoolExecutor):
 
     future_class = ProcessFuture
 
-    def __new__(cls, max_workers: int | None = None, mp_context: Any = None, *args: Any, **kwargs: Any) -> Any:
-        """A context with a start method of its own (of another library) gets the standard library's executor."""
-        if mp_context is not None and mp_context.get_start_method(allow_none=False) not in START_METHODS:
-            return standard.ProcessPoolExecutor(max_workers, mp_context, *args, **kwargs)
-        return super().__new__(cls)
+    if not TYPE_CHECKING:
+
+        def __new__(cls, max_workers: int | None = None, mp_context: Any = None, *args: Any, **kwargs: Any) -> Any:
+            """A context with a start method of its own (of another library) gets the standard library's executor."""
+            if mp_context is not None and mp_context.get_start_method(allow_none=False) not in START_METHODS:
+                return standard.ProcessPoolExecutor(max_workers, mp_context, *args, **kwargs)
+            return super().__new__(cls)
 
     def __init__(
         self,
@@ -78,7 +80,7 @@ class ProcessPoolExecutor(Shared, standard.ProcessPoolExecutor):
         *,
         max_tasks_per_child: int | None = None,
     ) -> None:
-        standard._check_system_limits()  # type: ignore[attr-defined]
+        standard._check_system_limits()
         if max_workers is None:
             max_workers = usable_cores().count
         if max_workers <= 0:
@@ -92,7 +94,7 @@ class ProcessPoolExecutor(Shared, standard.ProcessPoolExecutor):
         self._start_method: str = mp_context.get_start_method(allow_none=False)
         if initializer is not None and not callable(initializer):
             raise TypeError("initializer must be a callable")
-        self._initializer = initializer
+        self._initializer: Any = initializer
         self._initargs = initargs
         if max_tasks_per_child is not None:
             if not isinstance(max_tasks_per_child, int):  # pyright: ignore[reportUnnecessaryIsInstance]
@@ -175,13 +177,14 @@ class ProcessPoolExecutor(Shared, standard.ProcessPoolExecutor):
         if not items:
             return iter(())
         try:
-            stream = pool.start_stream(kind, fn, items, None if chunksize == 1 else chunksize, ordered=True, buffersize=None)
+            size = None if chunksize == 1 else chunksize
+            stream = pool.start_stream(kind, fn, items, size, ordered=True, buffersize=None)
         except PicklingError as error:
             return raising(translated(error))
         return results_of(stream, deadline)
 
-    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:  # noqa: FBT001, FBT002
-        """Take no more calls. With `wait`, return when all have ended; with `cancel_futures`, cancel those not begun."""
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """Take no more calls. `wait`: return when all have ended. `cancel_futures`: cancel those not begun."""
         self._shut(wait, cancel_futures)
 
     def terminate_workers(self) -> None:
@@ -218,7 +221,7 @@ class ProcessPoolExecutor(Shared, standard.ProcessPoolExecutor):
         return None if pool is None else pool.driver.roles._background
 
     @property
-    def _call_queue(self) -> Backlog:  # type: ignore[override]
+    def _call_queue(self) -> Backlog:
         return Backlog(self._n_waiting)
 
     @property
@@ -264,8 +267,9 @@ def flat(lists: Iterator[list[Any]]) -> Iterator[Any]:
 
 
 def raising(error: BaseException) -> Iterator[Any]:
-    raise error
-    yield
+    future: Future[Any] = Future()
+    future.set_exception(error)
+    return map(Future[Any].result, [future])
 
 
 def results_of(stream: ResultIterator[Any], deadline: float | None) -> Iterator[Any]:
@@ -279,7 +283,7 @@ def results_of(stream: ResultIterator[Any], deadline: float | None) -> Iterator[
         stop_stream(stream)
 
 
-class NoMore(Exception):  # noqa: N818  a signal, as StopIteration is, which a generator may not let through
+class NoMore(Exception):  # a signal, as StopIteration is, which a generator may not let through
     """A stream has ended."""
 
 
@@ -288,7 +292,7 @@ def following(stream: ResultIterator[Any], deadline: float | None) -> Any:
         return stream.next(None if deadline is None else max(0.0, deadline - monotonic()))
     except StopIteration:
         raise NoMore from None
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001
         raise translated(error)  # noqa: B904  its cause is set
 
 

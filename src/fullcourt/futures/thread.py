@@ -26,7 +26,7 @@ def usual_count() -> int:
     return min(32, count + 4)
 
 
-class ThreadPoolExecutor(Shared, standard.ThreadPoolExecutor):
+class ThreadPoolExecutor(Shared, standard.ThreadPoolExecutor):  # type: ignore[misc, override]  # its state is replaced
     """Runs calls on threads of this process, as the standard library's class of this name.
 
     Threads are started when a task finds none free. All methods may be called from any thread. What was submitted is
@@ -51,7 +51,7 @@ class ThreadPoolExecutor(Shared, standard.ThreadPoolExecutor):
             raise TypeError("initializer must be a callable")
         self._max_workers = max_workers
         self._thread_name_prefix = thread_name_prefix or f"{type(self)._usual_prefix}-{self._counter()}"
-        self._initializer = initializer
+        self._initializer: Any = initializer
         self._initargs = initargs
         self._prepare()
 
@@ -92,8 +92,8 @@ class ThreadPoolExecutor(Shared, standard.ThreadPoolExecutor):
         check_map_arguments(buffersize)
         return map_by_futures(self, fn, zip(*iterables, strict=False), timeout, buffersize)
 
-    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:  # noqa: FBT001, FBT002
-        """Take no more calls. With `wait`, return when all have ended; with `cancel_futures`, cancel those not begun."""
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """Take no more calls. `wait`: return when all have ended. `cancel_futures`: cancel those not begun."""
         self._shut(wait, cancel_futures)
 
     @property

@@ -1,9 +1,9 @@
 """``multiprocessing`` with fullcourt's pools: change the import line of a program, and nothing else.
 
 ``Pool``, ``ThreadPool``, and the pools of contexts and managers are fullcourt's; every other name (``Process``,
-``Queue``, ``Lock``, ``Manager``, ``shared_memory`` ...) is the standard library's own. The pools' signatures, exceptions
-and meanings are those of the running Python's; the differences, all for safety's sake, stand in
-``docs/differences.md``; above all: a worker that dies costs the tasks that it had started, and the pool goes on.
+``Queue``, ``Lock``, ``shared_memory`` ...) is the standard library's own. The pools' signatures, exceptions and
+meanings are those of the running Python's; the differences, all for safety's sake, stand in ``docs/differences.md``;
+above all: a worker that dies costs the tasks that it had started, and the pool goes on.
 
 Example:
     >>> from fullcourt.multiprocessing import Pool
@@ -83,7 +83,6 @@ __all__ = [
     "Value",
     "active_children",
     "allow_connection_pickling",
-    "context",
     "cpu_count",
     "current_process",
     "freeze_support",
@@ -93,8 +92,6 @@ __all__ = [
     "get_start_method",
     "log_to_stderr",
     "parent_process",
-    "process",
-    "reducer",
     "set_executable",
     "set_forkserver_preload",
     "set_start_method",

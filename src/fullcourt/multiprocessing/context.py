@@ -31,7 +31,8 @@ class Context:
         """A manager, started; the pools that it makes are fullcourt's."""
         from fullcourt.multiprocessing.managers import SyncManager
 
-        manager = SyncManager(ctx=self)
+        context: Any = self
+        manager = SyncManager(ctx=context)
         manager.start()
         return manager
 
@@ -55,7 +56,7 @@ def get_context(method: str | None = None) -> Any:
     Raises:
         ValueError: there is no such method here.
     """
-    default: Any = standard._default_context  # type: ignore[attr-defined]
+    default: Any = standard._default_context
     return ours[default.get_context(method).get_start_method()]
 
 

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import multiprocessing.managers as standard
-from multiprocessing.managers import *  # noqa: F403
+from multiprocessing.managers import *  # noqa: F403  # pyright: ignore[reportAssignmentType]
 from typing import Any
 
 from fullcourt.multiprocessing.pool import Pool
 
-__all__ = [*standard.__all__]  # pyright: ignore[reportUnsupportedDunderAll]  # noqa: PLE0605
+__all__ = standard.__all__  # pyright: ignore[reportUnsupportedDunderAll]
 
 
-class SyncManager(standard.SyncManager):
+class SyncManager(standard.SyncManager):  # type: ignore[no-redef]  # pyright: ignore[reportAssignmentType]
     """Shared objects in a process of their own, as the standard library's class of this name."""
 
 

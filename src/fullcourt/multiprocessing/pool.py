@@ -7,17 +7,12 @@ import multiprocessing.context
 import multiprocessing.pool as standard
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from multiprocessing.pool import (
-    CLOSE,  # type: ignore[attr-defined]
-    INIT,  # type: ignore[attr-defined]
-    RUN,  # type: ignore[attr-defined]
-    TERMINATE,  # type: ignore[attr-defined]
-    MaybeEncodingError,  # type: ignore[attr-defined]
-)
+from multiprocessing.pool import CLOSE, INIT, RUN, TERMINATE
 from pickle import PicklingError
 from types import FunctionType, TracebackType
-from typing import Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
+from fullcourt import errors
 from fullcourt._engines.build import START_METHODS
 from fullcourt._engines.future import Future
 from fullcourt._engines.jobs import MAP, STARMAP, Failure, MapJob
@@ -26,23 +21,24 @@ from fullcourt._faces.children import ChildProcess
 from fullcourt._faces.outcomes import as_standard, unwrapped
 from fullcourt._faces.pools import AHEAD, Backlog, FacePool
 from fullcourt._os.cpus import usable_cores
-from fullcourt import errors
 
 __all__ = ["Pool", "ThreadPool"]
 
 R = TypeVar("R")
 NOT_RUNNING = "Pool not running"
+_private: Any = standard  # with what the type stubs leave out
+MaybeEncodingError = _private.MaybeEncodingError
 
 
 def translated(error: BaseException) -> BaseException:
     """An exception as the standard library's pool raises it."""
     if isinstance(error, errors.PicklingError):
         if type(error.__cause__) is errors.RemoteTraceback:  # a result
-            shown = MaybeEncodingError(error, "(the result stayed in the worker)")
+            shown: BaseException = MaybeEncodingError(error, "(the result stayed in the worker)")
             shown.__cause__ = error
             return shown
         return unwrapped(error)
-    return as_standard(error, standard.RemoteTraceback)  # type: ignore[attr-defined]
+    return as_standard(error, _private.RemoteTraceback)
 
 
 class ApplyResult(Future[R], standard.ApplyResult):  # type: ignore[type-arg, misc]
@@ -102,16 +98,16 @@ class MapResult(ApplyResult[R]):
     _chunksize = 1
 
 
-class IMapIterator(standard.IMapIterator):  # type: ignore[type-arg, misc]
+class IMapIterator(standard.IMapIterator[R]):
     """What ``imap`` returns. Several threads may read from one."""
 
-    def __init__(self, stream: ResultIterator[Any]) -> None:
+    def __init__(self, stream: ResultIterator[R]) -> None:
         self._stream = stream
 
-    def __iter__(self) -> Iterator[Any]:
+    def __iter__(self) -> Self:
         return self
 
-    def next(self, timeout: float | None = None) -> Any:
+    def next(self, timeout: float | None = None) -> R:
         """The next result; raises that item's exception, and can go on then.
 
         Raises:
@@ -120,13 +116,13 @@ class IMapIterator(standard.IMapIterator):  # type: ignore[type-arg, misc]
         """
         try:
             return self._stream.next(timeout)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001
             raise translated(error)  # noqa: B904  its cause is set
 
-    __next__ = next
+    __next__ = next  # noqa: A003
 
 
-class IMapUnorderedIterator(IMapIterator, standard.IMapUnorderedIterator):  # type: ignore[type-arg, misc]
+class IMapUnorderedIterator(IMapIterator[R], standard.IMapUnorderedIterator[R]):
     """What ``imap_unordered`` returns."""
 
 
@@ -146,18 +142,20 @@ class Pool(standard.Pool):
 
     _state = INIT
 
-    def __new__(
-        cls,
-        processes: int | None = None,
-        initializer: Callable[..., object] | None = None,
-        initargs: Iterable[Any] = (),
-        maxtasksperchild: int | None = None,
-        context: Any = None,
-    ) -> Any:
-        """A context with a start method of its own (of another library) gets the standard library's pool."""
-        if context is not None and context.get_start_method(allow_none=False) not in START_METHODS:
-            return standard.Pool(processes, initializer, initargs, maxtasksperchild, context)
-        return super().__new__(cls)
+    if not TYPE_CHECKING:
+
+        def __new__(
+            cls,
+            processes: int | None = None,
+            initializer: Callable[..., object] | None = None,
+            initargs: Iterable[Any] = (),
+            maxtasksperchild: int | None = None,
+            context: Any = None,
+        ) -> Any:
+            """A context with a start method of its own (of another library) gets the standard library's pool."""
+            if context is not None and context.get_start_method(allow_none=False) not in START_METHODS:
+                return standard.Pool(processes, initializer, initargs, maxtasksperchild, context)
+            return super().__new__(cls)
 
     def __init__(
         self,
@@ -167,7 +165,7 @@ class Pool(standard.Pool):
         maxtasksperchild: int | None = None,
         context: Any = None,
     ) -> None:
-        self._ctx = context or multiprocessing.context._default_context.get_context()  # type: ignore[attr-defined]
+        self._ctx = context or multiprocessing.context._default_context.get_context()
         if processes is None:
             processes = usable_cores().count
         check_arguments(processes, initializer, maxtasksperchild)
@@ -191,7 +189,7 @@ class Pool(standard.Pool):
 
     # -- calls -----------------------------------------------------------------------------------------------------
 
-    def apply(self, func: Callable[..., R], args: Iterable[Any] = (), kwds: Mapping[str, Any] = {}) -> R:  # noqa: B006  its signature
+    def apply(self, func: Callable[..., R], args: Iterable[Any] = (), kwds: Mapping[str, Any] = {}) -> R:
         """Call ``func(*args, **kwds)`` in a worker; wait, and return its result or raise its exception."""
         return self.apply_async(func, args, kwds).get()
 
@@ -199,7 +197,7 @@ class Pool(standard.Pool):
         self,
         func: Callable[..., R],
         args: Iterable[Any] = (),
-        kwds: Mapping[str, Any] = {},  # noqa: B006  its signature
+        kwds: Mapping[str, Any] = {},
         callback: Callable[[R], object] | None = None,
         error_callback: Callable[[BaseException], object] | None = None,
     ) -> ApplyResult[R]:
@@ -233,7 +231,7 @@ class Pool(standard.Pool):
             result.cancel()  # Ctrl-C: what has not started shall not
             raise
 
-    def map_async(
+    def map_async(  # type: ignore[override]  # of the list, not of its items
         self,
         func: Callable[[Any], R],
         iterable: Iterable[Any],
@@ -271,13 +269,13 @@ class Pool(standard.Pool):
         self._inner.start_map(kind, func, list(iterable), chunksize, result)
         return result
 
-    def imap(self, func: Callable[[Any], R], iterable: Iterable[Any], chunksize: int | None = 1) -> IMapIterator:
+    def imap(self, func: Callable[[Any], R], iterable: Iterable[Any], chunksize: int | None = 1) -> IMapIterator[R]:
         """As :meth:`map`, with an iterator of the results in the items' order, each as soon as it is there."""
         return IMapIterator(self._start_stream(func, iterable, chunksize, ordered=True))
 
     def imap_unordered(
         self, func: Callable[[Any], R], iterable: Iterable[Any], chunksize: int | None = 1
-    ) -> IMapUnorderedIterator:
+    ) -> IMapUnorderedIterator[R]:
         """As :meth:`imap`, with the results in whatever order they come."""
         return IMapUnorderedIterator(self._start_stream(func, iterable, chunksize, ordered=False))
 
@@ -349,7 +347,7 @@ class Pool(standard.Pool):
     # -- what programs look at, beside the documentation ------------------------------------------------------------
 
     @property
-    def _pool(self) -> list[Any]:  # type: ignore[override]
+    def _pool(self) -> list[Any]:
         """The workers."""
         workers: list[ChildProcess] = self._inner.children()
         return list(workers)
@@ -358,12 +356,12 @@ class Pool(standard.Pool):
         """Workers that ended were replaced at once."""
 
     @property
-    def _cache(self) -> dict[int, None]:  # type: ignore[override]
+    def _cache(self) -> dict[int, None]:
         """One entry for each call or map that has not ended: programs ask for its length."""
         return dict.fromkeys(range(self._inner.driver._n_open))
 
     @property
-    def _taskqueue(self) -> Backlog:  # type: ignore[override]
+    def _taskqueue(self) -> Backlog:
         """How much work waits: programs ask for its ``qsize()``."""
         return Backlog(self._n_waiting)
 
@@ -373,7 +371,7 @@ class Pool(standard.Pool):
             return max(0, driver.n_unfinished() - driver.scheduler.n_sent_tasks)
 
 
-class ThreadPool(Pool, standard.ThreadPool):
+class ThreadPool(Pool, standard.ThreadPool):  # pyright: ignore[reportIncompatibleMethodOverride]
     """Threads that run functions, as the standard library's class of this name."""
 
     _single = 1

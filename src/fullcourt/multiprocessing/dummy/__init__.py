@@ -9,10 +9,10 @@ from typing import Any
 
 from fullcourt.multiprocessing.pool import ThreadPool
 
-__all__ = [*standard.__all__]  # pyright: ignore[reportUnsupportedDunderAll]  # noqa: PLE0605
+__all__ = standard.__all__  # pyright: ignore[reportUnsupportedDunderAll]
 
 
-def Pool(  # noqa: N802  multiprocessing's name
+def Pool(  # type: ignore[no-redef]  # noqa: N802  multiprocessing's name
     processes: int | None = None, initializer: Callable[..., object] | None = None, initargs: Iterable[Any] = ()
 ) -> ThreadPool:
     """A pool of threads."""
