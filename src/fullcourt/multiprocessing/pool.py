@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from multiprocessing.pool import CLOSE, INIT, RUN, TERMINATE
 from pickle import PicklingError
-from types import FunctionType, TracebackType
+from types import FunctionType, GenericAlias, TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from fullcourt import errors
@@ -98,7 +98,19 @@ class MapResult(ApplyResult[R]):
     _chunksize = 1
 
 
-class IMapIterator(standard.IMapIterator[R]):
+if TYPE_CHECKING:
+    from multiprocessing.pool import IMapIterator as StandardIterator
+    from multiprocessing.pool import IMapUnorderedIterator as StandardUnorderedIterator
+else:  # generic only for the type checkers
+
+    class StandardIterator(standard.IMapIterator):
+        __class_getitem__ = classmethod(GenericAlias)
+
+    class StandardUnorderedIterator(standard.IMapUnorderedIterator):
+        __class_getitem__ = classmethod(GenericAlias)
+
+
+class IMapIterator(StandardIterator[R]):
     """What ``imap`` returns. Several threads may read from one."""
 
     def __init__(self, stream: ResultIterator[R]) -> None:
@@ -122,7 +134,7 @@ class IMapIterator(standard.IMapIterator[R]):
     __next__ = next  # noqa: A003
 
 
-class IMapUnorderedIterator(IMapIterator[R], standard.IMapUnorderedIterator[R]):
+class IMapUnorderedIterator(IMapIterator[R], StandardUnorderedIterator[R]):
     """What ``imap_unordered`` returns."""
 
 
