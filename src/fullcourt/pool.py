@@ -131,6 +131,8 @@ class Pool:
         [1, 2, 3]
     """
 
+    _engine_options: Mapping[str, Any] = {}  # what the faces of the standard library ask of the engine beside
+
     def __init__(
         self,
         processes: int | None = None,
@@ -195,6 +197,7 @@ class Pool:
             limits=limits,
             key=self._key,
             adopt=partial(call_if_alive, weakref.WeakMethod(self._enter_worker)),
+            **self._engine_options,
         )
         self._options: Options | None = None
         pools[self._key] = self

@@ -16,11 +16,13 @@ Invariants (``check`` asserts them; the property tests call it after every event
    than it has slots.
 4. A worker that was given its last task (``max_tasks``) gets no other; it is stopped when what it holds has ended,
    and its successor is started when that last task is given, so that recycling costs no stall.
-5. A task that waits for nested ones lends its slot. A worker whose slots are all lent is given nothing, and another
+5. With ``on_demand``, a worker is started only when a task waits and no slot is free; ``n_unasked`` is how many more
+   may be.
+6. A task that waits for nested ones lends its slot. A worker whose slots are all lent is given nothing, and another
    serves in its place: ``n_wanted`` workers are active (neither stopping nor in reserve nor wholly lent), or fewer
    where they would be more than ``max_workers`` together with those wholly lent. With ``grows``, the worker itself gets
    a slot for each lent one.
-6. Nested tasks go before all others, the deepest first: so those that wait for them are few.
+7. Nested tasks go before all others, the deepest first: so those that wait for them are few.
 """
 
 from __future__ import annotations
@@ -64,8 +66,10 @@ class Scheduler:
         grows: bool = False,
         prefetches: bool = True,
         max_workers: int = 1 << 30,
+        on_demand: bool = False,
     ) -> None:
         self.n_workers = n_workers
+        self.n_unasked = n_workers if on_demand else 0
         self.n_slots = n_slots  # of each worker
         self.max_tasks = max_tasks
         self.may_take_back = may_take_back
@@ -73,7 +77,7 @@ class Scheduler:
         self.most_held = 2 * n_slots if prefetches else n_slots  # chunks, whatever they take
         self.window_s = WINDOW_S if prefetches else 0.0
         self.max_workers = max(max_workers, n_workers)
-        self.n_wanted = n_workers
+        self.n_wanted = self.n_workers - self.n_unasked
         self.n_lent = 0  # slots, in all
         self.workers: dict[int, Worker] = {}
         self.actions: list[Action] = []
@@ -93,15 +97,22 @@ class Scheduler:
     # -- events ---------------------------------------------------------------------------------------------------
 
     def opened(self, now: float) -> None:
-        """The pool was opened: start the workers."""
-        for _ in range(self.n_workers):
+        """The pool was opened: start the workers, unless they wait for demand."""
+        for _ in range(self.n_workers - self.n_unasked):
+            self._start_worker(now)
+
+    def worker_wanted(self, now: float) -> None:
+        """Somebody wants one worker more to be there, if there may be one, whether or not a task waits."""
+        if self.n_unasked:
+            self.n_unasked -= 1
+            self.n_wanted += 1
             self._start_worker(now)
 
     def stream_filled(self, stream: Stream, now: float) -> None:
         """A stream that had nothing has tasks."""
         if not stream.queued and stream.available():
             self._enqueue(stream)
-        if self.roomy:
+        if self.roomy or self.n_unasked:
             self._dispatch(now)
 
     def ended(self, chunk: Chunk, n_tasks: int, seconds: float, now: float, resumed: Chunk | None = None) -> None:
@@ -160,7 +171,7 @@ class Scheduler:
     def came_back(self, chunks: list[Chunk], now: float) -> None:
         """Chunks that belong to no worker (the rest of one whose worker died, a retry) wait to be sent."""
         self.returned.extend(chunks)
-        if self.roomy:
+        if self.roomy or self.n_unasked:
             self._dispatch(now)
 
     def worker_lost(self, worker_id: int, now: float) -> list[Chunk]:
@@ -219,7 +230,7 @@ class Scheduler:
             self._count_wanted()
             self._promote(now, sends=False)
             self._fill_up(now, sends=False)
-        if not self.n_active and all(self._is_lent(other) for other in self.workers.values()):
+        if not self.n_active and not self.n_unasked and all(self._is_lent(other) for other in self.workers.values()):
             self._unlend(worker, chunk)
             return False
         return True
@@ -252,6 +263,7 @@ class Scheduler:
     def closed(self) -> None:
         """No more tasks will come and all have ended: stop the workers."""
         self.closing = True
+        self.n_unasked = 0
         for worker in list(self.workers.values()):
             if not worker.stopping:
                 self._stop(worker)
@@ -292,7 +304,7 @@ class Scheduler:
         n_lent = 0
         if self.n_lent and self.n_slots > 1 and not self.grows:
             n_lent = sum(len(w.lent) for w in self.workers.values() if not self._is_lent(w))
-        self.n_wanted = self.n_workers + -(-n_lent // self.n_slots)
+        self.n_wanted = self.n_workers - self.n_unasked + -(-n_lent // self.n_slots)
 
     def _bench(self) -> None:
         """Too many workers are active: put those into reserve that hold the least."""
@@ -409,11 +421,17 @@ class Scheduler:
     def _dispatch(self, now: float) -> None:
         """Send what waits to whoever has room: first to those with a free slot, the last to fall idle first."""
         idle, roomy, streams, returned = self.idle, self.roomy, self.streams, self.returned
-        while roomy and (returned or streams):
+        while (roomy or self.n_unasked) and (returned or streams):
             if self.under_pressure and self._is_busy():
                 break
             if streams and not streams[0].available():  # its map failed or was cancelled
                 self._unqueue_first()
+                continue
+            if self.n_unasked and not idle:
+                self.n_unasked -= 1
+                self.n_wanted += 1
+                self._promote(now, sends=False)
+                self._fill_up(now, sends=False)
                 continue
             if idle:
                 worker = idle[next(reversed(idle))]
@@ -505,8 +523,8 @@ class Scheduler:
 
     def check(self) -> None:
         """Assert the invariants of the module's head."""
-        if self.roomy and not (self.under_pressure and self._is_busy()):
-            assert not self.streams and not self.returned, "work waits while a worker has room"
+        if (self.roomy or self.n_unasked) and not (self.under_pressure and self._is_busy()):
+            assert not self.streams and not self.returned, "work waits while a worker has room, or may be started"
         for worker in self.workers.values():
             in_place = not worker.stopping and worker.id not in self.reserve and not self._is_lent(worker)
             assert worker.resting == (worker.id in self.reserve or self._is_lent(worker)) or worker.stopping

@@ -79,8 +79,13 @@ def build_driver(
     adopt: Callable[[], None] | None = None,
     output: str = "forward",
     limits: Limits | None = None,
+    on_demand: bool = False,
+    thread_names: str = "{name}-{index}",
 ) -> Driver:
-    """Make a driver with its engine; its workers are not started yet. The arguments were checked."""
+    """Make a driver with its engine; its workers are not started yet. The arguments were checked.
+
+    ``on_demand``: workers are started when a task finds none free, as the standard library's executors do.
+    """
     engine: Any
     n_slots_in_all = (interpreters or processes or 1) * (threads or 1)
     face = Face(key, name, n_slots_in_all, 1 if max_tasks is not None else None)
@@ -99,11 +104,12 @@ def build_driver(
 
         n_workers = 1
         n_slots = threads or 1
-        engine = (
-            ThreadEngine(n_slots, name, initializer, initargs, share_of(n_slots))
-            if threads
-            else InlineEngine(name, initializer, initargs)
-        )
+        if threads:
+            share = share_of(n_slots)
+            engine = ThreadEngine(n_slots, name, initializer, initargs, share, on_demand=on_demand, names=thread_names)
+        else:
+            engine = InlineEngine(name, initializer, initargs)
+        on_demand = False  # its threads are; its one worker is there
     else:
         from fullcourt._engines.template import Setup
 
@@ -134,6 +140,7 @@ def build_driver(
         n_slots,
         max_tasks=max_tasks,
         may_take_back=engine.can_take_back,
+        on_demand=on_demand,
         grows=not engine.needs_driving,
         prefetches=not engine.runs_inline,
         max_workers=most_workers(n_workers),
