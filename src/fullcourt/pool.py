@@ -119,6 +119,8 @@ class Pool:
 
     All methods may be called from any thread. A forked child cannot use its parent's pool. A worker's death costs the
     tasks that it had started (`WorkerDied`), and nothing else.
+    A task may use its own pool, and wait for it: its slot is lent meanwhile. It is given the pool as an argument, in a
+    closure, or as a global of ``__main__``.
 
     Raises:
         ValueError, TypeError: an argument is out of its range; nothing was started.

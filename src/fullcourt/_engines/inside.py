@@ -218,7 +218,7 @@ class NestedEngine:
             self._reader = make_thread(self._read, f"{self.name}-nested")
             self._reader.start()
         else:
-            self._end.on_reply = lambda received: self._arrived(*received)
+            self._end.on_reply = self._reply_came
 
     def _read(self) -> None:
         assert self._socket is not None
@@ -230,6 +230,9 @@ class NestedEngine:
             if not data:
                 return
             self._arrived(unpack(data), data, fd)
+
+    def _reply_came(self, received: Any) -> None:
+        self._arrived(*received)
 
     def _arrived(self, fields: Any, data: bytes, attached: Any) -> None:
         if fields[0] == frames.CANCEL_ANSWER:
@@ -252,15 +255,16 @@ class NestedEngine:
 
     def send(self, worker_id: int, chunk: Any) -> PicklingError | None:
         """Ask the pool to run a chunk."""
+        job: Any = getattr(chunk, "job", None)  # None: a single call
         try:
-            payload, buffers = chunk.payload if type(chunk) is Call else self.codec.encode(chunk.items)
+            payload, buffers = chunk.payload if job is None else self.codec.encode(chunk.items)
         except PicklingError as error:
             return error
         function, data, known = chunk.function, b"", self.handles[worker_id].known
         if function.id == 0 or function.id not in known:
             data = function.data
             known.add(function.id)
-        outer = self.current() if type(chunk) is Call else chunk.job.asked_by
+        outer: int = self.current() if job is None else job.asked_by
         request = Request(
             chunk.kind,
             chunk.id,

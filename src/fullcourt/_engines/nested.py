@@ -22,7 +22,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from time import monotonic
-from typing import Any
+from typing import Any, cast
 
 from fullcourt._core.model import NESTED, Chunk, Estimate
 from fullcourt._core.options import Durations, Options
@@ -210,7 +210,7 @@ class Relays:
         self.open[relay.id] = relay
         origin.relays[request.chunk_id] = relay
         driver._n_open += 1
-        stream.append(relay)
+        stream.append(cast("Call", relay))  # which it resembles as far as a stream cares
         driver.scheduler.stream_filled(stream, now)
         return []
 
@@ -512,10 +512,11 @@ class Lending:
 
     def resumed_by(self, chunk: Any, count: int, *, failed: bool) -> Any:
         """The chunk whose task waits for nothing any more when so many tasks of this one have ended."""
-        entry = chunk.payload if type(chunk) is Call else chunk.job.outer
+        job = getattr(chunk, "job", None)
+        entry = chunk.payload if job is None else job.outer
         if entry is None or self._n_of_outer.get(entry[0]) != 1:
             return None
-        return entry[1] if type(chunk) is Call or chunk.job.ends_with(count, failed=failed) else None
+        return entry[1] if job is None or job.ends_with(count, failed=failed) else None
 
     def ended(self, outer_id: int, outer: Any) -> None:
         """Of what a task asked for, something has ended."""
