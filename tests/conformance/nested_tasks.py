@@ -6,6 +6,7 @@ import asyncio
 import concurrent.futures
 import os
 import threading
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -114,6 +115,32 @@ def cancel_what_waits(pool: Any, turnstile: tasks.Turnstile, n: int) -> tuple[in
     os.close(fd)
     concurrent.futures.wait(futures)
     return n_cancelled, sum(future.cancelled() for future in futures)
+
+
+def stop_what_runs(pool: Any, turnstile: tasks.Turnstile) -> str:
+    fd = os.open(turnstile.arrivals, os.O_RDONLY)
+    future = pool.submit(tasks.pass_through, turnstile, "it runs")
+    os.read(fd, 100)
+    os.close(fd)
+    future.cancel()
+    return "cancelled" if future.cancelled() else "not cancelled"
+
+
+def limited(pool: Any) -> list[Any]:
+    """A call and an item of a map run for ever; another does not."""
+    strict = pool.options(timeout=0.2, grace=0.2, retries=1)
+    [failure, result] = strict.map(sleep_for_ever_at_zero, [0, 3], on_error="return")
+    return [
+        type(strict.submit(sleep_for_ever_at_zero, 0).exception()).__name__,
+        type(failure.exception).__name__,
+        result,
+    ]
+
+
+def sleep_for_ever_at_zero(x: int) -> int:
+    while x == 0:
+        time.sleep(60)
+    return x * x
 
 
 def leave_behind(pool: Any, path: str, n: int) -> None:
