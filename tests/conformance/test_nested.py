@@ -53,12 +53,12 @@ def test_tasks_wait_for_tasks_in_a_pool_of_one_worker(narrow: Any, depth: int) -
 
 
 def test_thirty_levels_wait_for_each_other(pool: Any, engine: Engine) -> None:
-    depth = 8 if slow_start(engine) else 30
+    depth = 5 if slow_start(engine) else 30
     assert pool.submit(nested_tasks.down, pool, depth).result(90) == depth
 
 
 def test_a_recursive_function_calls_itself_through_the_pool(pool: Any, engine: Engine) -> None:
-    n, expected = (6, 8) if slow_start(engine) else (10, 55)
+    n, expected = (5, 5) if slow_start(engine) else (10, 55)
     assert pool.submit(nested_tasks.fib, pool, n).result(90) == expected
 
 
@@ -202,8 +202,8 @@ def test_the_death_of_a_nested_task_is_its_waiters_to_handle(isolated: Engine, n
 
 
 def test_deaths_in_a_nested_map_cost_only_those_items(isolated: Engine, narrow: Any) -> None:
-    expected = ["WorkerDied" if i % 5 == 0 else i for i in range(22)]
-    assert narrow.apply(nested_tasks.deaths_in_a_map, (narrow, 22)) == expected
+    expected = ["WorkerDied" if i % 5 == 0 else i for i in range(12)]
+    assert narrow.apply(nested_tasks.deaths_in_a_map, (narrow, 12)) == expected
 
 
 def test_what_a_dead_task_asked_for_and_has_not_started_does_not_start(
@@ -290,7 +290,7 @@ def test_a_process_that_a_task_forks_cannot_use_the_pool(engine: Engine, pool: A
 
 def test_no_worker_stays_that_served_for_others(isolated: Engine, new_pool: Callable[..., Any]) -> None:
     pool = new_pool()
-    pids = pool.apply(nested_tasks.pids_at_work, (pool, 10))
+    pids = pool.apply(nested_tasks.pids_at_work, (pool, 4))
     pool.close()
     pool.join()
     assert not [pid for pid in set(pids) if is_alive(pid)]
