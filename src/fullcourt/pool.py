@@ -637,6 +637,11 @@ class Pool:
 
     # -- questions -------------------------------------------------------------------------------------------------
 
+    @property
+    def _max_workers(self) -> int:
+        """How many tasks run at once: what dask, among others, asks an executor for."""
+        return self._driver.scheduler.n_workers * self._driver.scheduler.n_slots
+
     def statistics(self) -> PoolStatistics:
         """A frozen snapshot of what the pool did so far. Waits until the workers that are being started have pids."""
         fields = self._driver.statistics()
