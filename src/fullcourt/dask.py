@@ -3,8 +3,8 @@
     with fullcourt.Pool(4) as pool:
         result = collection.compute(scheduler=fullcourt.dask.scheduler(pool))
 
-``dask.config.set(pool=pool)`` takes a pool, too, where dask's own scheduler suits it: ``"threads"``, which is the default
-of arrays and delayed calls, for pools of threads, and ``"processes"``, the default of bags, for all.
+``dask.config.set(pool=pool)`` takes a pool, too, where dask's own scheduler suits it: ``"threads"``, the default of
+arrays and delayed calls, for pools of threads; ``"processes"``, the default of bags, for all.
 """
 
 from __future__ import annotations
