@@ -156,8 +156,9 @@ class AsyncResultIterator(Generic[R]):
         An asynchronous input is closed when this returns. A plain one is dropped; if its thread is blocked inside of
         it, that stays until it returns.
         """
-        self._finalizer()
-        self._driver.job_closed()
+        if self._finalizer.alive:
+            self._finalizer()
+            self._driver.stop_job(self._job)
         self._close_bar()
         if self._feeder is not None:
             await self._feeder.closed()

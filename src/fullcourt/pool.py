@@ -31,6 +31,7 @@ __all__ = ["Failure", "Future", "Pool", "PoolStatistics", "ResultIterator", "Tas
 R = TypeVar("R")
 P = ParamSpec("P")
 OnError = Literal["raise", "return"]
+OutputMode = Literal["forward", "tag", "inherit"]
 
 pool_numbers = itertools.count(1)
 
@@ -102,6 +103,10 @@ class Pool:
         start_method: ``"fork"``, ``"forkserver"`` or ``"spawn"``; None: the running Python's default.
             Inside of a task of a worker with several slots, ``"fork"`` means ``"forkserver"``: other tasks run there.
         preload: names of modules that are imported before workers are started from the template.
+        output: what becomes of what tasks in processes and interpreters print, log and warn of. ``"forward"``: it goes
+            to this process's current `sys.stdout` and `sys.stderr`, log handlers and warning filters, before the
+            task's result is seen. ``"tag"``: likewise, with the worker's name before each printed line.
+            ``"inherit"``: it stays in the worker, whose streams and handlers are as the start method gives them.
         name: for thread names, logs and statistics.
         max_memory_per_child: a worker process that has more than so many bytes resident (a number, or as in
             ``"500M"``) is replaced when its tasks have ended. None: never.
@@ -124,6 +129,8 @@ class Pool:
         [1, 2, 3]
     """
 
+    _engine_options: Mapping[str, Any] = {}  # what the faces of the standard library ask of the engine beside
+
     def __init__(
         self,
         processes: int | None = None,
@@ -135,6 +142,7 @@ class Pool:
         interpreters: int | None = None,
         start_method: str | None = None,
         preload: Sequence[str] = (),
+        output: OutputMode = "forward",
         name: str | None = None,
         max_memory_per_child: int | str | None = None,
         max_age_per_child: float | None = None,
@@ -154,6 +162,8 @@ class Pool:
             )
         if isinstance(preload, str) or not hasattr(preload, "__iter__"):
             raise TypeError(f"preload takes a sequence of module names, not {preload!r}")
+        if output not in ("forward", "tag", "inherit"):
+            raise ValueError(f'output must be "forward", "tag" or "inherit", not {output!r}')
         if not isinstance(cast("object", name), (str, type(None))):
             raise TypeError(f"name must be a string, not {name!r}")
         if processes is None:
@@ -180,7 +190,9 @@ class Pool:
             initargs=tuple(initargs),
             max_tasks=max_tasks_per_child,
             preload=tuple(preload),
+            output=output,
             limits=limits,
+            **self._engine_options,
         )
         self._options: Options | None = None
         self._driver.open()

@@ -47,9 +47,19 @@ class Failure:
 class Call(Chunk):
     """One call by ``submit`` or ``apply_async``: a chunk of a single task."""
 
-    __slots__ = ("args", "attempt", "cancelled", "fn", "function", "future", "kwargs", "options", "payload", "stream")
-
     kind = CALL
+    # What is the same for most calls stands in the class: this is made for every task. (So it has no __slots__.)
+    start = 0
+    count = 1
+    worker_id: int | None = None
+    expected_s = 0.0
+    done = 0
+    function: Any = None
+    payload: Any = None
+    stream: Any = None
+    cancelled = False
+    attempt = 1
+    options: Options | None = None
 
     def __init__(
         self,
@@ -60,24 +70,12 @@ class Call(Chunk):
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
     ) -> None:
-        # Chunk.__init__, written out: this is made for every task
         self.id = chunk_id
-        self.start = 0
-        self.count = 1
         self.estimate = estimate
-        self.worker_id = None
-        self.expected_s = 0.0
-        self.done = 0
         self.future: Future[Any] | None = future  # None once its outcome is decided
         self.fn = fn
         self.args = args
         self.kwargs = kwargs
-        self.function: Any = None
-        self.payload: Any = None
-        self.stream: Any = None
-        self.cancelled = False
-        self.attempt = 1
-        self.options: Options | None = None
 
 
 class CallStream:
