@@ -122,7 +122,9 @@ class ProcessEngine(LinkedEngine):
             return
         self._restarts += 1
         if self._restarts > 10:
-            events.append(Broken(PoolBroken("the process that starts the workers was killed ten times in a row; giving up")))
+            events.append(
+                Broken(PoolBroken("the process that starts the workers was killed ten times in a row; giving up"))
+            )
             return
         try:
             self.open()

@@ -71,22 +71,25 @@ class Roles:
 
     def wait(self, future: Future[Any], timeout: float | None) -> bool:
         """Wait for a future of this pool, leading if nobody does. Returns whether it has ended."""
-        me = threading.get_ident()
-        deadline = None if timeout is None else monotonic() + timeout
         with self.shield:
-            if self._leader == me:  # a callback waits, from inside of a step
-                self._lead_until(future, deadline)
-                return future.done()
-            while not future.done():
-                if self._try_lead(me):
-                    try:
-                        self._lead_until(future, deadline)
-                    finally:
-                        self._leave()
-                else:
-                    self._follow(future, deadline)
-                if deadline is not None and monotonic() >= deadline:
-                    break
+            return self.wait_shielded(future, None if timeout is None else monotonic() + timeout)
+
+    def wait_shielded(self, future: Future[Any], deadline: float | None) -> bool:
+        """:meth:`wait`, inside of the shield."""
+        me = threading.get_ident()
+        if self._leader == me:  # a callback waits, from inside of a step
+            self._lead_until(future, deadline)
+            return future.done()
+        while not future.done():
+            if self._try_lead(me):
+                try:
+                    self._lead_until(future, deadline)
+                finally:
+                    self._leave()
+            else:
+                self._follow(future, deadline)
+            if deadline is not None and monotonic() >= deadline:
+                break
         return future.done()
 
     def try_step(self, timeout: float) -> bool:

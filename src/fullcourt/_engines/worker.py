@@ -376,11 +376,11 @@ def name_result(error: PicklingError) -> PicklingError:
 def flush_streams() -> None:
     """What tasks print must not wait in a buffer until the worker ends, or be lost if it is killed."""
     # Twice for every call: `suppress`, a function call each, would cost as much as the sending.
-    try:
+    try:  # noqa: SIM105
         sys.stdout.flush()
     except (AttributeError, OSError, ValueError):
         pass
-    try:
+    try:  # noqa: SIM105
         sys.stderr.flush()
     except (AttributeError, OSError, ValueError):
         pass
