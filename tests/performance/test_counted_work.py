@@ -288,6 +288,7 @@ class Calls:
         self.ids = itertools.count(1)
         self.queued = False
         self.last_size = 1
+        self.priority = 0
         self.estimate = Estimate()
 
     def available(self) -> int:

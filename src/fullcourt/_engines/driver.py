@@ -21,6 +21,7 @@ Invariants:
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import signal
@@ -97,6 +98,7 @@ class Driver:
         self.n_failed = 0
         self.functions = FunctionTable(engine.codec) if engine.codec is not None else None
         self._deferred: deque[Callable[[], None]] = deque()  # to be done without the lock
+        self._arrived: deque[Any] = deque()  # events that were received and not yet read; the leader's
         self._outcomes: deque[Settlement] = deque()  # futures to be settled without the lock
         self._abandoned_jobs: list[StreamJob] = []
         self._held: list[StreamJob] = []
@@ -546,13 +548,27 @@ class Driver:
                 chunks = [worker.sent[i] for i in ids if i in worker.sent]
                 self._forget_functions(worker_id, chunks)
                 self._requeue(chunks, monotonic())
+        if self._outcomes:
+            self._settle([])
 
     def _requeue(self, chunks: list[Any], now: float) -> None:
         """Chunks that did not start go elsewhere, unless their job is over."""
         for chunk in chunks:
-            if type(chunk) is MapChunk and not chunk.job.open:
+            if (type(chunk) is MapChunk and not chunk.job.open) or self._was_being_stopped(chunk):
                 self.scheduler.withdrawn(chunk, now)
         self.scheduler.taken_back(chunks, now)
+
+    def _was_being_stopped(self, chunk: Any) -> bool:
+        """A chunk comes back unrun: whether it is a call that was being cancelled. Then that is its end."""
+        stop = self.supervisor.stops.get(chunk.id)
+        if stop is None or type(chunk) is not Call:
+            return False
+        self.supervisor.chunk_ended(chunk)
+        self._n_open -= 1
+        if chunk.future is not None:
+            self._outcomes.append((chunk.future, None, stop.error))
+            chunk.future = None
+        return True
 
     def _stop_sent(self, job: MapJob) -> None:
         """A job is over before its end: what was sent of it shall not run, what waits unread is taken back."""
@@ -572,18 +588,49 @@ class Driver:
 
     def handle_events(self, events: list[Any]) -> None:
         """Take in what the engine reported."""
-        if not events:
+        if not events and not self._arrived:
             if self.scheduler.look_again_at is not None or self.supervisor.due < NEVER:
                 self.tend()
             return
+        # In a queue of the driver's: while what workers print is delivered, an interrupt may come, or a log handler may
+        # wait for a task; neither must lose what comes after.
+        self._arrived.extend(events)
         read: list[Any] = []
         began = perf_counter()
-        for event in events:  # reading runs user code: before the lock
-            if type(event) is FrameArrived:
+        while self._arrived:  # reading runs user code: before the lock
+            event = self._arrived.popleft()
+            if type(event) is not FrameArrived:
+                read.append((event, None, None))
+            elif event.fields[0] < frames.OUTPUT:
                 read.append((event, *self._read(event)))
             else:
-                read.append((event, None, None))
+                if read:
+                    self._take_in(read)
+                    read = []
+                began += self._deliver(event)
         self.pickling_s += perf_counter() - began
+        self._take_in(read)
+
+    def _deliver(self, event: FrameArrived) -> float:
+        """A worker printed, logged or warned. May block; an interrupt comes through, and only this output is lost.
+
+        Returns the seconds that it took.
+        """
+        began = perf_counter()
+        kind, _, _, _, number, flush, _, _ = event.fields
+        output = self.engine.output
+        shield = self.roles.shield
+        with contextlib.suppress(OSError):  # no memory to read it
+            payload = read_body(event.data, event.fields, event.fd).payload
+            shield.wait_begins()
+            try:
+                output.deliver(event.handle, kind, number, bool(flush), payload)
+            finally:
+                shield.wait_ends()
+        return perf_counter() - began
+
+    def _take_in(self, read: list[Any]) -> None:
+        """Take in events that were read."""
         settlements: list[Settlement] = []
         with self._lock:
             now = monotonic()
@@ -680,7 +727,7 @@ class Driver:
             return []  # told twice, or of a job that is over
         if kind == frames.MISSING:
             handle.known.discard(chunk.function.id)
-            self.scheduler.taken_back([chunk], now)
+            self._requeue([chunk], now)
             return []
         if kind == frames.UNLOADABLE:
             self.supervisor.chunk_ended(chunk)
@@ -788,7 +835,8 @@ class Driver:
         for chunk in held:
             if chunk.id not in started:
                 self.supervisor.not_started(chunk)
-                back.append(chunk)
+                if not self._was_being_stopped(chunk):
+                    back.append(chunk)
                 continue
             phase = self.engine.phase(handle, started[chunk.id])
             if phase == LOADING_FUNCTION and chunk.id not in self.supervisor.stops:  # no task of it had started
@@ -962,6 +1010,8 @@ class Driver:
         if self._abandoned and not self.closed:
             self.close()
         look_again_at = self.scheduler.look_again_at
+        if self._arrived:
+            timeout = 0.0  # an interrupt left them
         due = self.supervisor.due if look_again_at is None else min(look_again_at, self.supervisor.due)
         if due < NEVER:
             left = max(0.0, due - monotonic())
@@ -973,7 +1023,12 @@ class Driver:
         finally:
             shield.wait_ends()
         events = self.engine.collect(ready)
-        if len(events) == 1 and type(events[0]) is FrameArrived:
+        if (
+            len(events) == 1
+            and type(events[0]) is FrameArrived
+            and events[0].fields[0] < frames.OUTPUT
+            and not self._arrived
+        ):
             self._handle_frame(events[0])
         else:
             self.handle_events(events)
@@ -1015,17 +1070,17 @@ class Driver:
             return future.cancelled()
         if not isinstance(work, Call):
             return future.cancelled()
-        with self.roles.shield, self._lock:
-            worker_id = work.worker_id
-            if worker_id is None and work.future is not None:
-                self._withdraw_waiting(work)
-                cancelled = True
-            else:
-                cancelled = False
-        if not cancelled and worker_id is not None:
-            cancelled = self._cancel_sent(work, worker_id)
-        if not cancelled:
-            return self._stop_running(future, work, waits)
+        while True:
+            with self.roles.shield, self._lock:
+                worker_id = work.worker_id
+                cancelled = worker_id is None and work.future is not None
+                if cancelled:
+                    self._withdraw_waiting(work)
+            if cancelled or (worker_id is not None and self._cancel_sent(work, worker_id)):
+                break
+            answer = self._stop_running(future, work, waits)
+            if answer is not None:
+                return answer
         with self.roles.shield, self._lock:
             self.supervisor.chunk_ended(work)
             self._after_event()
@@ -1033,13 +1088,17 @@ class Driver:
         self._settle([(future, None, TaskCancelled("cancelled"))])
         return True
 
-    def _stop_running(self, future: Future[Any], call: Call, waits: bool) -> bool:
+    def _stop_running(self, future: Future[Any], call: Call, waits: bool) -> bool | None:
         """Stop a call that runs. Waits until it has stopped, or has ended otherwise: the answer shall be the truth.
+
+        None: it does not run, but came back from its worker meanwhile, and waits again.
 
         In a thread that runs an event loop nothing waits: there the future is cancelled at once, and its task is
         stopped meanwhile.
         """
         with self.roles.shield, self._lock:
+            if call.future is not None and call.worker_id is None:
+                return None
             if call.future is None or not self.supervisor.cancel(call, monotonic()):
                 return future.cancelled()
             at_once = waits and runs_event_loop()
@@ -1095,6 +1154,8 @@ class Driver:
                     self._n_open -= 1
                 self._requeue(chunks, now)
         self._perform()
+        if self._outcomes:
+            self._settle([])
         return found
 
     def close(self) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 
 from fullcourt._core.model import Chunk, Estimate
 from fullcourt._core.options import Durations, Options
-from fullcourt._engines.future import Future
+from fullcourt._engines.future import Future, Wake
 
 __all__ = ["Call", "CallStream", "Failure", "MapChunk", "MapJob", "Settlement", "StreamJob"]
 
@@ -295,7 +295,7 @@ class StreamJob(MapJob):
         self.ready: deque[Any] = deque()  # results for the consumer, in its order
         self._early: dict[int, list[Any]] = {}  # ordered: results that came before their turn, by index
         self._turn = 0
-        self.waiting: deque[Future[Any]] = (
+        self.waiting: deque[Future[Any] | Wake] = (
             deque()
         )  # of consumers; one is settled when a result is ready, all at the end
         self.refill: Callable[[], None] | None = None  # has more items pulled, if there is room

@@ -11,6 +11,7 @@ import abc
 import contextlib
 import mmap
 import os
+import pickle
 import select
 import threading
 from collections.abc import Callable, Sequence
@@ -20,12 +21,14 @@ from time import monotonic
 from typing import Any
 
 from fullcourt._engines.jobs import Call, MapChunk
+from fullcourt._engines.output import Output, OutputSettings
 from fullcourt._os.soft_stop import STOP_SIGNAL
+from fullcourt._transport import frames
 from fullcourt._transport.arena import pool_arena
 from fullcourt._transport.codec import Codec
 from fullcourt._transport.frames import CALL, MAX_INLINE, pack
 from fullcourt._transport.journal import (
-    REGION_BYTES,
+    page_bytes,
     read_phase,
     read_results,
     read_running,
@@ -50,6 +53,8 @@ class Handle:
         self.pid: int | None = None
         self.pidfd = -1
         self.known: set[int] = set()  # functions that it has
+        self.told = 0  # the version of the output settings that it has
+        self.mid_line: set[int] = set()  # of its streams, those whose last line has not ended
         self.at_end = False  # its link has reported end-of-file
         self.ready = False
         self.orphaned = False
@@ -115,6 +120,15 @@ class RemoteEngine(abc.ABC):
         self.name = name
         self.codec = codec
         self.handles: dict[int, Handle] = {}
+        self.version_at_start = 0
+        self.output: Output | None = None  # what workers print and log goes there; None: they keep it
+
+    def settings_now(self) -> OutputSettings | None:
+        """What workers that start from now on are told at their start; None: they forward nothing."""
+        if self.output is None:
+            return None
+        self.version_at_start = self.output.look()
+        return self.output.settings
 
     def send(self, worker_id: int, chunk: Any) -> PicklingError | None:
         """Send a chunk to a worker. Returns what is wrong with it if it will not pickle; a dead worker is no error."""
@@ -141,9 +155,17 @@ class RemoteEngine(abc.ABC):
             problem = PicklingError(f"a task's arguments could not be put into a memory block: {error}")
             problem.__cause__ = error
             return problem
+        if self.output is not None and handle.told != self.output.look():
+            self._tell_settings(handle, self.output)
         handle.n_due += 1
         handle.link.send(frame)
         return None
+
+    def _tell_settings(self, handle: Handle, output: Output) -> None:
+        """What the program wants to have of logs and warnings has changed: the worker learns of it before the task."""
+        handle.told = output.version
+        frame = self._make_frame(frames.SETTINGS, 0, 0, 0, 0, 0.0, b"", pickle.dumps(output.settings), [])
+        handle.link.send(frame)
 
     def take_back(self, worker_id: int) -> list[int]:
         """Take back what a worker has not read. Returns the chunks' ids."""
@@ -353,9 +375,10 @@ class LinkedEngine(RemoteEngine):
     def _add(self, worker_id: int, link: PoolEnd) -> tuple[Handle, int]:
         """Take up a new worker. Returns its handle and the descriptor of its page."""
         page_fd = os.memfd_create("fullcourt-page", os.MFD_CLOEXEC)
-        size = self.n_slots * REGION_BYTES
+        size = page_bytes(self.n_slots)
         os.ftruncate(page_fd, size)
         handle = Handle(worker_id, f"{self.name}-{worker_id}", link, mmap.mmap(page_fd, size))
+        handle.told = self.version_at_start
         self.handles[worker_id] = handle
         self._watch(link.fileno(), lambda events: self._receive(handle, events))
         return handle, page_fd

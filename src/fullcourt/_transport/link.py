@@ -26,6 +26,7 @@ from fullcourt._transport.frames import (
     HEADER_BYTES,
     MAX_INLINE,
     RECEIVE_BYTES,
+    SETTINGS,
     STOP,
     pack,
     unpack,
@@ -233,29 +234,29 @@ class PoolEnd:
     def take_back(self) -> list[int]:
         """Take back all frames that the worker has not read. Returns their chunks' ids, in order."""
         ids: list[int] = []
-        stops: list[Frame] = []  # another thread has just told the worker to end; it must still be told
+        kept: list[Frame] = []  # another thread has just told the worker this; it must still be told
         with self._lock:
             while True:
                 try:
                     data, fd = receive_with_fd(self._unread, socket.MSG_DONTWAIT)
                 except OSError:
                     break
+                if data and data[0] in (STOP, SETTINGS):
+                    kept.append(Frame(data, fd, 0))
+                    continue
                 if fd >= 0:
                     os.close(fd)
                 if not data:
                     break
-                if data[0] == STOP:
-                    stops.append(Frame(data, -1, 0))
-                else:
-                    ids.append(unpack(data)[3])
+                ids.append(unpack(data)[3])
             while self._waiting:
                 frame = self._waiting.popleft()
-                if frame.data[0] == STOP:
-                    stops.append(frame)
+                if frame.data[0] in (STOP, SETTINGS):
+                    kept.append(frame)
                     continue
                 ids.append(frame.chunk_id)
                 frame.close()
-        for frame in stops:
+        for frame in kept:
             self.send(frame)
         return ids
 
@@ -276,15 +277,20 @@ class PoolEnd:
 
 
 class WorkerEnd:
-    """The worker's end of a link. With several slots, each receives for itself; sends are under a lock then."""
+    """The worker's end of a link. With several slots, each receives for itself; any thread may send.
+
+    A send may find itself inside of another one of the same thread: the garbage collector, or a signal, had something
+    printed. What is sent there goes out after the outer frame.
+    """
 
     def __init__(self, tasks: socket.socket, results: socket.socket, n_slots: int) -> None:
         self._arena = worker_arena()
         self.make_frame = partial(make_frame, arena=self._arena)
         self._tasks = tasks
         self._results = results
-        self._alone = n_slots == 1
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # keeps a frame's two messages together; held while the link is full
+        self._sending = False
+        self._late: deque[Frame] = deque()
         self._send = results.send
         self._recv = tasks.recvmsg
 
@@ -300,15 +306,24 @@ class WorkerEnd:
 
     def send(self, frame: Frame) -> None:
         """Send a frame; waits while the pool is behind. Raises OSError when the pool is gone."""
-        if frame.fd < 0 and self._alone:
+        with self._lock:
+            if self._sending:
+                self._late.append(frame)
+                return
+            self._sending = True
+            try:
+                self._send_now(frame)
+                while self._late:
+                    self._send_now(self._late.popleft())
+            finally:
+                self._sending = False
+
+    def _send_now(self, frame: Frame) -> None:
+        if frame.fd < 0:
             self._send(frame.data)
             return
-        with self._lock:
-            if frame.fd < 0:
-                self._send(frame.data)
-                return
-            self._send(DESCRIPTOR_FOLLOWS)
-            send_with_fd(self._results, frame.data, frame.fd)
+        self._send(DESCRIPTOR_FOLLOWS)
+        send_with_fd(self._results, frame.data, frame.fd)
         frame.close()
 
     def close(self) -> None:
