@@ -108,13 +108,13 @@ class Counter:
 
 
 def test_an_argument_is_pickled_once() -> None:
-    with fullcourt.Pool(2) as pool:
+    with fullcourt.Pool(1) as pool:  # with two, some may be taken back from the busy one, and are pickled again
         Counter.n = 0
         for _ in range(20):
             pool.apply(type_name, (Counter(),))
         assert Counter.n == 20
         pool.map(type_name, [Counter() for _ in range(50)])
-        assert 70 <= Counter.n <= 80  # a few may be taken back from a busy worker, and are pickled again
+        assert Counter.n == 70
 
 
 def type_name(x: object) -> str:
