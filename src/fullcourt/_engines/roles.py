@@ -63,6 +63,7 @@ class Roles:
         self._bell = threading.Semaphore(0)  # rung to wake the background thread
         self._give_way = False
         self._urgent = False
+        self._n_steps = 0  # of threads that look without waiting
 
     @property
     def parked(self) -> bool:
@@ -97,6 +98,7 @@ class Roles:
         with self.shield:
             if not self._try_lead(threading.get_ident()):
                 return False
+            self._n_steps += 1
             try:
                 self._step(timeout)
             finally:
@@ -193,8 +195,12 @@ class Roles:
         with self._lock:
             self._state = GRACE
         while True:
-            if not self._urgent:
-                self._bell.acquire(timeout=GRACE_S)
+            # A thread that submits and looks by itself now and then is left alone: two that drive in turn would hand
+            # the GIL to each other at every send.
+            while not self._urgent:
+                seen = self._n_steps
+                if self._bell.acquire(timeout=GRACE_S) or self._n_steps == seen:
+                    break
             with self._lock:
                 self._urgent = False
                 leads = self._leader is None and self._has_work()
