@@ -129,6 +129,8 @@ class Pool:
         [1, 2, 3]
     """
 
+    _engine_options: Mapping[str, Any] = {}  # what the faces of the standard library ask of the engine beside
+
     def __init__(
         self,
         processes: int | None = None,
@@ -190,6 +192,7 @@ class Pool:
             preload=tuple(preload),
             output=output,
             limits=limits,
+            **self._engine_options,
         )
         self._options: Options | None = None
         self._driver.open()

@@ -49,7 +49,7 @@ from fullcourt._transport.codec import decode
 from fullcourt._transport.functions import FunctionTable, with_fallback
 from fullcourt._transport.journal import LOADING, LOADING_FUNCTION
 from fullcourt._transport.link import read_body
-from fullcourt._transport.remote_errors import load_exception
+from fullcourt._transport.remote_errors import RESULT_UNREADABLE, load_exception
 from fullcourt.errors import PicklingError, PoolBroken, PoolClosed, TaskCancelled, WorkerDied, exit_name
 
 __all__ = ["Driver"]
@@ -249,6 +249,13 @@ class Driver:
         except TypeError:  # it cannot be hashed
             return Estimate()
         return estimate
+
+    def want_worker(self) -> None:
+        """Have one worker more be started, if it waits for demand."""
+        with self.roles.shield, self._lock:
+            if not self.closed:
+                self.scheduler.worker_wanted(monotonic())
+        self._perform()
 
     def start_job(self, job: MapJob) -> None:
         """Have a map run."""
@@ -677,7 +684,7 @@ class Driver:
             if kind in (frames.ERROR, frames.INIT_FAILED, frames.UNLOADABLE_FUNCTION):
                 return None, load_exception(body.payload)
         except BaseException as error:  # noqa: BLE001
-            error.add_note("fullcourt: the task ran, but its result could not be read back in this process")
+            error.add_note(RESULT_UNREADABLE)
             return None, error
         return None, None
 
@@ -1008,6 +1015,7 @@ class Driver:
         """Wait for something to happen, and deal with it. Only the leader calls this."""
         self._since_driven = 0
         if self._abandoned and not self.closed:
+            self._settle([])
             self.close()
         look_again_at = self.scheduler.look_again_at
         if self._arrived:
@@ -1049,9 +1057,11 @@ class Driver:
     # -- cancelling and ending -------------------------------------------------------------------------------------
 
     def is_running(self, future: Future[Any]) -> bool:
-        """Whether a future's task was handed to a worker."""
+        """Whether a worker has begun a future's task."""
         work = future.work
-        return isinstance(work, Call) and work.worker_id is not None
+        worker_id = work.worker_id if isinstance(work, Call) else None
+        handle = None if worker_id is None else self.engine.handles.get(worker_id)
+        return handle is not None and work.id in self.engine.started(handle)
 
     def cancel(self, future: Future[Any], *, waits: bool = True) -> bool:
         """Cancel a call, or stop a map. ``waits``: until what runs has ended, so that the answer is the truth."""
@@ -1158,6 +1168,45 @@ class Driver:
             self._settle([])
         return found
 
+    def end_unstarted(self, error: BaseException) -> None:
+        """End all calls that no worker has begun or is just about to begin with this error; those that run go on."""
+        if self.is_foreign():
+            return
+        with self.roles.shield, self._lock:
+            calls = [call for stream in self._streams.values() for call in stream.drain()]
+            calls += [chunk for chunk in self.scheduler.returned if type(chunk) is Call]
+            self.scheduler.returned = deque(c for c in self.scheduler.returned if type(c) is not Call)
+            for stream in [s for s in self.scheduler.streams if not s.available()]:
+                self.scheduler.streams.remove(stream)
+                stream.queued = False
+            laden = list(self.scheduler.laden)
+        for worker_id in laden:
+            ids = self.engine.take_back(worker_id)
+            with self.roles.shield, self._lock:
+                worker = self.scheduler.workers.get(worker_id)
+                chunks = [worker.sent[i] for i in ids if i in worker.sent] if worker is not None else []
+                self._forget_functions(worker_id, chunks)
+                now = monotonic()
+                # What a free slot would have begun at once is let run.
+                n_begun = len(worker.sent) - len(chunks) if worker is not None else 0
+                n_spared = max(0, self.scheduler.n_slots - n_begun)
+                spared, rest = chunks[:n_spared], chunks[n_spared:]
+                taken = [chunk for chunk in rest if type(chunk) is Call]
+                for call in taken:
+                    self.scheduler.withdrawn(call, now)
+                calls += taken
+                self._requeue(spared + [chunk for chunk in rest if type(chunk) is not Call], now)
+        settlements: list[Settlement] = []
+        with self.roles.shield, self._lock:
+            for call in calls:
+                if call.future is not None:
+                    settlements.append((call.future, None, error))
+                    call.future = None
+                    self._n_open -= 1
+            self._after_event()
+        self._perform()
+        self._settle(settlements)
+
     def close(self) -> None:
         """Take no more work; end the workers when all is done. Does not wait."""
         if self.is_foreign():
@@ -1211,9 +1260,14 @@ class Driver:
         returned += self.supervisor.n_waiting()
         return scheduler.n_sent_tasks + waiting + returned + sum(job.available() for job in self._jobs)
 
-    def abandon(self) -> None:
-        """Nobody holds the pool any more. Called by the garbage collector: takes no lock that another may hold."""
+    def abandon(self, error: BaseException | None = None) -> None:
+        """Nobody holds the pool any more. Called by the garbage collector: takes no lock that another may hold.
+
+        With an error, what has not started ends with it; else all that was submitted is done.
+        """
         self._abandoned = True
+        if error is not None:
+            self._deferred.append(partial(self.end_unstarted, error))
         if self.engine.needs_driving:
             self.roles.ring()
         else:

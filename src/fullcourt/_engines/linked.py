@@ -57,6 +57,7 @@ class Handle:
         self.mid_line: set[int] = set()  # of its streams, those whose last line has not ended
         self.at_end = False  # its link has reported end-of-file
         self.ready = False
+        self.exitcode: int | None = None  # once it has ended, where that is known
         self.orphaned = False
         self.failure: Exception | None = None  # why it could not be started, where that is known
         self.n_due = 0  # frames sent less frames received: about how many answers may be expected
@@ -228,7 +229,7 @@ class RemoteEngine(abc.ABC):
             if chunk_id in chunk_ids:
                 revoke(handle.page, slot_index, chunk_id)
 
-    def worker_ready(self, handle: Handle, pid: int) -> None:
+    def worker_ready(self, handle: Handle, pid: int) -> None:  # noqa: B027  most engines have nothing to do
         """A worker has said that it is ready, and its process."""
 
     @abc.abstractmethod
