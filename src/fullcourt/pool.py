@@ -6,11 +6,11 @@ import atexit
 import itertools
 import threading
 import weakref
-from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
+from collections.abc import AsyncIterable, Callable, Iterable, Mapping, Sequence, Sized
 from dataclasses import dataclass
 from time import monotonic
 from types import TracebackType
-from typing import Any, Literal, ParamSpec, Self, TypeVar, Unpack, cast
+from typing import TYPE_CHECKING, Any, Literal, ParamSpec, Self, TypeVar, Unpack, cast
 
 from fullcourt._core.options import OptionFields, Options, merge, parse_bytes
 from fullcourt._engines.build import START_METHODS, build_driver
@@ -22,6 +22,9 @@ from fullcourt._engines.supervisor import Limits
 from fullcourt._groups import TaskGroup
 from fullcourt._os.cpus import usable_cores
 from fullcourt.errors import NotSupported, PicklingError
+
+if TYPE_CHECKING:
+    from fullcourt._aio import AsyncResultIterator
 
 __all__ = ["Failure", "Future", "Pool", "PoolStatistics", "ResultIterator", "TaskGroup", "WorkerStatistics", "map"]
 
@@ -126,6 +129,8 @@ class Pool:
         [1, 2, 3]
     """
 
+    _engine_options: Mapping[str, Any] = {}  # what the faces of the standard library ask of the engine beside
+
     def __init__(
         self,
         processes: int | None = None,
@@ -187,6 +192,7 @@ class Pool:
             preload=tuple(preload),
             output=output,
             limits=limits,
+            **self._engine_options,
         )
         self._options: Options | None = None
         self._driver.open()
@@ -478,13 +484,32 @@ class Pool:
         *,
         ordered: bool,
     ) -> ResultIterator[R]:
+        if not hasattr(iterable, "__iter__") and not hasattr(iterable, "__getitem__"):
+            raise TypeError(f"imap needs an iterable, not {iterable!r}")
+        job, close_bar = self._start_stream(func, iterable, chunksize, buffersize, progress, on_error, options, ordered)
+        driver = self._driver
+        known = isinstance(iterable, (list, tuple, range, str, bytes, dict, set, frozenset))
+        job.finite = known
+        feeder = Feeder(driver, job, iterable, own_thread=not known and not driver.engine.runs_inline)
+        driver.will_wait_elsewhere()
+        return ResultIterator(driver, job, feeder.refill, close_bar)
+
+    def _start_stream(
+        self,
+        func: Callable[..., Any],
+        iterable: object,
+        chunksize: int | None,
+        buffersize: int | None,
+        progress: bool,
+        on_error: str,
+        options: OptionFields,
+        ordered: bool,
+    ) -> tuple[StreamJob, Callable[[], None]]:
         check_map_arguments(func, chunksize, on_error)
         at_least("buffersize", buffersize, 1)
         merged = self._merged(options)
         driver = self._driver
         driver._check_open()
-        if not hasattr(iterable, "__iter__") and not hasattr(iterable, "__getitem__"):
-            raise TypeError(f"imap needs an iterable, not {iterable!r}")
         total = len(iterable) if isinstance(iterable, Sized) else None
         report, close_bar = progress_of(func, total) if progress else (None, nothing)
         function = driver.functions.get(func) if driver.functions is not None else None
@@ -506,11 +531,49 @@ class Pool:
         if driver.engine.runs_inline:
             job.buffersize = 1
         driver.start_job(job)
-        known = isinstance(iterable, (list, tuple, range, str, bytes, dict, set, frozenset))
-        job.finite = known
-        feeder = Feeder(driver, job, iterable, own_thread=not known and not driver.engine.runs_inline)
-        driver.will_wait_elsewhere()
-        return ResultIterator(driver, job, feeder.refill, close_bar)
+        return job, close_bar
+
+    def aimap(
+        self,
+        func: Callable[[Any], R],
+        items: Iterable[Any] | AsyncIterable[Any],
+        chunksize: int | None = None,
+        *,
+        ordered: bool = True,
+        buffersize: int | None = None,
+        progress: bool = False,
+        on_error: OnError = "raise",
+        **options: Unpack[OptionFields],
+    ) -> AsyncResultIterator[R]:
+        """As :meth:`imap`, for ``async for``; with ``ordered=False``, as :meth:`imap_unordered`.
+
+        The loop is never blocked: not by an input that blocks, which is read in a thread, nor by pickling. An
+        asynchronous input is read in the loop, from now on, or from the first result asked for if none runs now; it is
+        closed when the iteration ends, or is closed, cancelled or dropped.
+
+        Example:
+            >>> import asyncio, fullcourt
+            >>> async def main():
+            ...     async with fullcourt.Pool(threads=2) as pool:
+            ...         return [square async for square in pool.aimap(lambda x: x * x, range(4))]
+            >>> asyncio.run(main())
+            [0, 1, 4, 9]
+        """
+        from fullcourt._aio import AsyncFeeder, AsyncResultIterator, in_loop
+
+        plain = not isinstance(items, AsyncIterable)
+        if plain and not hasattr(items, "__iter__") and not hasattr(items, "__getitem__"):
+            raise TypeError(f"aimap needs an iterable or an asynchronous one, not {items!r}")
+        job, close_bar = self._start_stream(func, items, chunksize, buffersize, progress, on_error, options, ordered)
+        driver = self._driver
+        if isinstance(items, AsyncIterable):
+            source = AsyncFeeder(driver, job, items)
+            if in_loop():
+                source.start()
+            return AsyncResultIterator(driver, job, source.refill, source, close_bar)
+        job.finite = isinstance(items, (list, tuple, range, str, bytes, dict, set, frozenset))
+        feeder = Feeder(driver, job, items, own_thread=not driver.engine.runs_inline)
+        return AsyncResultIterator(driver, job, feeder.refill, None, close_bar)
 
     # -- the end ---------------------------------------------------------------------------------------------------
 
@@ -570,6 +633,19 @@ class Pool:
         except BaseException:
             self.terminate()
             raise
+
+    async def __aenter__(self) -> Self:
+        """As ``with``. The workers start aside; what blocks is the constructor's fork, for some milliseconds."""
+        self._driver._check_open()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        """As leaving ``with``, without blocking the loop. If this is cancelled meanwhile, what runs is stopped."""
+        from fullcourt._aio import leave
+
+        await leave(lambda: self.__exit__(kind, error, tb), self.terminate)
 
     # -- questions -------------------------------------------------------------------------------------------------
 

@@ -48,7 +48,7 @@ class InterpreterEngine(LinkedEngine):
     def open(self) -> None:
         self._setup.pool_pid = os.getpid()
         self._setup.output = self.settings_now()
-        self._setup_fd = write_setup(self._setup, self.codec)
+        self._setup_fd = write_setup(self._setup, self.codec, None)
 
     def start(self, worker_id: int) -> None:
         link, tasks, results = make_link()
@@ -138,13 +138,12 @@ def serve(fds: tuple[int, int, int], setup_fd: int, name: str) -> None:
     set_share(setup.share, of_thread=False)
     tasks, results = socket.socket(fileno=os.dup(fds[0])), socket.socket(fileno=os.dup(fds[1]))
     page = mmap.mmap(fds[2], REGION_BYTES)
+    end, codec = WorkerEnd(tasks, results, 1), Codec()
     try:
-        end, codec = WorkerEnd(tasks, results, 1), Codec()
         forwarder = Forwarder(end, codec, name, setup.output) if setup.output is not None else None
         worker = Worker(end, page, 1, codec, forwarder)
         worker.run(load_initializer(setup) if setup.encoded_initializer is not None else None, ())
         if forwarder is not None:
             forwarder.close()
     finally:
-        tasks.close()
-        results.close()
+        end.close()

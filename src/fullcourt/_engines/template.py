@@ -33,6 +33,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 from fullcourt._os.budget import libraries_limited
 from fullcourt._os.system import become_subreaper, descendants, die_with_parent, kill_tree, open_pidfd
+from fullcourt._transport.inheritance import Inheritance, adopt, dumps_inheriting, tracker_descriptor
 from fullcourt.errors import NotSupported
 
 if TYPE_CHECKING:
@@ -59,6 +60,9 @@ class Setup:
     share: int = 1  # cores that each slot may use
     environment: dict[str, str] = field(default_factory=dict)  # set in workers on top of the program's
     output: OutputSettings | None = None  # None: what tasks print and log stays with the worker
+    n_inherited: int = 0  # descriptors that a fresh interpreter is given beside its own
+    tracker: int | None = None  # which of them leads to the resource tracker
+    authkey: bytes = b""  # multiprocessing's, for proxies of managers
 
 
 class Template:
@@ -201,13 +205,15 @@ def run_worker(worker_id: int, setup: Setup, connect: Callable[[], tuple[Any, mm
     """Be a worker, to the end, behind any kind of link: ``connect`` gives the worker's end and its page."""
     code = 1
     try:
+        from fullcourt._engines import worker as this_worker
         from fullcourt._engines.forwarding import Forwarder
         from fullcourt._engines.worker import Worker, flush_streams
         from fullcourt._transport.codec import Codec
         from fullcourt._transport.mainspace import adopt_main
 
         end, page = connect()
-        be_a_child(f"{setup.name}-{worker_id}")
+        this_worker.name_here = f"{setup.name}-{worker_id}"
+        be_a_child(this_worker.name_here)
         adopt_main()
         codec = Codec(shares_main=setup.shares_main)
         initializer, initargs = setup.initializer, setup.initargs
@@ -277,15 +283,16 @@ def be_a_child(name: str) -> None:
 
 
 def run_exit_functions() -> None:
-    """What tasks and initializers registered for the end of the process."""
+    """What tasks and initializers registered for the end of the process, in the interpreter's own order.
+
+    Executors that a task left open end at ``threading._shutdown``; only then can one wait for their processes.
+    """
     import atexit
     import threading
 
+    threading._shutdown()  # type: ignore[attr-defined]
     if "multiprocessing.util" in sys.modules:
         sys.modules["multiprocessing.util"]._exit_function()
-    for thread in threading.enumerate():
-        if thread is not threading.main_thread() and not thread.daemon:
-            thread.join()
     atexit._run_exitfuncs()
 
 
@@ -383,6 +390,8 @@ def main(control_fd: int, setup_fd: int, method: str) -> None:
     data = read_all(setup_fd)
     setup: Setup = pickle.loads(data)
     quiet_signals()
+    inherited = range(setup_fd + 1, setup_fd + 1 + setup.n_inherited)
+    adopt(inherited.start, setup.n_inherited, setup.tracker)
     enter_world(setup)
     if method == "forkserver":
         run_template(control, setup.pool_pid, setup)
@@ -390,7 +399,7 @@ def main(control_fd: int, setup_fd: int, method: str) -> None:
 
     def spawn_worker(worker_id: int, fds: list[int]) -> int:
         code = f"from fullcourt._engines.template import spawned; spawned({worker_id})"
-        return spawn_interpreter(code, [*fds, setup_fd], {})  # they are ours already
+        return spawn_interpreter(code, [*fds, setup_fd, *inherited], {})  # the environment is ours already
 
     Template(control, setup.pool_pid, spawn_worker).run()
     os._exit(0)
@@ -402,6 +411,7 @@ def spawned(worker_id: int) -> None:
     setup: Setup = pickle.loads(read_all(6))
     os.close(6)
     quiet_signals()
+    adopt(7, setup.n_inherited, setup.tracker)
     for fd in (3, 4, 5):
         os.set_inheritable(fd, False)
     enter_world(setup)
@@ -409,8 +419,8 @@ def spawned(worker_id: int) -> None:
     worker_main(worker_id, 3, 4, 5, setup, parent_pid)
 
 
-def pickle_setup(setup: Setup, codec: Any) -> bytes:
-    """What a fresh interpreter needs to know, pickled."""
+def pickle_setup(setup: Setup, codec: Any, inheritance: Inheritance | None) -> bytes:
+    """What a fresh interpreter needs to know, pickled; with what it must inherit. None: it can inherit nothing."""
     fresh = Setup(
         n_slots=setup.n_slots,
         name=setup.name,
@@ -422,19 +432,38 @@ def pickle_setup(setup: Setup, codec: Any) -> bytes:
         share=setup.share,
         output=setup.output,
     )
-    if setup.initializer is not None:
-        data, buffers = codec.encode((setup.initializer, setup.initargs))
-        if buffers:  # rare, and not worth a table
-            from fullcourt._transport.by_value import dumps
+    if "multiprocessing.managers" in sys.modules:
+        from multiprocessing.process import current_process
 
-            data = dumps((setup.initializer, setup.initargs), 5)
-        fresh.encoded_initializer = data
+        fresh.authkey = bytes(current_process().authkey)
+    if setup.initializer is not None:
+        what = (setup.initializer, setup.initargs)
+        if inheritance is None:
+            fresh.encoded_initializer = encode_whole(what, codec)
+        else:
+            fresh.encoded_initializer = dumps_inheriting(what, inheritance, lambda obj: encode_whole(obj, codec))
+    if inheritance is not None:
+        tracker = tracker_descriptor()
+        if tracker is not None:
+            fresh.tracker = inheritance.duplicate_for_child(tracker)
+        fresh.n_inherited = len(inheritance.descriptors)
     return pickle.dumps(fresh)
 
 
-def write_setup(setup: Setup, codec: Any) -> int:
+def encode_whole(obj: object, codec: Any) -> bytes:
+    """Pickle with all buffers inside."""
+    data: bytes
+    data, buffers = codec.encode(obj)
+    if buffers:  # rare, and not worth a table
+        from fullcourt._transport.by_value import dumps
+
+        data = dumps(obj, 5)
+    return data
+
+
+def write_setup(setup: Setup, codec: Any, inheritance: Inheritance | None) -> int:
     """Write that into a memory block. Returns its descriptor, to be read by `read_all`."""
-    data = pickle_setup(setup, codec)
+    data = pickle_setup(setup, codec, inheritance)
     fd = os.memfd_create("fullcourt-setup", os.MFD_CLOEXEC)
     try:
         done = 0
@@ -462,6 +491,10 @@ def enter_world(setup: Setup) -> None:
     Its ``__main__`` is never imported again: an empty one stands there, and is filled by what functions bring along.
     """
     sys.modules["__main__"] = ModuleType("__main__")
+    if setup.authkey:
+        from multiprocessing.process import current_process
+
+        current_process().authkey = setup.authkey
     sys.path[:] = setup.sys_path
     sys.argv[:] = setup.argv
     with contextlib.suppress(OSError):

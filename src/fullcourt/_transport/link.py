@@ -16,7 +16,9 @@ import pickle
 import socket
 import threading
 from collections import deque
+from functools import partial
 
+from fullcourt._transport.arena import Arena, worker_arena
 from fullcourt._transport.blocks import open_block, raw_views, write_block
 from fullcourt._transport.frames import (
     BLOCK,
@@ -75,12 +77,13 @@ def make_frame(
     function: bytes,
     payload: bytes,
     buffers: list[pickle.PickleBuffer],
+    arena: Arena | None = None,
 ) -> Frame:
-    """Build a frame; what is large goes into a block."""
+    """Build a frame; what is large goes into a block, of the arena if there is one."""
     if not buffers and len(function) + len(payload) <= MAX_INLINE:
         header = pack(kind, 0, function_id, chunk_id, start, count, len(function), seconds)
         return Frame(header + function + payload if function else header + payload, -1, chunk_id)
-    fd, table = write_block([function, payload, *raw_views(buffers)])
+    fd, table = write_block([function, payload, *raw_views(buffers)], arena)
     header = pack(kind, BLOCK, function_id, chunk_id, start, count, len(function), seconds)
     return Frame(header + table, fd, chunk_id)
 
@@ -112,6 +115,10 @@ def make_link() -> tuple[PoolEnd, socket.socket, socket.socket]:
 def receive_with_fd(sock: socket.socket, flags: int = 0) -> tuple[bytes, int]:
     """Receive a frame and the descriptor that may come with it (-1: none)."""
     data, ancillary, _, _ = sock.recvmsg(RECEIVE_BYTES, 64, flags)
+    return data, descriptor_in(ancillary) if ancillary else -1
+
+
+def descriptor_in(ancillary: list[tuple[int, int, bytes]]) -> int:
     fd = -1
     for level, kind, content in ancillary:
         if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
@@ -119,7 +126,7 @@ def receive_with_fd(sock: socket.socket, flags: int = 0) -> tuple[bytes, int]:
             fds.frombytes(content[: len(content) - len(content) % fds.itemsize])
             fd = fds[0]
             os.set_inheritable(fd, False)
-    return data, fd
+    return fd
 
 
 def send_with_fd(sock: socket.socket, data: bytes, fd: int) -> None:
@@ -149,6 +156,20 @@ class PoolEnd:
     def fileno(self) -> int:
         """The descriptor that becomes readable when results or the end have come."""
         return self._in.fileno()
+
+    def send_small(self, data: bytes, chunk_id: int) -> None:
+        """:meth:`send` for what needs no frame unless it must wait: most calls."""
+        with self._lock:
+            self.bytes_out += len(data)
+            if self._waiting:
+                self._waiting.append(Frame(data, -1, chunk_id))
+                return
+            try:
+                self._send(data)
+            except BlockingIOError:
+                self._waiting.append(Frame(data, -1, chunk_id))
+            except OSError:  # as below
+                pass
 
     def send(self, frame: Frame) -> bool:
         """Send a frame, or keep it until :meth:`flush` where the link is full. False: it waits, or the link is dead."""
@@ -262,9 +283,9 @@ class WorkerEnd:
     printed. What is sent there goes out after the outer frame.
     """
 
-    make_frame = staticmethod(make_frame)
-
     def __init__(self, tasks: socket.socket, results: socket.socket, n_slots: int) -> None:
+        self._arena = worker_arena()
+        self.make_frame = partial(make_frame, arena=self._arena)
         self._tasks = tasks
         self._results = results
         self._lock = threading.RLock()  # keeps a frame's two messages together; held while the link is full
@@ -276,12 +297,12 @@ class WorkerEnd:
     def receive(self) -> tuple[Fields, bytes, int] | None:
         """Wait for a frame: header, data, descriptor. None: the pool is gone, or wants this worker to end."""
         try:
-            data, fd = receive_with_fd(self._tasks)
+            data, ancillary, _, _ = self._recv(RECEIVE_BYTES, 64)
         except OSError:
             return None
         if not data:
             return None
-        return unpack(data), data, fd
+        return unpack(data), data, descriptor_in(ancillary) if ancillary else -1
 
     def send(self, frame: Frame) -> None:
         """Send a frame; waits while the pool is behind. Raises OSError when the pool is gone."""
@@ -306,5 +327,6 @@ class WorkerEnd:
         frame.close()
 
     def close(self) -> None:
+        self._arena.close()
         self._tasks.close()
         self._results.close()
