@@ -122,7 +122,8 @@ class ProcessEngine(LinkedEngine):
             return
         self._restarts += 1
         if self._restarts > 10:
-            events.append(Broken(PoolBroken("the process that starts the workers was killed ten times in a row; giving up")))
+            text = "the process that starts the workers was killed ten times in a row; giving up"
+            events.append(Broken(PoolBroken(text)))
             return
         try:
             self.open()
