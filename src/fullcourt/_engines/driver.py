@@ -21,6 +21,7 @@ Invariants:
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import signal
@@ -48,7 +49,7 @@ from fullcourt._transport.codec import decode
 from fullcourt._transport.functions import FunctionTable, with_fallback
 from fullcourt._transport.journal import LOADING, LOADING_FUNCTION
 from fullcourt._transport.link import read_body
-from fullcourt._transport.remote_errors import load_exception
+from fullcourt._transport.remote_errors import RESULT_UNREADABLE, load_exception
 from fullcourt.errors import PicklingError, PoolBroken, PoolClosed, TaskCancelled, WorkerDied, exit_name
 
 __all__ = ["Driver"]
@@ -95,6 +96,7 @@ class Driver:
         self.n_failed = 0
         self.functions = FunctionTable(engine.codec) if engine.codec is not None else None
         self._deferred: deque[Callable[[], None]] = deque()  # to be done without the lock
+        self._arrived: deque[Any] = deque()  # events that were received and not yet read; the leader's
         self._outcomes: deque[Settlement] = deque()  # futures to be settled without the lock
         self._abandoned_jobs: list[StreamJob] = []
         self._held: list[StreamJob] = []
@@ -158,28 +160,47 @@ class Driver:
             if options.priority:
                 priority = options.priority
                 me = (me, priority)
-        with self.roles.shield, self._lock:
-            self._check_open()
-            stream = self._streams.get(me)
-            if stream is None:
-                stream = self._streams[me] = CallStream(Estimate(), priority)
-                self._forget_streams(me)
-            if self._limited and not self._n_open:
-                self.supervisor.work_came(monotonic())
-            self._n_open += 1
-            call.id = self.new_id()  # under the lock: on free-threaded Python two could draw the same number
-            call.stream = stream
-            stream.append(call)
-            if not stream.queued:
-                self.scheduler.stream_filled(stream, monotonic())
-        if self.scheduler.actions:
-            self._perform()
+        self._hand_in(call, me, priority)
         if not waits and self.engine.needs_driving:
             self._since_driven += 1
             if self.roles.parked:
                 self.roles.arm()
             if self._since_driven >= DRIVE_EVERY:
                 self.roles.try_step(0)
+
+    def _hand_in(self, call: Call, me: object, priority: int) -> None:
+        """Give a call to the scheduler and, as a rule, at once to a worker."""
+        scheduler = self.scheduler
+        chunk: Any = None
+        worker_id = 0
+        with self.roles.shield:
+            with self._lock:
+                self._check_open()
+                stream = self._streams.get(me)
+                if stream is None:
+                    stream = self._streams[me] = CallStream(Estimate(), priority)
+                    self._forget_streams(me)
+                if self._limited and not self._n_open:
+                    self.supervisor.work_came(monotonic())
+                self._n_open += 1
+                call.id = self.new_id()  # under the lock: on free-threaded Python two could draw the same number
+                call.stream = stream
+                stream.append(call)
+                if not stream.queued:
+                    scheduler.stream_filled(stream, monotonic())
+                    actions = scheduler.actions
+                    # The usual case, written out: this call goes to a worker, and nothing else is to be done.
+                    if len(actions) == 1 and actions[0][0] == "send" and not self.engine.runs_inline:
+                        _, worker_id, chunk = actions[0]
+                        actions.clear()
+            if chunk is not None:
+                problem = self.engine.send(worker_id, chunk)
+                if problem is not None:
+                    self._settle(self._cannot_send(chunk, worker_id, problem))
+                elif chunk.options is not None and chunk.options.is_watched:
+                    self._watch(chunk, worker_id)
+        if scheduler.actions:
+            self._perform()
 
     def cannot_part(self, options: Options | None) -> bool:
         """Whether items with these options must travel one by one: a stuck one cannot be parted from others here."""
@@ -198,6 +219,13 @@ class Driver:
         except TypeError:  # it cannot be hashed
             return Estimate()
         return estimate
+
+    def want_worker(self) -> None:
+        """Have one worker more be started, if it waits for demand."""
+        with self.roles.shield, self._lock:
+            if not self.closed:
+                self.scheduler.worker_wanted(monotonic())
+        self._perform()
 
     def start_job(self, job: MapJob) -> None:
         """Have a map run."""
@@ -537,18 +565,57 @@ class Driver:
 
     def handle_events(self, events: list[Any]) -> None:
         """Take in what the engine reported."""
-        if not events:
+        if not events and not self._arrived:
             if self.scheduler.look_again_at is not None or self.supervisor.due < NEVER:
                 self.tend()
             return
+        if (
+            len(events) == 1
+            and type(events[0]) is FrameArrived
+            and events[0].fields[0] < frames.OUTPUT
+            and not self._arrived
+        ):
+            self._handle_frame(events[0])
+            return
+        # In a queue of the driver's: while what workers print is delivered, an interrupt may come, or a log handler may
+        # wait for a task; neither must lose what comes after.
+        self._arrived.extend(events)
         read: list[Any] = []
         began = perf_counter()
-        for event in events:  # reading runs user code: before the lock
-            if type(event) is FrameArrived:
+        while self._arrived:  # reading runs user code: before the lock
+            event = self._arrived.popleft()
+            if type(event) is not FrameArrived:
+                read.append((event, None, None))
+            elif event.fields[0] < frames.OUTPUT:
                 read.append((event, *self._read(event)))
             else:
-                read.append((event, None, None))
+                if read:
+                    self._take_in(read)
+                    read = []
+                began += self._deliver(event)
         self.pickling_s += perf_counter() - began
+        self._take_in(read)
+
+    def _deliver(self, event: FrameArrived) -> float:
+        """A worker printed, logged or warned. May block; an interrupt comes through, and only this output is lost.
+
+        Returns the seconds that it took.
+        """
+        began = perf_counter()
+        kind, _, _, _, number, flush, _, _ = event.fields
+        output = self.engine.output
+        shield = self.roles.shield
+        with contextlib.suppress(OSError):  # no memory to read it
+            payload = read_body(event.data, event.fields, event.fd).payload
+            shield.wait_begins()
+            try:
+                output.deliver(event.handle, kind, number, bool(flush), payload)
+            finally:
+                shield.wait_ends()
+        return perf_counter() - began
+
+    def _take_in(self, read: list[Any]) -> None:
+        """Take in events that were read."""
         settlements: list[Settlement] = []
         with self._lock:
             now = monotonic()
@@ -566,16 +633,36 @@ class Driver:
         self._perform()
         self._settle(settlements)
 
+    def _handle_frame(self, event: FrameArrived) -> None:
+        """A single frame, as most come: :meth:`handle_events` without its lists."""
+        sampled = not (self.n_done & SAMPLED)
+        began = perf_counter() if sampled else 0.0
+        value, problem = self._read(event)
+        if sampled:
+            self.pickling_s += (perf_counter() - began) * (SAMPLED + 1)
+        with self._lock:
+            now = monotonic()
+            settlements = self._frame(event, value, problem, now)
+            if self.scheduler.look_again_at is not None or self.supervisor.due <= now:
+                settlements += self._tend(now)
+            if self.closed or self._abandoned_jobs or self.supervisor.condemned:
+                self._after_event()
+        if self.scheduler.actions:
+            self._perform()
+        self._settle(settlements)
+
     def _read(self, event: FrameArrived) -> tuple[Any, BaseException | None]:
-        kind = event.fields[0]
+        kind, flags = event.fields[:2]
         try:
+            if kind == frames.RESULT and not flags:
+                return decode(memoryview(event.data)[frames.HEADER_BYTES :]), None
             body = read_body(event.data, event.fields, event.fd)
             if kind in (frames.RESULT, frames.RESULTS):
                 return decode(body.payload, body.buffers), None
             if kind in (frames.ERROR, frames.INIT_FAILED, frames.UNLOADABLE_FUNCTION):
                 return None, load_exception(body.payload)
         except BaseException as error:  # noqa: BLE001
-            error.add_note("fullcourt: the task ran, but its result could not be read back in this process")
+            error.add_note(RESULT_UNREADABLE)
             return None, error
         return None, None
 
@@ -827,8 +914,16 @@ class Driver:
 
     def _settle(self, settlements: list[Settlement]) -> None:
         """Tell the users; their callbacks run here, without any lock."""
-        if not settlements and not self._deferred and not self._outcomes:
-            return
+        if not self._deferred and not self._outcomes:
+            if not settlements:
+                return
+            if len(settlements) == 1 and settlements[0][2] is None and settlements[0][0] is not None:
+                settlements[0][0]._settle(settlements[0][1], None)
+                if self._deferred or self._outcomes:  # by its callback
+                    self._settle([])
+                elif self.engine.needs_driving:
+                    self.roles.tell()
+                return
         # In a queue of the driver's: a callback may wait for another of these, and then hands it out itself.
         self._outcomes.extend(settlements)
         while True:
@@ -887,8 +982,11 @@ class Driver:
         """Wait for something to happen, and deal with it. Only the leader calls this."""
         self._since_driven = 0
         if self._abandoned and not self.closed:
+            self._settle([])
             self.close()
         look_again_at = self.scheduler.look_again_at
+        if self._arrived:
+            timeout = 0.0  # an interrupt left them
         due = self.supervisor.due if look_again_at is None else min(look_again_at, self.supervisor.due)
         if due < NEVER:
             left = max(0.0, due - monotonic())
@@ -917,9 +1015,11 @@ class Driver:
     # -- cancelling and ending -------------------------------------------------------------------------------------
 
     def is_running(self, future: Future[Any]) -> bool:
-        """Whether a future's task was handed to a worker."""
+        """Whether a worker has begun a future's task."""
         work = future.work
-        return isinstance(work, Call) and work.worker_id is not None
+        worker_id = work.worker_id if isinstance(work, Call) else None
+        handle = None if worker_id is None else self.engine.handles.get(worker_id)
+        return handle is not None and work.id in self.engine.started(handle)
 
     def cancel(self, future: Future[Any], *, waits: bool = True) -> bool:
         """Cancel a call, or stop a map. ``waits``: until what runs has ended, so that the answer is the truth."""
@@ -1026,6 +1126,45 @@ class Driver:
             self._settle([])
         return found
 
+    def end_unstarted(self, error: BaseException) -> None:
+        """End all calls that no worker has begun or is just about to begin with this error; those that run go on."""
+        if self.is_foreign():
+            return
+        with self.roles.shield, self._lock:
+            calls = [call for stream in self._streams.values() for call in stream.drain()]
+            calls += [chunk for chunk in self.scheduler.returned if type(chunk) is Call]
+            self.scheduler.returned = deque(c for c in self.scheduler.returned if type(c) is not Call)
+            for stream in [s for s in self.scheduler.streams if not s.available()]:
+                self.scheduler.streams.remove(stream)
+                stream.queued = False
+            laden = list(self.scheduler.laden)
+        for worker_id in laden:
+            ids = self.engine.take_back(worker_id)
+            with self.roles.shield, self._lock:
+                worker = self.scheduler.workers.get(worker_id)
+                chunks = [worker.sent[i] for i in ids if i in worker.sent] if worker is not None else []
+                self._forget_functions(worker_id, chunks)
+                now = monotonic()
+                # What a free slot would have begun at once is let run.
+                n_begun = len(worker.sent) - len(chunks) if worker is not None else 0
+                n_spared = max(0, self.scheduler.n_slots - n_begun)
+                spared, rest = chunks[:n_spared], chunks[n_spared:]
+                taken = [chunk for chunk in rest if type(chunk) is Call]
+                for call in taken:
+                    self.scheduler.withdrawn(call, now)
+                calls += taken
+                self._requeue(spared + [chunk for chunk in rest if type(chunk) is not Call], now)
+        settlements: list[Settlement] = []
+        with self.roles.shield, self._lock:
+            for call in calls:
+                if call.future is not None:
+                    settlements.append((call.future, None, error))
+                    call.future = None
+                    self._n_open -= 1
+            self._after_event()
+        self._perform()
+        self._settle(settlements)
+
     def close(self) -> None:
         """Take no more work; end the workers when all is done. Does not wait."""
         if self.is_foreign():
@@ -1079,9 +1218,14 @@ class Driver:
         returned += self.supervisor.n_waiting()
         return scheduler.n_sent_tasks + waiting + returned + sum(job.available() for job in self._jobs)
 
-    def abandon(self) -> None:
-        """Nobody holds the pool any more. Called by the garbage collector: takes no lock that another may hold."""
+    def abandon(self, error: BaseException | None = None) -> None:
+        """Nobody holds the pool any more. Called by the garbage collector: takes no lock that another may hold.
+
+        With an error, what has not started ends with it; else all that was submitted is done.
+        """
         self._abandoned = True
+        if error is not None:
+            self._deferred.append(partial(self.end_unstarted, error))
         if self.engine.needs_driving:
             self.roles.ring()
         else:

@@ -13,9 +13,11 @@ from typing import Any
 
 from fullcourt._engines.linked import Broken, Event, Handle, LinkedEngine, Lost, Orphaned
 from fullcourt._engines.template import Setup, fork_template, spawn_interpreter, write_setup
+from fullcourt._os.budget import worker_environment
 from fullcourt._os.system import open_pidfd
 from fullcourt._transport import frames
 from fullcourt._transport.codec import Codec
+from fullcourt._transport.inheritance import Inheritance
 from fullcourt._transport.link import make_frame, make_link
 from fullcourt.errors import NotSupported, PoolBroken
 
@@ -44,6 +46,8 @@ class ProcessEngine(LinkedEngine):
         """Start the template."""
         setup = self._setup
         setup.pool_pid = os.getpid()
+        setup.output = self.settings_now()
+        setup.environment = worker_environment(setup.share, os.environ)
         control, template_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         try:
             if self._method == "fork":
@@ -61,10 +65,12 @@ class ProcessEngine(LinkedEngine):
         self._watch(control.fileno(), self._hear)
 
     def _start_fresh(self, template_end: socket.socket) -> int:
-        setup_fd = write_setup(self._setup, self.codec)
+        inheritance = Inheritance(renumbered=True)
+        setup_fd = write_setup(self._setup, self.codec, inheritance)
         try:
             code = f"from fullcourt._engines.template import main; main(3, 4, {self._method!r})"
-            return spawn_interpreter(code, [template_end.fileno(), setup_fd])
+            descriptors = [template_end.fileno(), setup_fd, *inheritance.descriptors]
+            return spawn_interpreter(code, descriptors, self._setup.environment)
         finally:
             os.close(setup_fd)
 
@@ -91,6 +97,7 @@ class ProcessEngine(LinkedEngine):
             elif what == "exited":
                 self._drain(handle, events)
                 self._remove(handle)
+                handle.exitcode = rest[0]
                 events.append(Lost(handle, rest[0], rest[1]))
             else:
                 self._remove(handle)
@@ -122,8 +129,9 @@ class ProcessEngine(LinkedEngine):
             return
         self._restarts += 1
         if self._restarts > 10:
-            text = "the process that starts the workers was killed ten times in a row; giving up"
-            events.append(Broken(PoolBroken(text)))
+            events.append(
+                Broken(PoolBroken("the process that starts the workers was killed ten times in a row; giving up"))
+            )
             return
         try:
             self.open()
@@ -222,6 +230,8 @@ class ProcessEngine(LinkedEngine):
 
     def close(self) -> None:
         self._ending = True
+        self._order(("stop",))  # a fork of this process may hold the socket open: then the template sees no end of it
+        self._setup.initializer, self._setup.initargs = None, ()  # what is the user's is not held any longer
         control, self._control = self._control, None
         if control is not None:
             self._unwatch(control.fileno())

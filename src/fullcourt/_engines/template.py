@@ -29,10 +29,15 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from types import ModuleType
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, cast
 
+from fullcourt._os.budget import libraries_limited
 from fullcourt._os.system import become_subreaper, descendants, die_with_parent, kill_tree, open_pidfd
+from fullcourt._transport.inheritance import Inheritance, adopt, dumps_inheriting, tracker_descriptor
 from fullcourt.errors import NotSupported
+
+if TYPE_CHECKING:
+    from fullcourt._engines.output import OutputSettings
 
 __all__ = ["Setup", "Template", "main", "worker_main"]
 
@@ -52,6 +57,12 @@ class Setup:
     cwd: str = ""
     preload: tuple[str, ...] = ()
     encoded_initializer: bytes | None = None
+    share: int = 1  # cores that each slot may use
+    environment: dict[str, str] = field(default_factory=dict)  # set in workers on top of the program's
+    output: OutputSettings | None = None  # None: what tasks print and log stays with the worker
+    n_inherited: int = 0  # descriptors that a fresh interpreter is given beside its own
+    tracker: int | None = None  # which of them leads to the resource tracker
+    authkey: bytes = b""  # multiprocessing's, for proxies of managers
 
 
 class Template:
@@ -178,13 +189,13 @@ def worker_main(worker_id: int, tasks_fd: int, results_fd: int, page_fd: int, se
     """Be a worker, to the end; the process is fresh or freshly forked. Never returns."""
 
     def connect() -> tuple[Any, mmap.mmap]:
-        from fullcourt._transport.journal import REGION_BYTES
+        from fullcourt._transport.journal import page_bytes
         from fullcourt._transport.link import WorkerEnd
 
         if "_ctypes" in sys.modules:
             die_with_parent(parent_pid)
-        page = mmap.mmap(page_fd, setup.n_slots * REGION_BYTES)
-        os.close(page_fd)
+        page = mmap.mmap(page_fd, page_bytes(setup.n_slots))
+        record_faults(page_fd, setup.n_slots)
         return WorkerEnd(socket.socket(fileno=tasks_fd), socket.socket(fileno=results_fd), setup.n_slots), page
 
     run_worker(worker_id, setup, connect)
@@ -194,22 +205,29 @@ def run_worker(worker_id: int, setup: Setup, connect: Callable[[], tuple[Any, mm
     """Be a worker, to the end, behind any kind of link: ``connect`` gives the worker's end and its page."""
     code = 1
     try:
+        from fullcourt._engines import worker as this_worker
+        from fullcourt._engines.forwarding import Forwarder
         from fullcourt._engines.worker import Worker, flush_streams
         from fullcourt._transport.codec import Codec
         from fullcourt._transport.mainspace import adopt_main
 
         end, page = connect()
-        be_a_child(f"{setup.name}-{worker_id}")
+        this_worker.name_here = f"{setup.name}-{worker_id}"
+        be_a_child(this_worker.name_here)
         adopt_main()
         codec = Codec(shares_main=setup.shares_main)
         initializer, initargs = setup.initializer, setup.initargs
-        worker = Worker(end, page, setup.n_slots, codec)
+        name = f"{setup.name}-{worker_id}"
+        forwarder = Forwarder(end, codec, name, setup.output) if setup.output is not None else None
+        if forwarder is not None and hasattr(os, "register_at_fork"):
+            os.register_at_fork(after_in_child=forwarder.fall_silent)
+        worker = Worker(end, page, setup.n_slots, codec, forwarder)
         if setup.encoded_initializer is not None:
             initializer, initargs = load_initializer(setup), ()
         if worker.run(initializer, initargs):
             code = 0
         run_exit_functions()
-        flush_streams()
+        (flush_streams if forwarder is None else forwarder.finish)()
     except BaseException:  # noqa: BLE001  nowhere to report to: the pool sees the exit code
         with contextlib.suppress(BaseException):
             import traceback
@@ -218,6 +236,29 @@ def run_worker(worker_id: int, setup: Setup, connect: Callable[[], tuple[Any, mm
             sys.stderr.flush()
     finally:
         os._exit(code)
+
+
+def record_faults(page_fd: int, n_slots: int) -> None:
+    """Have the traceback of a fatal signal written to the end of the page, where the pool finds it.
+
+    Children that a task forks do as they would without this.
+    """
+    import faulthandler
+
+    from fullcourt._transport.journal import REGION_BYTES
+
+    was_enabled = faulthandler.is_enabled()
+    os.lseek(page_fd, n_slots * REGION_BYTES, os.SEEK_SET)
+    faulthandler.enable(page_fd)
+    if hasattr(os, "register_at_fork"):
+
+        def in_child() -> None:
+            if was_enabled and sys.__stderr__ is not None:
+                faulthandler.enable(sys.__stderr__)
+            else:
+                faulthandler.disable()
+
+        os.register_at_fork(after_in_child=in_child)
 
 
 def be_a_child(name: str) -> None:
@@ -242,15 +283,16 @@ def be_a_child(name: str) -> None:
 
 
 def run_exit_functions() -> None:
-    """What tasks and initializers registered for the end of the process."""
+    """What tasks and initializers registered for the end of the process, in the interpreter's own order.
+
+    Executors that a task left open end at ``threading._shutdown``; only then can one wait for their processes.
+    """
     import atexit
     import threading
 
+    threading._shutdown()  # type: ignore[attr-defined]
     if "multiprocessing.util" in sys.modules:
         sys.modules["multiprocessing.util"]._exit_function()
-    for thread in threading.enumerate():
-        if thread is not threading.main_thread() and not thread.daemon:
-            thread.join()
     atexit._run_exitfuncs()
 
 
@@ -267,24 +309,38 @@ def fork_template(control: socket.socket, pool_socket: socket.socket, setup: Set
             'interpreters first, or use start_method="forkserver" or "spawn".'
         )
     pool_pid = os.getpid()
-    for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(AttributeError, OSError, ValueError):
-            stream.flush()
+    import_worker()  # here, where the next pool finds it
+    flush_all()
     import warnings
 
     with warnings.catch_warnings():
         # 3.12 warns of forking where threads run; the pool does so once, when it is opened, and the docs say what to
         # do about it (start_method="forkserver").
         warnings.simplefilter("ignore", DeprecationWarning)
-        pid = os.fork()
+        with libraries_limited(setup.share):
+            pid = os.fork()
     if pid:
         return pid
     try:
         pool_socket.close()
         quiet_signals()
+        os.environ.update(setup.environment)
         run_template(control, pool_pid, setup)
     finally:
         os._exit(0)
+
+
+def import_worker() -> None:
+    """Import what each worker needs."""
+    for name in ("worker", "forwarding"):
+        __import__(f"fullcourt._engines.{name}")
+
+
+def flush_all() -> None:
+    """What waits in a buffer must not be inherited: each process would write it."""
+    for stream in (sys.stdout, sys.stderr, sys.__stdout__, sys.__stderr__):
+        with contextlib.suppress(AttributeError, OSError, ValueError):
+            cast("Any", stream).flush()
 
 
 def preload(setup: Setup) -> None:
@@ -306,8 +362,8 @@ def fail(error: BaseException) -> NoReturn:
 def run_template(control: socket.socket, pool_pid: int, setup: Setup) -> None:
     """Be a template that forks its workers."""
     preload(setup)
-    __import__("fullcourt._engines.worker")  # before the forks, so that workers share it
-
+    import_worker()  # before the forks, so that workers share it
+    flush_all()
     gc.collect()
     gc.freeze()  # the collector must not touch, and so copy, what workers share with us
     template_pid = os.getpid()
@@ -334,6 +390,8 @@ def main(control_fd: int, setup_fd: int, method: str) -> None:
     data = read_all(setup_fd)
     setup: Setup = pickle.loads(data)
     quiet_signals()
+    inherited = range(setup_fd + 1, setup_fd + 1 + setup.n_inherited)
+    adopt(inherited.start, setup.n_inherited, setup.tracker)
     enter_world(setup)
     if method == "forkserver":
         run_template(control, setup.pool_pid, setup)
@@ -341,7 +399,7 @@ def main(control_fd: int, setup_fd: int, method: str) -> None:
 
     def spawn_worker(worker_id: int, fds: list[int]) -> int:
         code = f"from fullcourt._engines.template import spawned; spawned({worker_id})"
-        return spawn_interpreter(code, [*fds, setup_fd])
+        return spawn_interpreter(code, [*fds, setup_fd, *inherited], {})  # the environment is ours already
 
     Template(control, setup.pool_pid, spawn_worker).run()
     os._exit(0)
@@ -353,6 +411,7 @@ def spawned(worker_id: int) -> None:
     setup: Setup = pickle.loads(read_all(6))
     os.close(6)
     quiet_signals()
+    adopt(7, setup.n_inherited, setup.tracker)
     for fd in (3, 4, 5):
         os.set_inheritable(fd, False)
     enter_world(setup)
@@ -360,8 +419,8 @@ def spawned(worker_id: int) -> None:
     worker_main(worker_id, 3, 4, 5, setup, parent_pid)
 
 
-def pickle_setup(setup: Setup, codec: Any) -> bytes:
-    """What a fresh interpreter needs to know, pickled."""
+def pickle_setup(setup: Setup, codec: Any, inheritance: Inheritance | None) -> bytes:
+    """What a fresh interpreter needs to know, pickled; with what it must inherit. None: it can inherit nothing."""
     fresh = Setup(
         n_slots=setup.n_slots,
         name=setup.name,
@@ -370,20 +429,41 @@ def pickle_setup(setup: Setup, codec: Any) -> bytes:
         sys_path=list(sys.path),
         argv=list(sys.argv),
         cwd=os.getcwd(),
+        share=setup.share,
+        output=setup.output,
     )
-    if setup.initializer is not None:
-        data, buffers = codec.encode((setup.initializer, setup.initargs))
-        if buffers:  # rare, and not worth a table
-            from fullcourt._transport.by_value import dumps
+    if "multiprocessing.managers" in sys.modules:
+        from multiprocessing.process import current_process
 
-            data = dumps((setup.initializer, setup.initargs), 5)
-        fresh.encoded_initializer = data
+        fresh.authkey = bytes(current_process().authkey)
+    if setup.initializer is not None:
+        what = (setup.initializer, setup.initargs)
+        if inheritance is None:
+            fresh.encoded_initializer = encode_whole(what, codec)
+        else:
+            fresh.encoded_initializer = dumps_inheriting(what, inheritance, lambda obj: encode_whole(obj, codec))
+    if inheritance is not None:
+        tracker = tracker_descriptor()
+        if tracker is not None:
+            fresh.tracker = inheritance.duplicate_for_child(tracker)
+        fresh.n_inherited = len(inheritance.descriptors)
     return pickle.dumps(fresh)
 
 
-def write_setup(setup: Setup, codec: Any) -> int:
+def encode_whole(obj: object, codec: Any) -> bytes:
+    """Pickle with all buffers inside."""
+    data: bytes
+    data, buffers = codec.encode(obj)
+    if buffers:  # rare, and not worth a table
+        from fullcourt._transport.by_value import dumps
+
+        data = dumps(obj, 5)
+    return data
+
+
+def write_setup(setup: Setup, codec: Any, inheritance: Inheritance | None) -> int:
     """Write that into a memory block. Returns its descriptor, to be read by `read_all`."""
-    data = pickle_setup(setup, codec)
+    data = pickle_setup(setup, codec, inheritance)
     fd = os.memfd_create("fullcourt-setup", os.MFD_CLOEXEC)
     try:
         done = 0
@@ -411,6 +491,10 @@ def enter_world(setup: Setup) -> None:
     Its ``__main__`` is never imported again: an empty one stands there, and is filled by what functions bring along.
     """
     sys.modules["__main__"] = ModuleType("__main__")
+    if setup.authkey:
+        from multiprocessing.process import current_process
+
+        current_process().authkey = setup.authkey
     sys.path[:] = setup.sys_path
     sys.argv[:] = setup.argv
     with contextlib.suppress(OSError):
@@ -426,8 +510,11 @@ def read_all(fd: int) -> bytes:
     return data
 
 
-def spawn_interpreter(code: str, fds: list[int]) -> int:
-    """Start a fresh interpreter that runs this code and has these descriptors as 3, 4, ... Returns its pid."""
+def spawn_interpreter(code: str, fds: list[int], environment: dict[str, str]) -> int:
+    """Start a fresh interpreter that runs this code and has these descriptors as 3, 4, ... Returns its pid.
+
+    The variables are set for it on top of this process's own.
+    """
     n = len(fds)
     # First out of the way of each other and of the targets, then to their places.
     aside = max([*fds, 2 + n]) + 1
@@ -435,7 +522,7 @@ def spawn_interpreter(code: str, fds: list[int]) -> int:
     actions += [(os.POSIX_SPAWN_DUP2, aside + i, 3 + i) for i in range(n)]
     closing = [(os.POSIX_SPAWN_CLOSE, aside + i) for i in range(n)]
     command = interpreter_command(code)
-    return os.posix_spawn(sys.executable, command, os.environ, file_actions=[*actions, *closing])
+    return os.posix_spawn(sys.executable, command, os.environ | environment, file_actions=[*actions, *closing])
 
 
 def interpreter_command(code: str) -> list[str]:

@@ -8,15 +8,16 @@ With several slots, each is a thread that does all this for itself; the kernel h
 
 from __future__ import annotations
 
-import contextlib
 import os
 import pickle
 import sys
+import threading
 from collections.abc import Callable
 from functools import partial
 from time import perf_counter, perf_counter_ns
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
+from fullcourt._os.budget import limit_this_thread
 from fullcourt._os.soft_stop import Slot, on_stop_signal
 from fullcourt._os.threads import make_thread
 from fullcourt._transport import frames
@@ -40,8 +41,11 @@ from fullcourt._transport.journal import (
     token,
 )
 from fullcourt._transport.link import Attached, Body, Fields, read_body
-from fullcourt._transport.remote_errors import dump_exception, format_remote
+from fullcourt._transport.remote_errors import ARGUMENTS_UNREADABLE, FUNCTION_UNREADABLE, dump_exception, format_remote
 from fullcourt.errors import PicklingError, TaskCancelled, TaskTimeout
+
+if TYPE_CHECKING:
+    from fullcourt._engines.forwarding import Forwarder
 
 __all__ = ["Worker"]
 
@@ -60,17 +64,20 @@ class End(Protocol):
 
 
 n_slots_here = 0  # how many slots this process has as a worker; 0 where it is none
+name_here = ""  # its name as a worker: the pool's, and its number in it
 
 
 class Worker:
     """One worker: its end of the link, its functions, its slots."""
 
-    def __init__(self, end: End, page: Any, n_slots: int, codec: Codec) -> None:
+    def __init__(self, end: End, page: Any, n_slots: int, codec: Codec, forwarder: Forwarder | None = None) -> None:
         self._end = end
         self._make_frame = end.make_frame
         self._page = page
         self._n_slots = n_slots
         self._codec = codec
+        self._forwarder = forwarder  # of what tasks print and log; None: it stays here
+        self._flush = flush_streams if forwarder is None else forwarder.finish
         self._functions: dict[int, Callable[..., Any]] = {}
         self._journals: list[Journal] = []
 
@@ -102,20 +109,29 @@ class Worker:
         journal.slot = Slot()
         self._journals.append(journal)
         receive = self._end.receive
+        if self._forwarder is not None:
+            self._forwarder.slots[threading.get_ident()] = journal
+        if slot_index:
+            limit_this_thread()  # the first has it from the program's main thread, or from the environment
         try:
             while True:
-                flush_streams()
                 received = receive()
                 if received is None:
                     return
                 fields, data, attached = received
                 if fields[0] == frames.STOP:
                     return
+                if fields[0] == frames.SETTINGS:
+                    if self._forwarder is not None:
+                        self._forwarder.hear(read_body(data, fields, attached).payload)
+                    continue
                 self._run_frame(journal, fields, data, attached)
                 received = data = attached = None  # type: ignore[assignment]  # hold nothing while waiting
         except OSError:
             return  # the pool is gone
         finally:
+            if self._forwarder is not None:
+                self._forwarder.slots.pop(threading.get_ident(), None)
             self._journals.remove(journal)
             journal.close()
 
@@ -156,7 +172,7 @@ class Worker:
             try:
                 fn = decode(body.function)
             except BaseException as error:  # noqa: BLE001
-                error.add_note("fullcourt: the function could not be loaded in the worker")
+                error.add_note(FUNCTION_UNREADABLE)
                 if isinstance(error, (ImportError, AttributeError)):
                     journal.start(0, 0, RUNNING)  # nothing runs: it is sent again in another way
                     self._answer_error(frames.UNLOADABLE_FUNCTION, chunk_id, start, error, 0.0)
@@ -183,9 +199,15 @@ class Worker:
         words[SINCE_WORD] = began
         words[0] = chunk_id
         try:
+            args, kwargs = pickle.loads(body.payload, buffers=body.buffers)
+        except BaseException as error:  # noqa: BLE001
+            words[ITEM_WORD] = 0
+            error.add_note(ARGUMENTS_UNREADABLE)
+            self._answer_error(frames.ERROR, chunk_id, 0, error, (perf_counter_ns() - began) * 1e-9)
+            return
+        body = None  # type: ignore[assignment]
+        try:
             try:
-                args, kwargs = pickle.loads(body.payload, buffers=body.buffers)
-                body = None  # type: ignore[assignment]
                 slot.running = chunk_id << TOKEN_BITS
                 began = perf_counter_ns()
                 result = fn(*args, **kwargs)
@@ -201,7 +223,7 @@ class Worker:
         args = kwargs = None
         try:
             payload, buffers = self._codec.encode(result)
-        except PicklingError as error:
+        except BaseException as error:  # noqa: BLE001  its pickling is user code, and may even exit
             self._answer_error(frames.ERROR, chunk_id, 0, name_result(error), seconds)
             return
         result = None
@@ -343,7 +365,7 @@ class Worker:
         n = len(results)
         try:
             payload, buffers = self._codec.encode(results)
-        except PicklingError as error:
+        except BaseException as error:  # noqa: BLE001  as in _run_call
             if n == 1:
                 self._answer_error(frames.ERROR, chunk_id, first, name_result(error), seconds)
                 return
@@ -362,6 +384,7 @@ class Worker:
     def _send(
         self, kind: int, chunk_id: int, start: int, count: int, seconds: float, payload: bytes, buffers: list[Any]
     ) -> None:
+        self._flush()  # what was printed is seen before the answer
         self._end.send(self._make_frame(kind, 0, chunk_id, start, count, seconds, b"", payload, buffers))
 
 
@@ -370,8 +393,11 @@ def starred(fn: Callable[..., Any]) -> Callable[[Any], Any]:
     return lambda item: fn(*item)
 
 
-def name_result(error: PicklingError) -> PicklingError:
+def name_result(error: BaseException) -> BaseException:
     """Say that it was the result."""
+    if not isinstance(error, PicklingError):
+        error.add_note("fullcourt: the task ran, but the pickling of its result raised this")
+        return error
     named = PicklingError(f"the task ran, but of its result, {error}")
     named.__cause__ = error.__cause__
     return named
@@ -380,5 +406,7 @@ def name_result(error: PicklingError) -> PicklingError:
 def flush_streams() -> None:
     """What tasks print must not wait in a buffer until the worker ends, or be lost if it is killed."""
     for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(AttributeError, OSError, ValueError):
+        try:
             stream.flush()
+        except Exception:  # noqa: BLE001, S112  there is none, it is closed, it is the user's
+            continue
