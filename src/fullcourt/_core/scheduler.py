@@ -178,6 +178,7 @@ class Scheduler:
             self._promote(now)
             if self._n_serving() < self.n_workers - self.n_unasked:
                 self._start_worker(now)
+            self._look_out(now)  # its successor is free, and may take over what lies unread in its link
 
     def time_passed(self, now: float) -> None:
         """The moment ``look_again_at`` has come: a slot is free while work lies still in another worker's link."""
