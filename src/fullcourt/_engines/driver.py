@@ -922,6 +922,8 @@ class Driver:
                 call.future = None
         for job in list(self._jobs):
             settlements += job.abort(error)
+            if isinstance(job, StreamJob) and job.refill is not None:
+                self._deferred.append(job.refill)  # its feeder, which may wait for room, sees that it is over
         self._jobs.clear()
         self._n_open = 0
         return settlements
