@@ -34,7 +34,7 @@ from fullcourt._transport.link import Body
 from fullcourt._transport.remote_errors import dump_exception, load_exception
 from fullcourt.errors import TaskCancelled
 
-__all__ = ["MAX_LENT", "STOPPING", "Lending", "Relay", "Relays", "Request"]
+__all__ = ["MAX_LENT", "STOPPING", "Lending", "Relay", "Relays", "Request", "nested_priority"]
 
 MAX_FUNCTIONS = 512
 STOPPING = 2  # the answer to a cancellation: it runs, and is being stopped
@@ -489,17 +489,16 @@ class Lending:
         self._driver = driver
         self._n_of_outer: dict[int, int] = {}
 
-    def call(self, call: Call) -> int:
-        """A call is being submitted. Returns its priority."""
+    def call(self, call: Call) -> None:
+        """A call is being submitted."""
         outer = self._driver.engine.current_chunk()
         if outer is None:
-            return 0
+            return
         with self._driver._lock:
             self._lend(outer)
         call.payload = (outer.id, outer)  # which has no other use here: nothing is pickled
         assert call.future is not None
         call.future.add_done_callback(partial(self._call_ended, outer.id, outer))
-        return nested_priority(outer)
 
     def job(self, job: Any) -> None:
         """A map is being started."""
