@@ -338,7 +338,8 @@ class SchedulerMachine(RuleBasedStateMachine):
         actions, self.scheduler.actions = self.scheduler.actions, []
         if self.under_pressure and any(action[0] == "send" for action in actions):
             assert sum(action[0] == "send" for action in actions) == 1, "more than one was sent though memory is short"
-            assert not any(piece.open_tasks for player in self.players.values() for piece in player.held)
+            held = [piece for player in self.players.values() for piece in player.held if piece not in player.lent]
+            assert not any(piece.open_tasks for piece in held)
         for action in actions:
             worker_id = action[1]
             if action[0] == "start":
@@ -396,7 +397,8 @@ class SchedulerMachine(RuleBasedStateMachine):
 
     def nothing_waits_while_there_is_room(self) -> None:
         assert self.scheduler.has_waiting() == self.waits()
-        if not self.waits() or (self.under_pressure and self.scheduler.n_sent_tasks):
+        n_held = sum(len(player.held) - len(player.lent) for player in self.players.values())
+        if not self.waits() or (self.under_pressure and n_held):
             return
         n_holders = sum(bool(player.held) for player in self.players.values())
         for player in self.players.values():

@@ -212,7 +212,7 @@ class Driver:
         if call.options is not None and call.options.priority:
             priority = call.options.priority
         if self.functions is None and call.payload is not None:
-            priority += nested_priority(call.payload[1])
+            priority += nested_priority(call.payload.outer)
         if priority:
             me = (me, priority)
         scheduler = self.scheduler
@@ -866,7 +866,7 @@ class Driver:
             self._jobs.discard(job)
             self._n_open -= 1
             if job.outer is not None:
-                self.lending.ended(*job.outer)
+                self.lending.ended(job.outer)
             if job.stopped_early:
                 self._stop_sent(job)
 

@@ -482,6 +482,17 @@ class Relays:
 NO_FUNCTION = Function(0, b"", "", None, Estimate())
 
 
+class Lent:
+    """Something that a task of threads has asked for, and may wait for."""
+
+    __slots__ = ("is_open", "outer", "outer_id")
+
+    def __init__(self, outer: Any) -> None:
+        self.outer = outer
+        self.outer_id: int = outer.id  # the chunk gets another one if its task is tried again
+        self.is_open = True
+
+
 class Lending:
     """The nested tasks of a pool of threads, or of the caller: what they ask for is the pool's like any other's."""
 
@@ -494,51 +505,68 @@ class Lending:
         outer = self._driver.engine.current_chunk()
         if outer is None:
             return
-        with self._driver._lock:
-            self._lend(outer)
-        call.payload = (outer.id, outer)  # which has no other use here: nothing is pickled
+        lent = self._lend(outer)
+        call.payload = lent  # which has no other use here: nothing is pickled
         assert call.future is not None
-        call.future.add_done_callback(partial(self._call_ended, outer.id, outer))
+        call.future.add_done_callback(partial(self._call_ended, lent))
 
     def job(self, job: Any) -> None:
         """A map is being started."""
         outer = self._driver.engine.current_chunk()
         if outer is not None:
-            with self._driver._lock:
-                self._lend(outer)
-            job.outer = (outer.id, outer)
+            job.outer = self._lend(outer)
             job.priority += nested_priority(outer)
 
     def resumed_by(self, chunk: Any, count: int, *, failed: bool) -> Any:
-        """The chunk whose task waits for nothing any more when so many tasks of this one have ended."""
+        """The chunk whose task waits for nothing any more when so many tasks of this one have ended.
+
+        A call that ends is taken note of here: its future's callback comes only after the lock was released, and
+        meanwhile the same task may ask for more.
+        """
         job = getattr(chunk, "job", None)
-        entry = chunk.payload if job is None else job.outer
-        if entry is None or self._n_of_outer.get(entry[0]) != 1:
+        lent: Lent | None = chunk.payload if job is None else job.outer
+        if lent is None or (failed and chunk.options is not None and chunk.options.retries):
             return None
-        return entry[1] if job is None or job.ends_with(count, failed=failed) else None
+        is_last = self._n_of_outer.get(lent.outer_id) == 1
+        if job is None:
+            self._forget(lent)
+        elif not job.ends_with(count, failed=failed):
+            return None
+        return lent.outer if is_last and lent.outer.id == lent.outer_id else None
 
-    def ended(self, outer_id: int, outer: Any) -> None:
-        """Of what a task asked for, something has ended."""
-        n = self._n_of_outer.get(outer_id, 0)
-        if n > 1:
-            self._n_of_outer[outer_id] = n - 1
-        elif n:
-            del self._n_of_outer[outer_id]
-            if outer.id == outer_id:
-                self._driver.scheduler.slot_returned(outer, monotonic())
+    def ended(self, lent: Lent) -> None:
+        """Something that a task has asked for has ended."""
+        if self._forget(lent) and lent.outer.id == lent.outer_id:
+            self._driver.scheduler.slot_returned(lent.outer, monotonic())
 
-    def _lend(self, outer: Any) -> None:
+    def _forget(self, lent: Lent) -> bool:
+        """Returns whether it was the last that its task waits for."""
+        if not lent.is_open:
+            return False
+        lent.is_open = False
+        n = self._n_of_outer[lent.outer_id] - 1
+        if n:
+            self._n_of_outer[lent.outer_id] = n
+        else:
+            del self._n_of_outer[lent.outer_id]
+        return not n
+
+    def _lend(self, outer: Any) -> Lent:
         scheduler = self._driver.scheduler
-        n = self._n_of_outer.get(outer.id, 0)
-        if not n:
-            if scheduler.n_lent >= MAX_LENT:
-                raise too_deep(scheduler.n_lent)
-            scheduler.slot_lent(outer, monotonic())
-        self._n_of_outer[outer.id] = n + 1
-
-    def _call_ended(self, outer_id: int, outer: Any, _: Any) -> None:
         with self._driver._lock:
-            self.ended(outer_id, outer)
+            n = self._n_of_outer.get(outer.id, 0)
+            if not n:
+                if scheduler.n_lent >= MAX_LENT:
+                    raise too_deep(scheduler.n_lent)
+                scheduler.slot_lent(outer, monotonic())
+            self._n_of_outer[outer.id] = n + 1
+        return Lent(outer)
+
+    def _call_ended(self, lent: Lent, _: Any) -> None:
+        if not lent.is_open:
+            return
+        with self._driver._lock:
+            self.ended(lent)
         if not self._driver.engine.runs_inline:
             self._driver._perform()
 
