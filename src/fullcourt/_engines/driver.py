@@ -113,8 +113,11 @@ class Driver:
         future: Future[Any],
         *,
         waits: bool = False,
-    ) -> None:
-        """Have ``fn(*args, **kwargs)`` run, and the future settled. ``waits``: the caller will wait at once."""
+    ) -> bool:
+        """Have ``fn(*args, **kwargs)`` run, and the future settled. ``waits``: the caller will wait at once.
+
+        Returns False if it cannot be pickled: then the future has failed.
+        """
         if self.functions is None:
             call = Call(self.new_id(), Estimate(), future, fn, args, kwargs)
         else:
@@ -130,7 +133,7 @@ class Driver:
                 with self._lock:
                     self.n_failed += 1
                 future._settle(None, error)
-                return
+                return False
             call = Call(self.new_id(), function.estimate, future, fn, args, kwargs)
             call.function = function
             call.payload = payload
@@ -155,6 +158,7 @@ class Driver:
                 self.roles.arm()
             if self._since_driven >= DRIVE_EVERY:
                 self.roles.try_step(0)
+        return True
 
     def want_worker(self) -> None:
         """Have one worker more be started, if it waits for demand."""
@@ -752,6 +756,8 @@ class Driver:
             ready = self.engine.wait(timeout)
         finally:
             shield.wait_ends()
+        if self._abandoned and self._deferred:
+            self._settle([])  # before what has come makes room for what shall not be run any more
         self.handle_events(self.engine.collect(ready))
 
     def _has_work(self) -> bool:

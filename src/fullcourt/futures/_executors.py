@@ -62,12 +62,12 @@ class Shared:
         driver = self._driver()
         future = self.future_class(driver)
         try:
-            driver.submit(fn, args, kwargs, future)
+            submitted = driver.submit(fn, args, kwargs, future)
         except PoolClosed:
             if driver._broken is not None or not self._closed:
                 raise
             raise RuntimeError(AFTER_SHUTDOWN) from None
-        if future.done() and driver.scheduler.n_unasked:  # it could not be pickled; its worker is there, as is usual
+        if not submitted and driver.scheduler.n_unasked:  # it could not be pickled; its worker is there, as is usual
             driver.want_worker()
         return future
 
