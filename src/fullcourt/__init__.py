@@ -20,6 +20,7 @@ if TYPE_CHECKING:
         PoolClosed,
         RemoteError,
         TaskCancelled,
+        TaskMemoryExceeded,
         TaskTimeout,
         WorkerDied,
     )
@@ -38,6 +39,7 @@ __all__ = [
     "PoolClosed",
     "RemoteError",
     "TaskCancelled",
+    "TaskMemoryExceeded",
     "TaskTimeout",
     "WorkerDied",
     "map",

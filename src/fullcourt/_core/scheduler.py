@@ -9,7 +9,7 @@ depends on how many workers or tasks there are.
 
 Invariants (``check`` asserts them; the property tests call it after every event):
 
-1. While a task waits, no worker has room (work is never held back while a slot is free).
+1. While a task waits, no worker has room (work is never held back while a slot is free), unless memory is short.
 2. A chunk is in exactly one place: its stream, ``returned``, or one worker's ``sent``.
 3. A worker is in ``idle`` if and only if it may be given tasks and holds fewer chunks than it has slots; in
    ``roomy`` if and only if it may be given tasks and has room; in ``laden`` if and only if it holds more chunks
@@ -74,6 +74,7 @@ class Scheduler:
         self.returned: deque[Chunk] = deque()
         self.look_again_at: float | None = None
         self.closing = False
+        self.under_pressure = False  # memory is short: a task starts only where no other runs
         self.n_sent_tasks = 0
         self._next_worker = 1
 
@@ -93,8 +94,7 @@ class Scheduler:
     def stream_filled(self, stream: Stream, now: float) -> None:
         """A stream that had nothing has tasks."""
         if not stream.queued and stream.available():
-            stream.queued = True
-            self.streams.append(stream)
+            self._enqueue(stream)
             if self.roomy or self.n_unasked:
                 self._dispatch(now)
 
@@ -178,6 +178,7 @@ class Scheduler:
             self._promote(now)
             if self._n_serving() < self.n_workers - self.n_unasked:
                 self._start_worker(now)
+            self._look_out(now)  # its successor is free, and may take over what lies unread in its link
 
     def time_passed(self, now: float) -> None:
         """The moment ``look_again_at`` has come: a slot is free while work lies still in another worker's link."""
@@ -185,6 +186,16 @@ class Scheduler:
             self.look_again_at = None
             if self.idle and self.laden and not self.streams and not self.returned:
                 self._steal(now)
+
+    def pressure_changed(self, under_pressure: bool, now: float) -> None:
+        """Memory has become short, or is so no more. What lies unread in the links comes back meanwhile."""
+        if under_pressure == self.under_pressure:
+            return
+        self.under_pressure = under_pressure
+        if under_pressure and self.may_take_back:
+            self.actions.extend(("take_back", worker_id) for worker_id in self.laden)
+        elif not under_pressure:
+            self._dispatch(now)
 
     def closed(self) -> None:
         """No more tasks will come and all have ended: stop the workers."""
@@ -276,8 +287,10 @@ class Scheduler:
         """Send what waits to whoever has room: first to those with a free slot, the last to fall idle first."""
         idle, roomy, streams, returned = self.idle, self.roomy, self.streams, self.returned
         while (roomy or self.n_unasked) and (returned or streams):
+            if self.under_pressure and self.n_sent_tasks:
+                break
             if not returned and not streams[0].available():  # its map failed or was cancelled
-                streams.popleft().queued = False
+                self._unqueue_first()
                 continue
             if self.n_unasked and not idle:
                 self.n_unasked -= 1
@@ -296,15 +309,30 @@ class Scheduler:
             else:
                 stream = streams[0]
                 chunk = stream.take(self._size(stream, worker))
-                if stream.available():
+                if not stream.available():
+                    self._unqueue_first()
+                elif streams[-1].priority == stream.priority:
                     streams.rotate(-1)
                 else:
                     streams.popleft()
-                    stream.queued = False
-                    if stream.available():  # filled by another thread, which saw it still queued
-                        stream.queued = True
-                        streams.append(stream)
+                    self._enqueue(stream)
             self._give(worker, chunk, now)
+
+    def _unqueue_first(self) -> None:
+        stream = self.streams.popleft()
+        stream.queued = False
+        if stream.available():  # filled by another thread, which saw it still queued
+            self._enqueue(stream)
+
+    def _enqueue(self, stream: Stream) -> None:
+        """Behind all of its priority, before all of a lower one."""
+        stream.queued = True
+        streams = self.streams
+        if not streams or streams[-1].priority >= stream.priority:
+            streams.append(stream)
+            return
+        at = next(i for i, other in enumerate(streams) if other.priority < stream.priority)
+        streams.insert(at, stream)
 
     def _size(self, stream: Stream, worker: Worker) -> int:
         size = stream.fixed_size()
@@ -318,7 +346,30 @@ class Scheduler:
             size = min(size, self.max_tasks - worker.n_given)
         return size
 
+    def placed_at_once(self, chunk: Chunk, now: float) -> int:
+        """A single task came: give it to a worker, past the streams, if nothing waits and one has room.
+
+        Returns that worker's id; sending it is the caller's. 0: it is to go through its stream.
+        """
+        if self.streams or self.returned or not self.roomy or self.under_pressure or self.max_tasks is not None:
+            return 0
+        if self.n_unasked and not self.idle:  # another worker is to be started for it
+            return 0
+        if self.idle:
+            worker = self.idle[next(reversed(self.idle))]
+        else:
+            worker = next(iter(self.roomy.values()))
+            del self.roomy[worker.id]
+        self._hold(worker, chunk, now)
+        return worker.id
+
     def _give(self, worker: Worker, chunk: Chunk, now: float) -> None:
+        self._hold(worker, chunk, now)
+        self.actions.append(("send", worker.id, chunk))
+        if worker.retiring and not self.closing:
+            self._start_worker(now)
+
+    def _hold(self, worker: Worker, chunk: Chunk, now: float) -> None:
         mean_s = chunk.estimate.mean_s
         n_tasks = chunk.count - chunk.done
         chunk.expected_s = UNKNOWN_S if mean_s is None else mean_s * n_tasks
@@ -332,9 +383,6 @@ class Scheduler:
         if worker.n_given == self.max_tasks:
             worker.retiring = True
         self._place(worker)
-        self.actions.append(("send", worker.id, chunk))
-        if worker.retiring and not self.closing:
-            self._start_worker(now)
 
     def _steal(self, now: float) -> None:
         """A slot is free and nothing waits: take back what lies unread behind a long task."""
@@ -354,7 +402,7 @@ class Scheduler:
 
     def check(self) -> None:
         """Assert the invariants of the module's head."""
-        if self.roomy or self.n_unasked:
+        if (self.roomy or self.n_unasked) and not (self.under_pressure and self.n_sent_tasks):
             assert not self.streams and not self.returned, "work waits while a worker has room, or may be started"
         for worker in self.workers.values():
             usable = not worker.stopping and not worker.retiring and worker.id not in self.reserve

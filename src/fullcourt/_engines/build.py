@@ -9,6 +9,9 @@ from typing import Any
 
 from fullcourt._core.scheduler import Scheduler
 from fullcourt._engines.driver import Driver
+from fullcourt._engines.output import Output
+from fullcourt._engines.supervisor import Limits
+from fullcourt._os.cpus import share_of
 from fullcourt.errors import NotSupported
 
 __all__ = ["build_driver", "default_start_method", "portable_transport"]
@@ -28,16 +31,21 @@ def portable_transport() -> bool:
 
 
 def default_start_method() -> str:
-    """The running Python's own default, as ``multiprocessing.get_start_method()`` names it.
+    """The running Python's own default, as ``multiprocessing.get_start_method()`` names it."""
+    import multiprocessing
+
+    return multiprocessing.get_start_method(allow_none=True) or multiprocessing.get_all_start_methods()[0]
+
+
+def usable_start_method(asked: str | None) -> str:
+    """The method that was asked for, or the default.
 
     Inside of a task of a worker with several slots, ``fork`` becomes ``forkserver``: other tasks run in that process at
     that moment, and a fork in their midst can deadlock.
     """
-    import multiprocessing
-
     from fullcourt._engines import worker
 
-    method = multiprocessing.get_start_method(allow_none=True) or multiprocessing.get_all_start_methods()[0]
+    method = asked or default_start_method()
     return "forkserver" if method == "fork" and worker.n_slots_here > 1 else method
 
 
@@ -52,6 +60,8 @@ def build_driver(
     initargs: tuple[Any, ...],
     max_tasks: int | None,
     preload: tuple[str, ...],
+    output: str = "forward",
+    limits: Limits | None = None,
     on_demand: bool = False,
     thread_names: str = "{name}-{index}",
 ) -> Driver:
@@ -68,7 +78,7 @@ def build_driver(
             )
         from fullcourt._engines.interpreters import InterpreterEngine
 
-        engine = InterpreterEngine(name, initializer, initargs)
+        engine = InterpreterEngine(name, initializer, initargs, share_of(interpreters))
         n_workers, n_slots = interpreters, 1
     elif processes == 0:
         from fullcourt._engines.local import InlineEngine, ThreadEngine
@@ -76,7 +86,8 @@ def build_driver(
         n_workers = 1
         n_slots = threads or 1
         if threads:
-            engine = ThreadEngine(n_slots, name, initializer, initargs, on_demand=on_demand, names=thread_names)
+            share = share_of(n_slots)
+            engine = ThreadEngine(n_slots, name, initializer, initargs, share, on_demand=on_demand, names=thread_names)
         else:
             engine = InlineEngine(name, initializer, initargs)
         on_demand = False  # its threads are; its one worker is there
@@ -84,8 +95,15 @@ def build_driver(
         from fullcourt._engines.template import Setup
 
         n_workers, n_slots = processes, threads or 1
-        method = start_method or default_start_method()
-        setup = Setup(n_slots=n_slots, name=name, initializer=initializer, initargs=initargs, preload=preload)
+        method = usable_start_method(start_method)
+        setup = Setup(
+            n_slots=n_slots,
+            name=name,
+            initializer=initializer,
+            initargs=initargs,
+            preload=preload,
+            share=share_of(n_workers * n_slots),
+        )
         if portable_transport():
             from fullcourt._engines.portable import PortableEngine
 
@@ -94,9 +112,11 @@ def build_driver(
             from fullcourt._engines.processes import ProcessEngine
 
             engine = ProcessEngine(n_slots, name, method, setup)
+    if output != "inherit" and engine.needs_driving:
+        engine.output = Output(tagged=output == "tag")
     scheduler = Scheduler(
         n_workers, n_slots, max_tasks=max_tasks, may_take_back=engine.can_take_back, on_demand=on_demand
     )
-    driver = Driver(engine, scheduler, name)
+    driver = Driver(engine, scheduler, name, limits)
     engine.driver = driver
     return driver

@@ -19,11 +19,14 @@ import logging
 import threading
 from collections.abc import Callable, Generator
 from concurrent.futures._base import CANCELLED, CANCELLED_AND_NOTIFIED, FINISHED, PENDING, RUNNING
-from typing import Any, Generic, Protocol, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, cast
 
 from fullcourt.errors import TaskCancelled
 
-__all__ = ["Future", "Settler"]
+if TYPE_CHECKING:
+    import asyncio
+
+__all__ = ["Future", "Settler", "Wake"]
 
 T = TypeVar("T")
 
@@ -42,7 +45,7 @@ class Settler(Protocol):
     """Who brings futures to their end: the driver."""
 
     def wait(self, future: Future[Any], timeout: float | None) -> bool: ...
-    def cancel(self, future: Future[Any]) -> bool: ...
+    def cancel(self, future: Future[Any], *, waits: bool = True) -> bool: ...
     def hurry(self) -> None: ...
     def is_running(self, future: Future[Any]) -> bool: ...
 
@@ -139,10 +142,23 @@ class Future(concurrent.futures.Future, Generic[T]):  # type: ignore[type-arg]
         return self._exception
 
     def __await__(self) -> Generator[Any, None, T]:
-        """``await`` it in an asyncio task; cancelling that task cancels this."""
-        import asyncio
+        """``await`` it in an asyncio task, of any loop; cancelling that task cancels this.
 
-        return cast("Generator[Any, None, T]", asyncio.wrap_future(self).__await__())
+        If it was itself cancelled, what is raised is both libraries' ``CancelledError``.
+        """
+        if self._state not in ENDED:
+            from asyncio import CancelledError
+
+            wake = Wake()
+            self.add_done_callback(wake.wake)
+            try:
+                yield from wake.future
+            except CancelledError:
+                self.cancel()
+                raise
+        if self.cancelled():
+            raise cancelled_for_asyncio()
+        return self.result()
 
     def add_done_callback(self, fn: Callable[[Future[T]], object]) -> None:
         """Call ``fn(future)`` when it ends, in the thread that brings it to its end; at once if it has ended."""
@@ -158,7 +174,13 @@ class Future(concurrent.futures.Future, Generic[T]):  # type: ignore[type-arg]
             logging.getLogger("concurrent.futures").exception("exception calling callback for %r", self)
 
     def cancel(self) -> bool:
-        """Cancel the task. True: it will give no result. False: it has ended, or cannot be stopped any more."""
+        """Cancel the task, also one that runs in a worker process. Returns whether it was: then it gives no result.
+
+        A running task is stopped as :meth:`fullcourt.Pool.options` says, and this waits until it has stopped (or given
+        its result after all: then the answer is False). In a thread that runs an event loop, it does not wait: the
+        future is cancelled at once, and its task is stopped meanwhile. What runs on a thread or in a sub-interpreter
+        cannot be stopped: False.
+        """
         if self._state in ENDED:
             return self.cancelled()
         if self._settler is not None:
@@ -175,6 +197,11 @@ class Future(concurrent.futures.Future, Generic[T]):  # type: ignore[type-arg]
             self._condition.notify_all()
         self._call_done_callbacks()
         return True
+
+    def request_cancel(self) -> None:
+        """As :meth:`cancel`, without waiting: the future ends when its task has stopped."""
+        if self._state not in ENDED and self._settler is not None:
+            self._settler.cancel(self, waits=False)
 
     # -- settling: once, by the driver (or by whoever made a future by hand) ---------------------------------------
 
@@ -195,17 +222,22 @@ class Future(concurrent.futures.Future, Generic[T]):  # type: ignore[type-arg]
 
     def set_result(self, result: T) -> None:
         """End it with a result. Raises concurrent.futures.InvalidStateError if it has ended."""
-        self._must_be_open()
-        self._settle(result, None)
+        self._settle_by_hand(result, None)
 
     def set_exception(self, exception: BaseException | None) -> None:
         """End it with an exception. Raises concurrent.futures.InvalidStateError if it has ended."""
-        self._must_be_open()
-        self._settle(None, exception)
+        self._settle_by_hand(None, exception)
 
-    def _must_be_open(self) -> None:
-        if self._state in ENDED:
-            raise concurrent.futures.InvalidStateError(f"{self._state}: {self!r}")
+    def _settle_by_hand(self, result: Any, exception: BaseException | None) -> None:
+        """End it, if nobody else does at the same time."""
+        if self._on_end is not None and self._state not in ENDED:
+            self._call_on_end(result, exception)
+        with self._condition:
+            if self._state in ENDED:
+                raise concurrent.futures.InvalidStateError(f"{self._state}: {self!r}")
+            self.work = None
+            self._end_and_notify(result, exception)
+        self._call_done_callbacks()
 
     def _settle(self, result: Any, exception: BaseException | None) -> None:
         """End it. The callbacks of ``apply_async`` come first, then the waiters, then the done-callbacks."""
@@ -217,15 +249,19 @@ class Future(concurrent.futures.Future, Generic[T]):  # type: ignore[type-arg]
                 self._end(FINISHED, result, exception)
                 return
         with self._cond:
-            with guard:  # against block and unblock
-                self._end(FINISHED, result, exception)
-            for waiter in self._waiters:
-                if exception is None:
-                    waiter.add_result(self)
-                else:
-                    waiter.add_exception(self)
-            self._cond.notify_all()
+            self._end_and_notify(result, exception)
         self._call_done_callbacks()
+
+    def _end_and_notify(self, result: Any, exception: BaseException | None) -> None:
+        """Under the condition."""
+        with guard:  # against block and unblock
+            self._end(FINISHED, result, exception)
+        for waiter in self._waiters:
+            if exception is None:
+                waiter.add_result(self)
+            else:
+                waiter.add_exception(self)
+        self._condition.notify_all()
 
     def _end(self, state: str, result: Any, exception: BaseException | None) -> None:
         self._result = result
@@ -294,3 +330,37 @@ class Future(concurrent.futures.Future, Generic[T]):  # type: ignore[type-arg]
             return f"<{type(self).__name__} at {id(self):#x} state=finished {what}>"
         state = "cancelled" if self.cancelled() else self._state.lower()
         return f"<{type(self).__name__} at {id(self):#x} state={state}>"
+
+
+class Wake:
+    """Wakes an asyncio task of the running loop, from any thread; late, twice, or after the loop's end, too."""
+
+    __slots__ = ("_loop", "future")
+
+    def __init__(self) -> None:
+        import asyncio
+
+        self._loop = asyncio.get_running_loop()
+        self.future: asyncio.Future[None] = self._loop.create_future()
+
+    def wake(self, _: object = None) -> None:
+        """Have the task go on."""
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
+            self._loop.call_soon_threadsafe(self._end)
+
+    def _settle(self, result: Any, exception: BaseException | None) -> None:
+        """As a future's: one of these may stand where a future does that is only waited for."""
+        self.wake()
+
+    def _end(self) -> None:
+        if not self.future.done():
+            self.future.set_result(None)
+
+
+def cancelled_for_asyncio() -> BaseException:
+    import asyncio
+
+    class Cancelled(TaskCancelled, asyncio.CancelledError):
+        """Both of the standard library's."""
+
+    return Cancelled("the task was cancelled")

@@ -11,16 +11,31 @@ import abc
 import contextlib
 import mmap
 import os
+import pickle
 import select
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from time import monotonic
 from typing import Any
 
 from fullcourt._engines.jobs import Call, MapChunk
+from fullcourt._engines.output import Output, OutputSettings
+from fullcourt._os.soft_stop import STOP_SIGNAL
+from fullcourt._transport import frames
+from fullcourt._transport.arena import pool_arena
 from fullcourt._transport.codec import Codec
-from fullcourt._transport.journal import REGION_BYTES, read_phase, read_results, revoke, started_chunk
+from fullcourt._transport.frames import CALL, MAX_INLINE, pack
+from fullcourt._transport.journal import (
+    page_bytes,
+    read_phase,
+    read_results,
+    read_running,
+    request_stop,
+    revoke,
+    started_chunk,
+)
 from fullcourt._transport.link import Attached, Fields, PoolEnd, make_frame
 from fullcourt.errors import PicklingError
 
@@ -38,11 +53,14 @@ class Handle:
         self.pid: int | None = None
         self.pidfd = -1
         self.known: set[int] = set()  # functions that it has
+        self.told = 0  # the version of the output settings that it has
+        self.mid_line: set[int] = set()  # of its streams, those whose last line has not ended
         self.at_end = False  # its link has reported end-of-file
         self.ready = False
         self.exitcode: int | None = None  # once it has ended, where that is known
         self.orphaned = False
         self.failure: Exception | None = None  # why it could not be started, where that is known
+        self.n_due = 0  # frames sent less frames received: about how many answers may be expected
         self.n_done = 0
         self.busy_s = 0.0
         self.started_at = monotonic()
@@ -93,6 +111,9 @@ class RemoteEngine(abc.ABC):
     needs_driving = True
     runs_inline = False
     can_take_back = True
+    can_stop = True  # whether a running task can be ended
+    can_kill = True  # whether a worker can be
+    abandons_at_once = False  # whether not even a soft way is tried, or its end waited for
     _make_frame: Callable[..., Any]
 
     def __init__(self, n_slots: int, name: str, codec: Codec) -> None:
@@ -100,6 +121,15 @@ class RemoteEngine(abc.ABC):
         self.name = name
         self.codec = codec
         self.handles: dict[int, Handle] = {}
+        self.version_at_start = 0
+        self.output: Output | None = None  # what workers print and log goes there; None: they keep it
+
+    def settings_now(self) -> OutputSettings | None:
+        """What workers that start from now on are told at their start; None: they forward nothing."""
+        if self.output is None:
+            return None
+        self.version_at_start = self.output.look()
+        return self.output.settings
 
     def send(self, worker_id: int, chunk: Any) -> PicklingError | None:
         """Send a chunk to a worker. Returns what is wrong with it if it will not pickle; a dead worker is no error."""
@@ -126,8 +156,17 @@ class RemoteEngine(abc.ABC):
             problem = PicklingError(f"a task's arguments could not be put into a memory block: {error}")
             problem.__cause__ = error
             return problem
+        if self.output is not None and handle.told != self.output.look():
+            self._tell_settings(handle, self.output)
+        handle.n_due += 1
         handle.link.send(frame)
         return None
+
+    def _tell_settings(self, handle: Handle, output: Output) -> None:
+        """What the program wants to have of logs and warnings has changed: the worker learns of it before the task."""
+        handle.told = output.version
+        frame = self._make_frame(frames.SETTINGS, 0, 0, 0, 0, 0.0, b"", pickle.dumps(output.settings), [])
+        handle.link.send(frame)
 
     def take_back(self, worker_id: int) -> list[int]:
         """Take back what a worker has not read. Returns the chunks' ids."""
@@ -147,6 +186,39 @@ class RemoteEngine(abc.ABC):
         """What a slot did with its chunk: one of the journal's phases."""
         return read_phase(handle.page, slot_index)
 
+    def running(self, worker_id: int, chunk_id: int) -> tuple[int, float] | None:
+        """Which task of a chunk runs (its offset), and since when (``perf_counter``). None: none that is known."""
+        handle = self.handles.get(worker_id)
+        if handle is not None:
+            for slot_index in range(self.n_slots):
+                found = read_running(handle.page, slot_index, chunk_id)
+                if found is not None:
+                    return found
+        return None
+
+    def started_by(self, worker_id: int, chunk_id: int) -> bool:
+        """Whether a worker has begun a chunk."""
+        handle = self.handles.get(worker_id)
+        return handle is not None and chunk_id in self.started(handle)
+
+    def interrupt(self, worker_id: int, chunk_id: int, stop: int) -> None:
+        """Have an exception raised in a task; ``stop`` names it, see the journal."""
+        handle = self.handles.get(worker_id)
+        if handle is None:
+            return
+        for slot_index in range(self.n_slots):
+            if started_chunk(handle.page, slot_index) == chunk_id:
+                request_stop(handle.page, slot_index, stop)
+                self.signal(worker_id, STOP_SIGNAL)
+
+    def abandon(self, worker_id: int, chunk_id: int, kind: type[BaseException]) -> bool:
+        """A slot will not be waited for any more. False: it does not run that chunk."""
+        return self.started_by(worker_id, chunk_id)
+
+    @abc.abstractmethod
+    def signal(self, worker_id: int, number: int) -> None:
+        """Send a signal to a worker's process, if it has one of its own."""
+
     def revoke(self, worker_id: int, chunk_ids: list[int]) -> None:
         """Have a worker run no more items of chunks that it holds and has begun. It says REVOKED for the rest."""
         handle = self.handles.get(worker_id)
@@ -156,6 +228,9 @@ class RemoteEngine(abc.ABC):
             chunk_id = chunk_ids[0] if self.n_slots == 1 else started_chunk(handle.page, slot_index)
             if chunk_id in chunk_ids:
                 revoke(handle.page, slot_index, chunk_id)
+
+    def worker_ready(self, handle: Handle, pid: int) -> None:  # noqa: B027  most engines have nothing to do
+        """A worker has said that it is ready, and its process."""
 
     @abc.abstractmethod
     def open(self) -> None:
@@ -200,10 +275,10 @@ class RemoteEngine(abc.ABC):
 class LinkedEngine(RemoteEngine):
     """Workers behind the fast links of Linux."""
 
-    _make_frame = staticmethod(make_frame)
-
     def __init__(self, n_slots: int, name: str, codec: Codec) -> None:
         super().__init__(n_slots, name, codec)
+        self._arena = pool_arena()
+        self._make_frame = partial(make_frame, arena=self._arena)
         self._epoll = select.epoll()
         self._sources: dict[int, Callable[[list[Event]], None]] = {}
         self._wake_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
@@ -240,6 +315,18 @@ class LinkedEngine(RemoteEngine):
         with contextlib.suppress(BlockingIOError):
             os.eventfd_read(self._wake_fd)
 
+    def send(self, worker_id: int, chunk: Any) -> PicklingError | None:
+        """As in :class:`RemoteEngine`; for the usual call written out."""
+        handle = self.handles.get(worker_id)
+        if type(chunk) is Call and handle is not None:
+            payload, buffers = chunk.payload
+            function_id = chunk.function.id
+            if not buffers and function_id in handle.known and len(payload) <= MAX_INLINE:
+                handle.n_due += 1
+                handle.link.send_small(pack(CALL, 0, function_id, chunk.id, 0, 1, 0, 0.0) + payload, chunk.id)
+                return None
+        return super().send(worker_id, chunk)
+
     def _watch(self, fd: int, source: Callable[[list[Event]], None]) -> None:
         self._sources[fd] = source
         self._epoll.register(fd, select.EPOLLIN)
@@ -251,7 +338,8 @@ class LinkedEngine(RemoteEngine):
     def _receive(self, handle: Handle, events: list[Event]) -> None:
         link: PoolEnd = handle.link
         try:
-            for _ in range(MAX_FRAMES):
+            # As many as may be there, so that the last call is seldom one that finds nothing; epoll tells of others.
+            for _ in range(min(max(handle.n_due, 1), MAX_FRAMES)):
                 received = link.receive()
                 if received is None:
                     handle.at_end = True
@@ -259,9 +347,10 @@ class LinkedEngine(RemoteEngine):
                     self._link_ended(handle, events)
                     return
                 fields, data, fd = received
+                handle.n_due -= 1
                 events.append(FrameArrived(handle, fields, data, fd))
         except BlockingIOError:
-            pass
+            handle.n_due = max(handle.n_due, 0)
         link.flush()
 
     def _drain(self, handle: Handle, events: list[Event]) -> None:
@@ -275,6 +364,7 @@ class LinkedEngine(RemoteEngine):
                 events.append(FrameArrived(handle, *received))
 
     def _close_epoll(self) -> None:
+        self._arena.close()
         with self._lock:
             if self._wake_fd >= 0:
                 self._epoll.close()
@@ -286,9 +376,10 @@ class LinkedEngine(RemoteEngine):
     def _add(self, worker_id: int, link: PoolEnd) -> tuple[Handle, int]:
         """Take up a new worker. Returns its handle and the descriptor of its page."""
         page_fd = os.memfd_create("fullcourt-page", os.MFD_CLOEXEC)
-        size = self.n_slots * REGION_BYTES
+        size = page_bytes(self.n_slots)
         os.ftruncate(page_fd, size)
         handle = Handle(worker_id, f"{self.name}-{worker_id}", link, mmap.mmap(page_fd, size))
+        handle.told = self.version_at_start
         self.handles[worker_id] = handle
         self._watch(link.fileno(), lambda events: self._receive(handle, events))
         return handle, page_fd

@@ -8,12 +8,16 @@ from __future__ import annotations
 
 import os
 import queue
+import sys
 import threading
 from collections.abc import Callable
 from time import monotonic, perf_counter
 from typing import Any, Protocol
 
 from fullcourt._engines.jobs import STARMAP, Call
+from fullcourt._os.budget import limit_this_thread
+from fullcourt._os.cpus import set_share
+from fullcourt._os.soft_stop import Slot
 from fullcourt._os.threads import make_thread
 
 __all__ = ["InlineEngine", "LocalHandle", "ThreadEngine"]
@@ -46,6 +50,15 @@ class LocalHandle:
         self.running: dict[int, int] = {}  # the calls that run now, by id
 
 
+class WatchedCall:
+    """A running task with a time limit. Made in the thread that runs it."""
+
+    def __init__(self) -> None:
+        self.slot = Slot()
+        self.slot.is_main = False  # also there, another thread raises
+        self.since = perf_counter()
+
+
 def starred(fn: Callable[..., Any]) -> Callable[[Any], Any]:
     """The function of one item whose elements are the arguments."""
     return lambda item: fn(*item)
@@ -57,6 +70,9 @@ class LocalEngine:
     needs_driving = False
     runs_inline = False
     can_take_back = True
+    can_stop = False
+    can_kill = False
+    abandons_at_once = True
     codec = None
 
     def __init__(
@@ -68,6 +84,7 @@ class LocalEngine:
         self.driver: LocalDriver
         self._initializer = initializer
         self._initargs = initargs
+        self._watched: dict[int, WatchedCall] = {}  # running tasks with a time limit, by chunk id
 
     def open(self) -> None:
         """Nothing to prepare."""
@@ -79,6 +96,48 @@ class LocalEngine:
     def close(self) -> None:
         """All has ended."""
         self.handles.clear()
+
+    def running(self, worker_id: int, chunk_id: int) -> tuple[int, float] | None:
+        """Since when a chunk of one task with a time limit runs (``perf_counter``), as offset 0."""
+        watched = self._watched.get(chunk_id)
+        return (0, watched.since) if watched is not None else None
+
+    def started_by(self, worker_id: int, chunk_id: int) -> bool:
+        """Whether such a chunk runs."""
+        return chunk_id in self._watched
+
+    def abandon(self, worker_id: int, chunk_id: int, kind: type[BaseException]) -> bool:
+        """Do not wait for such a chunk any more: raise in its thread, which may hear it, and go on without."""
+        watched = self._watched.pop(chunk_id, None)
+        if watched is None:
+            return False
+        watched.slot.raise_in_thread(lambda running: running == chunk_id, kind)
+        return True
+
+    def run_watched(self, handle: LocalHandle, chunk: Any) -> bool:
+        """Run a chunk of one task that has a time limit. False: it was abandoned, and so is this thread."""
+        watched = WatchedCall()
+        fn: Callable[..., Any]
+        if type(chunk) is Call:
+            fn, args, kwargs = chunk.fn, chunk.args, chunk.kwargs
+        else:
+            fn = starred(chunk.job.fn) if chunk.job.kind == STARMAP else chunk.job.fn
+            args, kwargs = (chunk.items[0],), {}
+        error: BaseException | None = None
+        values: list[Any] = []
+        self._watched[chunk.id] = watched
+        try:
+            try:
+                watched.slot.running = chunk.id
+                values.append(fn(*args, **kwargs))
+            finally:
+                watched.slot.leave()
+        except BaseException as problem:  # noqa: BLE001  it is that task's outcome
+            error = problem
+        if self._watched.pop(chunk.id, None) is None:
+            return False
+        self.driver.finished(handle, chunk, chunk.start, values, error, perf_counter() - watched.since)
+        return True
 
     def revoke(self, worker_id: int, chunk_ids: list[int]) -> None:
         """Slots here see for themselves that a job has stopped."""
@@ -150,11 +209,13 @@ class ThreadEngine(LocalEngine):
         name: str,
         initializer: Callable[..., object] | None,
         initargs: tuple[Any, ...],
+        share: int,
         *,
         on_demand: bool = False,
         names: str = "{name}-{index}",
     ) -> None:
         super().__init__(n_slots, name, initializer, initargs)
+        self._share = share  # cores that each thread may use
         self._queue: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self.threads: list[threading.Thread] = []
         self._names = names
@@ -178,6 +239,8 @@ class ThreadEngine(LocalEngine):
         thread.start()
 
     def _serve(self, handle: LocalHandle) -> None:
+        set_share(self._share, of_thread=True)
+        n_modules = 0
         try:
             if self._initializer is not None:
                 self._initializer(*self._initargs)
@@ -190,8 +253,14 @@ class ThreadEngine(LocalEngine):
                 chunk = get()
                 if chunk is None:
                     break
+                if len(sys.modules) != n_modules:  # a library with threads of its own may have come
+                    n_modules = len(sys.modules)
+                    limit_this_thread()
                 if callable(chunk):
                     chunk()
+                elif chunk.options is not None and chunk.options.is_timed:
+                    if not self.run_watched(handle, chunk):
+                        return  # another thread has taken this one's place
                 else:
                     run(handle, chunk)
                 chunk = None  # hold nothing while waiting
@@ -200,6 +269,14 @@ class ThreadEngine(LocalEngine):
             last = not self._n_left
         if last:
             self.driver.worker_ended(handle.id)
+
+    def abandon(self, worker_id: int, chunk_id: int, kind: type[BaseException]) -> bool:
+        if not super().abandon(worker_id, chunk_id, kind):
+            return False
+        with self._count_lock:
+            self._n_left -= 1  # the abandoned one
+            self._start_thread(self.handles[worker_id])
+        return True
 
     def _get_on_demand(self) -> Any:
         try:

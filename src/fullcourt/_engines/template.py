@@ -29,11 +29,15 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from types import ModuleType
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, cast
 
+from fullcourt._os.budget import libraries_limited
 from fullcourt._os.system import become_subreaper, descendants, die_with_parent, kill_tree, open_pidfd
 from fullcourt._transport.inheritance import Inheritance, adopt, dumps_inheriting, tracker_descriptor
 from fullcourt.errors import NotSupported
+
+if TYPE_CHECKING:
+    from fullcourt._engines.output import OutputSettings
 
 __all__ = ["Setup", "Template", "main", "worker_main"]
 
@@ -53,6 +57,9 @@ class Setup:
     cwd: str = ""
     preload: tuple[str, ...] = ()
     encoded_initializer: bytes | None = None
+    share: int = 1  # cores that each slot may use
+    environment: dict[str, str] = field(default_factory=dict)  # set in workers on top of the program's
+    output: OutputSettings | None = None  # None: what tasks print and log stays with the worker
     n_inherited: int = 0  # descriptors that a fresh interpreter is given beside its own
     tracker: int | None = None  # which of them leads to the resource tracker
     authkey: bytes = b""  # multiprocessing's, for proxies of managers
@@ -79,9 +86,9 @@ class Template:
         prepared = False
         try:
             while os.getppid() == self._pool_pid:
-                # The first workers are on their way before ctypes is imported (10 ms) for what protects against
-                # our own death and for adopting orphans.
-                events = poll.poll(None if prepared or not self._pids else 20)
+                # The first workers are on their way before what adopts orphans is loaded (1 ms); then at once, for
+                # a short-lived pool has orphans, too.
+                events = poll.poll(None if prepared or not self._pids else 0)
                 if not events and not prepared:
                     prepared = True
                     become_subreaper()
@@ -182,13 +189,13 @@ def worker_main(worker_id: int, tasks_fd: int, results_fd: int, page_fd: int, se
     """Be a worker, to the end; the process is fresh or freshly forked. Never returns."""
 
     def connect() -> tuple[Any, mmap.mmap]:
-        from fullcourt._transport.journal import REGION_BYTES
+        from fullcourt._transport.journal import page_bytes
         from fullcourt._transport.link import WorkerEnd
 
-        if "ctypes" in sys.modules:
+        if "_ctypes" in sys.modules:
             die_with_parent(parent_pid)
-        page = mmap.mmap(page_fd, setup.n_slots * REGION_BYTES)
-        os.close(page_fd)
+        page = mmap.mmap(page_fd, page_bytes(setup.n_slots))
+        record_faults(page_fd, setup.n_slots)
         return WorkerEnd(socket.socket(fileno=tasks_fd), socket.socket(fileno=results_fd), setup.n_slots), page
 
     run_worker(worker_id, setup, connect)
@@ -199,6 +206,7 @@ def run_worker(worker_id: int, setup: Setup, connect: Callable[[], tuple[Any, mm
     code = 1
     try:
         from fullcourt._engines import worker as this_worker
+        from fullcourt._engines.forwarding import Forwarder
         from fullcourt._engines.worker import Worker, flush_streams
         from fullcourt._transport.codec import Codec
         from fullcourt._transport.mainspace import adopt_main
@@ -209,13 +217,17 @@ def run_worker(worker_id: int, setup: Setup, connect: Callable[[], tuple[Any, mm
         adopt_main()
         codec = Codec(shares_main=setup.shares_main)
         initializer, initargs = setup.initializer, setup.initargs
-        worker = Worker(end, page, setup.n_slots, codec)
+        name = f"{setup.name}-{worker_id}"
+        forwarder = Forwarder(end, codec, name, setup.output) if setup.output is not None else None
+        if forwarder is not None and hasattr(os, "register_at_fork"):
+            os.register_at_fork(after_in_child=forwarder.fall_silent)
+        worker = Worker(end, page, setup.n_slots, codec, forwarder)
         if setup.encoded_initializer is not None:
             initializer, initargs = load_initializer(setup), ()
         if worker.run(initializer, initargs):
             code = 0
         run_exit_functions()
-        flush_streams()
+        (flush_streams if forwarder is None else forwarder.finish)()
     except BaseException:  # noqa: BLE001  nowhere to report to: the pool sees the exit code
         with contextlib.suppress(BaseException):
             import traceback
@@ -224,6 +236,29 @@ def run_worker(worker_id: int, setup: Setup, connect: Callable[[], tuple[Any, mm
             sys.stderr.flush()
     finally:
         os._exit(code)
+
+
+def record_faults(page_fd: int, n_slots: int) -> None:
+    """Have the traceback of a fatal signal written to the end of the page, where the pool finds it.
+
+    Children that a task forks do as they would without this.
+    """
+    import faulthandler
+
+    from fullcourt._transport.journal import REGION_BYTES
+
+    was_enabled = faulthandler.is_enabled()
+    os.lseek(page_fd, n_slots * REGION_BYTES, os.SEEK_SET)
+    faulthandler.enable(page_fd)
+    if hasattr(os, "register_at_fork"):
+
+        def in_child() -> None:
+            if was_enabled and sys.__stderr__ is not None:
+                faulthandler.enable(sys.__stderr__)
+            else:
+                faulthandler.disable()
+
+        os.register_at_fork(after_in_child=in_child)
 
 
 def be_a_child(name: str) -> None:
@@ -248,15 +283,16 @@ def be_a_child(name: str) -> None:
 
 
 def run_exit_functions() -> None:
-    """What tasks and initializers registered for the end of the process."""
+    """What tasks and initializers registered for the end of the process, in the interpreter's own order.
+
+    Executors that a task left open end at ``threading._shutdown``; only then can one wait for their processes.
+    """
     import atexit
     import threading
 
+    threading._shutdown()  # type: ignore[attr-defined]
     if "multiprocessing.util" in sys.modules:
         sys.modules["multiprocessing.util"]._exit_function()
-    for thread in threading.enumerate():
-        if thread is not threading.main_thread() and not thread.daemon:
-            thread.join()
     atexit._run_exitfuncs()
 
 
@@ -273,24 +309,38 @@ def fork_template(control: socket.socket, pool_socket: socket.socket, setup: Set
             'interpreters first, or use start_method="forkserver" or "spawn".'
         )
     pool_pid = os.getpid()
-    for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(AttributeError, OSError, ValueError):
-            stream.flush()
+    import_worker()  # here, where the next pool finds it
+    flush_all()
     import warnings
 
     with warnings.catch_warnings():
         # 3.12 warns of forking where threads run; the pool does so once, when it is opened, and the docs say what to
         # do about it (start_method="forkserver").
         warnings.simplefilter("ignore", DeprecationWarning)
-        pid = os.fork()
+        with libraries_limited(setup.share):
+            pid = os.fork()
     if pid:
         return pid
     try:
         pool_socket.close()
         quiet_signals()
+        os.environ.update(setup.environment)
         run_template(control, pool_pid, setup)
     finally:
         os._exit(0)
+
+
+def import_worker() -> None:
+    """Import what each worker needs."""
+    for name in ("worker", "forwarding"):
+        __import__(f"fullcourt._engines.{name}")
+
+
+def flush_all() -> None:
+    """What waits in a buffer must not be inherited: each process would write it."""
+    for stream in (sys.stdout, sys.stderr, sys.__stdout__, sys.__stderr__):
+        with contextlib.suppress(AttributeError, OSError, ValueError):
+            cast("Any", stream).flush()
 
 
 def preload(setup: Setup) -> None:
@@ -312,8 +362,8 @@ def fail(error: BaseException) -> NoReturn:
 def run_template(control: socket.socket, pool_pid: int, setup: Setup) -> None:
     """Be a template that forks its workers."""
     preload(setup)
-    __import__("fullcourt._engines.worker")  # before the forks, so that workers share it
-
+    import_worker()  # before the forks, so that workers share it
+    flush_all()
     gc.collect()
     gc.freeze()  # the collector must not touch, and so copy, what workers share with us
     template_pid = os.getpid()
@@ -349,7 +399,7 @@ def main(control_fd: int, setup_fd: int, method: str) -> None:
 
     def spawn_worker(worker_id: int, fds: list[int]) -> int:
         code = f"from fullcourt._engines.template import spawned; spawned({worker_id})"
-        return spawn_interpreter(code, [*fds, setup_fd, *inherited])
+        return spawn_interpreter(code, [*fds, setup_fd, *inherited], {})  # the environment is ours already
 
     Template(control, setup.pool_pid, spawn_worker).run()
     os._exit(0)
@@ -379,6 +429,8 @@ def pickle_setup(setup: Setup, codec: Any, inheritance: Inheritance | None) -> b
         sys_path=list(sys.path),
         argv=list(sys.argv),
         cwd=os.getcwd(),
+        share=setup.share,
+        output=setup.output,
     )
     if "multiprocessing.managers" in sys.modules:
         from multiprocessing.process import current_process
@@ -458,8 +510,11 @@ def read_all(fd: int) -> bytes:
     return data
 
 
-def spawn_interpreter(code: str, fds: list[int]) -> int:
-    """Start a fresh interpreter that runs this code and has these descriptors as 3, 4, ... Returns its pid."""
+def spawn_interpreter(code: str, fds: list[int], environment: dict[str, str]) -> int:
+    """Start a fresh interpreter that runs this code and has these descriptors as 3, 4, ... Returns its pid.
+
+    The variables are set for it on top of this process's own.
+    """
     n = len(fds)
     # First out of the way of each other and of the targets, then to their places.
     aside = max([*fds, 2 + n]) + 1
@@ -467,7 +522,7 @@ def spawn_interpreter(code: str, fds: list[int]) -> int:
     actions += [(os.POSIX_SPAWN_DUP2, aside + i, 3 + i) for i in range(n)]
     closing = [(os.POSIX_SPAWN_CLOSE, aside + i) for i in range(n)]
     command = interpreter_command(code)
-    return os.posix_spawn(sys.executable, command, os.environ, file_actions=[*actions, *closing])
+    return os.posix_spawn(sys.executable, command, os.environ | environment, file_actions=[*actions, *closing])
 
 
 def interpreter_command(code: str) -> list[str]:

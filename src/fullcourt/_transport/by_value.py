@@ -16,7 +16,7 @@ import io
 import pickle
 import sys
 from collections import ChainMap
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from types import FunctionType, ModuleType
 from typing import Any
 
@@ -30,13 +30,21 @@ __all__ = ["dumps", "dumps_with_module"]
 class Pickler(cloudpickle.Pickler):
     """cloudpickle's, for which functions of ``__main__`` share their globals."""
 
-    def __init__(self, file: io.BytesIO, protocol: int, buffer_callback: Callable[[Any], Any] | None) -> None:
+    def __init__(
+        self,
+        file: io.BytesIO,
+        protocol: int,
+        buffer_callback: Callable[[Any], Any] | None,
+        reducers: Mapping[type, Callable[[Any], Any]] | None = None,
+    ) -> None:
         reduction = sys.modules.get("multiprocessing.reduction")
         if reduction is not None:  # it knows how connections and sockets travel; the base looks at this when it is made
             base: Any = cloudpickle.Pickler
             known: Any = reduction.ForkingPickler._extra_reducers
             registered: Any = copyreg.dispatch_table
             self.dispatch_table = ChainMap(base._dispatch_table, known, registered)
+        if reducers is not None:  # the base class looks at it while it is made
+            self.dispatch_table = ChainMap(dict(reducers), self.dispatch_table)
         super().__init__(file, protocol, buffer_callback)
         self._main = main_globals()
         self.globals_ref[id(self._main)] = MainGlobals()
@@ -72,8 +80,13 @@ def dumps_with_module(obj: object, protocol: int) -> bytes:
         cloudpickle.unregister_pickle_by_value(module)
 
 
-def dumps(obj: object, protocol: int, buffer_callback: Callable[[Any], Any] | None = None) -> bytes:
-    """As ``cloudpickle.dumps``."""
+def dumps(
+    obj: object,
+    protocol: int,
+    buffer_callback: Callable[[Any], Any] | None = None,
+    reducers: Mapping[type, Callable[[Any], Any]] | None = None,
+) -> bytes:
+    """As ``cloudpickle.dumps``, with types that are pickled in ways of their own."""
     with io.BytesIO() as file:
-        Pickler(file, protocol, buffer_callback).dump(obj)
+        Pickler(file, protocol, buffer_callback, reducers).dump(obj)
         return file.getvalue()

@@ -11,9 +11,10 @@ functions and classes, and the plain values (numbers, text) of the globals that 
 
 from __future__ import annotations
 
+import io
 import pickle
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from types import CellType, FunctionType, MethodType, ModuleType
 from typing import Any, cast
 
@@ -35,6 +36,7 @@ MAX_BUFFERS = 4096
 CONNECTION = b"multiprocessing.connection"
 
 Encoded = tuple[bytes, list[pickle.PickleBuffer]]
+Reducers = Mapping[type, Callable[[Any], Any]]
 
 
 class Codec:
@@ -48,6 +50,8 @@ class Codec:
         self._main: dict[str, object] | None = None  # the definitions in __main__ that the receiver has
         self._names: frozenset[str] = frozenset()  # all names that it has there
         self._plain: dict[str, object] = {}  # those globals whose values cannot change inside
+        # How some types are pickled, for whoever knows better (as a pickler's dispatch_table); None: as ever.
+        self.reducers: Reducers | None = None
         if shares_main:
             self.share_main()
 
@@ -66,15 +70,24 @@ class Codec:
         """
         buffers: list[pickle.PickleBuffer] = []
         try:
-            data = pickle.dumps(obj, PROTOCOL, buffer_callback=buffers.append)
+            data = self._dumps(obj, buffers.append)
             if (b"__main__" not in data or self._shares_main()) and CONNECTION not in data:
                 if len(buffers) > MAX_BUFFERS or any(is_small(buffer) for buffer in buffers):
                     buffers = []
-                    data = pickle.dumps(obj, PROTOCOL, buffer_callback=keep_large(buffers))
+                    data = self._dumps(obj, keep_large(buffers))
                 return data, buffers
         except Exception:  # noqa: BLE001  whatever the user's __reduce__ raised: cloudpickle may know better
             pass
         return self.encode_by_value(obj)
+
+    def _dumps(self, obj: object, buffer_callback: Callable[[pickle.PickleBuffer], object]) -> bytes:
+        if self.reducers is None:
+            return pickle.dumps(obj, PROTOCOL, buffer_callback=buffer_callback)
+        with io.BytesIO() as file:
+            pickler = pickle.Pickler(file, PROTOCOL, buffer_callback=buffer_callback)
+            pickler.dispatch_table = self.reducers
+            pickler.dump(obj)
+            return file.getvalue()
 
     def encode_by_value(self, obj: object) -> Encoded:
         """As :meth:`encode`, with what belongs to ``__main__`` by value."""
@@ -83,7 +96,7 @@ class Codec:
             from fullcourt._transport.by_value import dumps
 
             with sharing():
-                return dumps(obj, PROTOCOL, keep_large(buffers)), buffers
+                return dumps(obj, PROTOCOL, keep_large(buffers), self.reducers), buffers
         except Exception as error:
             where = find_unpicklable(obj)
             message = f"{where} cannot be pickled, so it cannot be sent to another process: {error}"

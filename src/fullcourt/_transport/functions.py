@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import pickle
 import sys
+import threading
 from collections.abc import Callable
 from types import BuiltinFunctionType, FunctionType, ModuleType
 from typing import Any
@@ -19,7 +20,7 @@ __all__ = ["Function", "FunctionTable", "function_name", "with_fallback"]
 class Function:
     """A function as it travels: its pickle, and a number under which workers keep it (0: they do not)."""
 
-    __slots__ = ("captured", "data", "estimate", "fell_back", "id", "name", "tried")
+    __slots__ = ("captured", "data", "estimate", "fell_back", "id", "n_fatal_loads", "name", "tried")
 
     def __init__(
         self, function_id: int, data: bytes, name: str, captured: tuple[object, ...] | None, estimate: Estimate
@@ -27,6 +28,7 @@ class Function:
         self.estimate = estimate
         self.fell_back = False  # whether `data` is that of `with_fallback`
         self.tried: set[int] = set()  # workers that were sent that
+        self.n_fatal_loads = 0  # workers in a row that ended while they loaded it
         self.id = function_id
         self.data = data
         self.name = name
@@ -46,11 +48,17 @@ class FunctionTable:
     def __init__(self, codec: Codec) -> None:
         self._codec = codec
         self._known: dict[object, Function] = {}
+        self._by_name: dict[object, Function] = {}  # of those, the plain functions that go by name, outside __main__
         self._unkept: dict[str, Estimate] = {}  # of functions that are pickled at each use, by name
         self._ids = itertools.count(1)
+        self._lock = threading.Lock()  # on free-threaded Python two threads could draw the same number
 
     def get(self, fn: Callable[..., Any]) -> Function:
         """The function's entry. Raises PicklingError. From any thread: at worst a function is numbered twice."""
+        if type(fn) is FunctionType:
+            known = self._by_name.get(fn)
+            if known is not None:
+                return known
         if type(fn) not in (FunctionType, BuiltinFunctionType, type) or not isinstance(
             getattr(fn, "__self__", None), (ModuleType, type(None))
         ):  # `prices.get` is a builtin too, and bound
@@ -70,9 +78,14 @@ class FunctionTable:
             if captured is None:
                 return self._unnumbered(fn, data)
         if len(self._known) >= self.MAX:
+            self._by_name.pop(next(iter(self._known)), None)
             self._known.pop(next(iter(self._known)), None)
-        entry = Function(next(self._ids), data, function_name(fn), captured, Estimate())
+        with self._lock:
+            number = next(self._ids)
+        entry = Function(number, data, function_name(fn), captured, Estimate())
         self._known[fn] = entry
+        if type(fn) is FunctionType and captured is None and not by_value and fn.__module__ != "__main__":
+            self._by_name[fn] = entry
         return entry
 
     def _unnumbered(self, fn: Callable[..., Any], data: bytes) -> Function:

@@ -16,7 +16,9 @@ import pickle
 import socket
 import threading
 from collections import deque
+from functools import partial
 
+from fullcourt._transport.arena import Arena, worker_arena
 from fullcourt._transport.blocks import open_block, raw_views, write_block
 from fullcourt._transport.frames import (
     BLOCK,
@@ -24,6 +26,7 @@ from fullcourt._transport.frames import (
     HEADER_BYTES,
     MAX_INLINE,
     RECEIVE_BYTES,
+    SETTINGS,
     STOP,
     pack,
     unpack,
@@ -74,12 +77,13 @@ def make_frame(
     function: bytes,
     payload: bytes,
     buffers: list[pickle.PickleBuffer],
+    arena: Arena | None = None,
 ) -> Frame:
-    """Build a frame; what is large goes into a block."""
+    """Build a frame; what is large goes into a block, of the arena if there is one."""
     if not buffers and len(function) + len(payload) <= MAX_INLINE:
         header = pack(kind, 0, function_id, chunk_id, start, count, len(function), seconds)
         return Frame(header + function + payload if function else header + payload, -1, chunk_id)
-    fd, table = write_block([function, payload, *raw_views(buffers)])
+    fd, table = write_block([function, payload, *raw_views(buffers)], arena)
     header = pack(kind, BLOCK, function_id, chunk_id, start, count, len(function), seconds)
     return Frame(header + table, fd, chunk_id)
 
@@ -111,6 +115,10 @@ def make_link() -> tuple[PoolEnd, socket.socket, socket.socket]:
 def receive_with_fd(sock: socket.socket, flags: int = 0) -> tuple[bytes, int]:
     """Receive a frame and the descriptor that may come with it (-1: none)."""
     data, ancillary, _, _ = sock.recvmsg(RECEIVE_BYTES, 64, flags)
+    return data, descriptor_in(ancillary) if ancillary else -1
+
+
+def descriptor_in(ancillary: list[tuple[int, int, bytes]]) -> int:
     fd = -1
     for level, kind, content in ancillary:
         if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
@@ -118,7 +126,7 @@ def receive_with_fd(sock: socket.socket, flags: int = 0) -> tuple[bytes, int]:
             fds.frombytes(content[: len(content) - len(content) % fds.itemsize])
             fd = fds[0]
             os.set_inheritable(fd, False)
-    return data, fd
+    return fd
 
 
 def send_with_fd(sock: socket.socket, data: bytes, fd: int) -> None:
@@ -148,6 +156,20 @@ class PoolEnd:
     def fileno(self) -> int:
         """The descriptor that becomes readable when results or the end have come."""
         return self._in.fileno()
+
+    def send_small(self, data: bytes, chunk_id: int) -> None:
+        """:meth:`send` for what needs no frame unless it must wait: most calls."""
+        with self._lock:
+            self.bytes_out += len(data)
+            if self._waiting:
+                self._waiting.append(Frame(data, -1, chunk_id))
+                return
+            try:
+                self._send(data)
+            except BlockingIOError:
+                self._waiting.append(Frame(data, -1, chunk_id))
+            except OSError:  # as below
+                pass
 
     def send(self, frame: Frame) -> bool:
         """Send a frame, or keep it until :meth:`flush` where the link is full. False: it waits, or the link is dead."""
@@ -212,31 +234,36 @@ class PoolEnd:
     def take_back(self) -> list[int]:
         """Take back all frames that the worker has not read. Returns their chunks' ids, in order."""
         ids: list[int] = []
-        stops: list[Frame] = []  # another thread has just told the worker to end; it must still be told
+        kept: list[Frame] = []  # another thread has just told the worker this; it must still be told
         with self._lock:
             while True:
                 try:
                     data, fd = receive_with_fd(self._unread, socket.MSG_DONTWAIT)
                 except OSError:
                     break
+                if data and data[0] in (STOP, SETTINGS):
+                    kept.append(Frame(data, fd, 0))
+                    continue
                 if fd >= 0:
                     os.close(fd)
                 if not data:
                     break
-                if data[0] == STOP:
-                    stops.append(Frame(data, -1, 0))
-                else:
-                    ids.append(unpack(data)[3])
+                ids.append(unpack(data)[3])
             while self._waiting:
                 frame = self._waiting.popleft()
-                if frame.data[0] == STOP:
-                    stops.append(frame)
+                if frame.data[0] in (STOP, SETTINGS):
+                    kept.append(frame)
                     continue
                 ids.append(frame.chunk_id)
                 frame.close()
-        for frame in stops:
+        for frame in kept:
             self.send(frame)
         return ids
+
+    def hang_up(self) -> None:
+        """Have the worker see the end of file, after what it was sent."""
+        with contextlib.suppress(OSError):
+            self._out.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
         """Close the pool's end. Idempotent."""
@@ -250,39 +277,56 @@ class PoolEnd:
 
 
 class WorkerEnd:
-    """The worker's end of a link. With several slots, each receives for itself; sends are under a lock then."""
+    """The worker's end of a link. With several slots, each receives for itself; any thread may send.
 
-    make_frame = staticmethod(make_frame)
+    A send may find itself inside of another one of the same thread: the garbage collector, or a signal, had something
+    printed. What is sent there goes out after the outer frame.
+    """
 
     def __init__(self, tasks: socket.socket, results: socket.socket, n_slots: int) -> None:
+        self._arena = worker_arena()
+        self.make_frame = partial(make_frame, arena=self._arena)
         self._tasks = tasks
         self._results = results
-        self._lock: contextlib.AbstractContextManager[object] = (
-            threading.Lock() if n_slots > 1 else contextlib.nullcontext()
-        )
+        self._lock = threading.RLock()  # keeps a frame's two messages together; held while the link is full
+        self._sending = False
+        self._late: deque[Frame] = deque()
         self._send = results.send
         self._recv = tasks.recvmsg
 
     def receive(self) -> tuple[Fields, bytes, int] | None:
         """Wait for a frame: header, data, descriptor. None: the pool is gone, or wants this worker to end."""
         try:
-            data, fd = receive_with_fd(self._tasks)
+            data, ancillary, _, _ = self._recv(RECEIVE_BYTES, 64)
         except OSError:
             return None
         if not data:
             return None
-        return unpack(data), data, fd
+        return unpack(data), data, descriptor_in(ancillary) if ancillary else -1
 
     def send(self, frame: Frame) -> None:
         """Send a frame; waits while the pool is behind. Raises OSError when the pool is gone."""
         with self._lock:
-            if frame.fd < 0:
-                self._send(frame.data)
+            if self._sending:
+                self._late.append(frame)
                 return
-            self._send(DESCRIPTOR_FOLLOWS)
-            send_with_fd(self._results, frame.data, frame.fd)
+            self._sending = True
+            try:
+                self._send_now(frame)
+                while self._late:
+                    self._send_now(self._late.popleft())
+            finally:
+                self._sending = False
+
+    def _send_now(self, frame: Frame) -> None:
+        if frame.fd < 0:
+            self._send(frame.data)
+            return
+        self._send(DESCRIPTOR_FOLLOWS)
+        send_with_fd(self._results, frame.data, frame.fd)
         frame.close()
 
     def close(self) -> None:
+        self._arena.close()
         self._tasks.close()
         self._results.close()

@@ -9,17 +9,28 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from time import monotonic
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 from fullcourt._engines.driver import Driver
 from fullcourt._engines.future import Future
 from fullcourt._faces.pools import Backlog, FacePool
 from fullcourt.errors import PoolClosed, TaskCancelled
 
-__all__ = ["Shared", "check_map_arguments", "map_by_futures"]
+__all__ = ["ExecutorFuture", "Shared", "check_map_arguments", "map_by_futures"]
+
+R = TypeVar("R")
 
 AFTER_SHUTDOWN = "cannot schedule new futures after shutdown"
 AFTER_EXIT = "cannot schedule new futures after interpreter shutdown"
+
+
+class ExecutorFuture(Future[R]):
+    """The outcome of a call that an executor was given."""
+
+    def cancel(self) -> bool:
+        """Cancel the call unless a worker has begun it. Returns whether it was."""
+        settler: Any = self._settler
+        return self.cancelled() if self.done() else settler.cancel(self, running=False)
 
 
 class Shared:
@@ -30,7 +41,7 @@ class Shared:
     """
 
     _max_workers: int
-    future_class: ClassVar[type[Future[Any]]] = Future
+    future_class: ClassVar[type[Future[Any]]] = ExecutorFuture
 
     def _prepare(self) -> None:
         self._shutdown_lock = threading.RLock()  # protects the opening and the closing of the pool
