@@ -131,7 +131,7 @@ class Driver:
         *,
         options: Options | None = None,
     ) -> bool:
-        """Have ``fn(*args, **kwargs)`` run, and the future settled. False: it will not pickle; the future has failed."""
+        """Have ``fn(*args, **kwargs)`` run, and the future settled. False: it will not pickle, and has failed."""
         call = self._prepare(fn, args, kwargs, future, options)
         if call is None:
             return False
