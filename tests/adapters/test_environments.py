@@ -21,6 +21,7 @@ def run_python(code: str, folder: Path, *arguments: str) -> str:
     """Run a program; returns what it printed."""
     (folder / "program.py").write_text(textwrap.dedent(code))
     environment = os.environ | {"PYTHONPATH": str(Path(fullcourt.__file__).parents[1])}
+    environment.pop("PYTEST_CURRENT_TEST", None)  # nx-parallel behaves differently where it sees that
     done = subprocess.run(
         [sys.executable, *(arguments or ["program.py"])],
         cwd=folder, env=environment, capture_output=True, text=True, timeout=LIMIT_S, check=False,
