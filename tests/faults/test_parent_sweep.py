@@ -1,7 +1,7 @@
 """The parent dies at its n-th step, for every n, and the template at its: nothing outlives the one, no task the other.
 
-A step is a call of the system made by the package, before and after it (:mod:`steps`). Parents are run by a program that
-is the subreaper of all that they leave (:mod:`parents`): a process that outlives its parent cannot hide from it.
+A step is a call of the system made by the package, before and after it (:mod:`steps`). Parents are run by a program
+that is the subreaper of all that they leave (:mod:`parents`): a process that outlives its parent cannot hide from it.
 """
 
 from __future__ import annotations

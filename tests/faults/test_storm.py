@@ -1,9 +1,9 @@
 """A storm: whatever can befall tasks, workers and the template, all at once, and every outcome accounted for.
 
-Workers and templates are killed from outside at any moment. Tasks crash, exit, raise what will not load, return what will
-not pickle, hang and are stopped by their time limit, deaf to it or not, take too much memory, are cancelled while they wait
-and while they run, and are tried again. In the end each task has ended exactly once, in a way that its kind allows, and
-ran as often as it may.
+Workers and templates are killed from outside at any moment. Tasks crash, exit, raise what will not load, return what
+will not pickle, hang and are stopped by their time limit, deaf to it or not, take too much memory, are cancelled while
+they wait and while they run, and are tried again. In the end each task has ended exactly once, in a way that its kind
+allows, and ran as often as it may.
 """
 
 from __future__ import annotations

@@ -42,8 +42,9 @@ ENGINES: dict[str, dict[str, Any]] = {
     "fork-x-threads": {"start_method": "fork", "threads": 2},
     "portable": {},
 }
-# Of each scenario so many doors, drawn by chance, are tried where not all are (0: all are). A sweep of all takes a second
-# or two with fork and forkserver, which start a new worker in a millisecond, and ten to twenty with fresh interpreters.
+# Of each scenario so many doors, drawn by chance, are tried where not all are (0: all are). A sweep of all takes a
+# second or two with fork and forkserver, which start a new worker in a millisecond, and ten to twenty with fresh
+# interpreters.
 SAMPLES = {"fork": 0, "forkserver": 8, "spawn": 2, "fork-x-threads": 12, "portable": 2}
 
 
