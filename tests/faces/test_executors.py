@@ -45,7 +45,7 @@ def wait_for(path: Path, text: str) -> None:
         time.sleep(0.005)
 
 
-# -- the same face -----------------------------------------------------------------------------------------------------
+# -- the same face -------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", ["ProcessPoolExecutor", "ThreadPoolExecutor"])
@@ -112,7 +112,7 @@ def test_recycling_needs_another_method_than_fork() -> None:
         ProcessPoolExecutor(1, multiprocessing.get_context("fork"), max_tasks_per_child=2)
 
 
-# -- calls ---------------------------------------------------------------------------------------------------------------
+# -- calls ---------------------------------------------------------------------------------------------------------
 
 
 def test_the_documentations_first_example() -> None:
@@ -178,7 +178,7 @@ def test_a_dead_worker_costs_its_call_and_the_executor_goes_on(context: Any) -> 
         assert executor.submit(tasks.double, 7).result(WAIT_S) == 14
 
 
-# -- workers -------------------------------------------------------------------------------------------------------------
+# -- workers -------------------------------------------------------------------------------------------------------
 
 
 def test_an_executor_that_was_never_used_starts_nothing() -> None:
@@ -261,7 +261,7 @@ def test_workers_can_be_ended_at_once(how: str, tmp_path: Path) -> None:
     executor.shutdown()
 
 
-# -- map -----------------------------------------------------------------------------------------------------------------
+# -- map -----------------------------------------------------------------------------------------------------------
 
 
 def both() -> list[Any]:
@@ -300,7 +300,10 @@ def test_map_runs_all_although_nobody_looks(tmp_path: Path) -> None:
 
 def test_closing_maps_iterator_cancels_what_has_not_started(tmp_path: Path) -> None:
     path = tmp_path / "f"
-    with ProcessPoolExecutor(1) as executor, contextlib.closing(executor.map(tasks.write_and_wait, [str(path)] * 50)) as it:
+    with (
+        ProcessPoolExecutor(1) as executor,
+        contextlib.closing(executor.map(tasks.write_and_wait, [str(path)] * 50)) as it,
+    ):
         wait_for(path, "began")
         path.write_text("go")
         assert next(it) == "went"
@@ -331,9 +334,8 @@ def test_map_with_a_buffersize_reads_no_further_ahead() -> None:
 
 
 def test_map_of_what_cannot_be_pickled_raises_that() -> None:
-    with ProcessPoolExecutor(1) as executor:
-        with pytest.raises(RuntimeError, match="it will not be pickled"):
-            list(executor.map(tasks.double, [tasks.Unpicklable()]))
+    with ProcessPoolExecutor(1) as executor, pytest.raises(RuntimeError, match="it will not be pickled"):
+        list(executor.map(tasks.double, [tasks.Unpicklable()]))
 
 
 def test_a_subclass_that_changes_submit_changes_map() -> None:
@@ -354,7 +356,7 @@ def test_a_subclass_that_changes_submit_changes_map() -> None:
         assert processes.n == 2
 
 
-# -- the end -------------------------------------------------------------------------------------------------------------
+# -- the end -------------------------------------------------------------------------------------------------------
 
 
 def test_shutdown_waits_and_then_nothing_is_taken() -> None:
@@ -431,7 +433,7 @@ def test_an_executor_cannot_be_pickled_and_its_queue_can_be_asked(tmp_path: Path
         running.result(WAIT_S)
 
 
-# -- asyncio -------------------------------------------------------------------------------------------------------------
+# -- asyncio -------------------------------------------------------------------------------------------------------
 
 
 def test_asyncio_takes_them() -> None:
@@ -445,7 +447,7 @@ def test_asyncio_takes_them() -> None:
     assert asyncio.run(main()) == [0, 2, 4, 6, 8, 100, 120]
 
 
-# -- interpreters --------------------------------------------------------------------------------------------------------
+# -- interpreters --------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.skipif(sys.version_info >= (3, 14), reason="they are there")

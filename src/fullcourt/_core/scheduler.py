@@ -346,7 +346,28 @@ class Scheduler:
             size = min(size, self.max_tasks - worker.n_given)
         return size
 
+    def placed_at_once(self, chunk: Chunk, now: float) -> int:
+        """A single task came: give it to a worker, past the streams, if nothing waits and one has room.
+
+        Returns that worker's id; sending it is the caller's. 0: it is to go through its stream.
+        """
+        if self.streams or self.returned or not self.roomy or self.under_pressure or self.max_tasks is not None:
+            return 0
+        if self.idle:
+            worker = self.idle[next(reversed(self.idle))]
+        else:
+            worker = next(iter(self.roomy.values()))
+            del self.roomy[worker.id]
+        self._hold(worker, chunk, now)
+        return worker.id
+
     def _give(self, worker: Worker, chunk: Chunk, now: float) -> None:
+        self._hold(worker, chunk, now)
+        self.actions.append(("send", worker.id, chunk))
+        if worker.retiring and not self.closing:
+            self._start_worker(now)
+
+    def _hold(self, worker: Worker, chunk: Chunk, now: float) -> None:
         mean_s = chunk.estimate.mean_s
         n_tasks = chunk.count - chunk.done
         chunk.expected_s = UNKNOWN_S if mean_s is None else mean_s * n_tasks
@@ -360,9 +381,6 @@ class Scheduler:
         if worker.n_given == self.max_tasks:
             worker.retiring = True
         self._place(worker)
-        self.actions.append(("send", worker.id, chunk))
-        if worker.retiring and not self.closing:
-            self._start_worker(now)
 
     def _steal(self, now: float) -> None:
         """A slot is free and nothing waits: take back what lies unread behind a long task."""

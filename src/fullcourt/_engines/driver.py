@@ -31,7 +31,7 @@ from collections import deque
 from collections.abc import Callable
 from functools import partial
 from time import monotonic, perf_counter
-from typing import Any
+from typing import Any, TypeVar
 
 from fullcourt._core.model import Estimate
 from fullcourt._core.options import Durations, Options
@@ -53,6 +53,8 @@ from fullcourt._transport.remote_errors import RESULT_UNREADABLE, load_exception
 from fullcourt.errors import PicklingError, PoolBroken, PoolClosed, TaskCancelled, WorkerDied, exit_name
 
 __all__ = ["Driver"]
+
+R = TypeVar("R")
 
 # A thread that submits without waiting looks for results itself this often: the background thread, competing with it
 # for the GIL, would get its turn only every 5 ms.
@@ -128,9 +130,50 @@ class Driver:
         future: Future[Any],
         *,
         options: Options | None = None,
-        waits: bool = False,
     ) -> None:
-        """Have ``fn(*args, **kwargs)`` run, and the future settled. ``waits``: the caller will wait at once."""
+        """Have ``fn(*args, **kwargs)`` run, and the future settled."""
+        call = self._prepare(fn, args, kwargs, future, options)
+        if call is None:
+            return
+        with self.roles.shield:
+            self._hand_in(call)
+        if self.scheduler.actions:
+            self._perform()
+        if self.engine.needs_driving:
+            self._since_driven += 1
+            if self.roles.parked:
+                self.roles.arm()
+            if self._since_driven >= DRIVE_EVERY:
+                self.roles.try_step(0)
+
+    def call(
+        self, fn: Callable[..., R], args: tuple[Any, ...], kwargs: dict[str, Any], options: Options | None = None
+    ) -> R:
+        """:meth:`submit` and wait: under one shield, and without the background thread."""
+        future: Future[R] = Future(self)
+        call = self._prepare(fn, args, kwargs, future, options)
+        if call is not None:
+            with self.roles.shield:
+                self._hand_in(call)
+                if self.engine.needs_driving:
+                    if self.scheduler.actions:
+                        self._perform()
+                    if self._outcomes or self._deferred:
+                        self._settle([])  # what an outer step of this thread has yet to hand out
+                    self.roles.wait_shielded(future, None)
+            if self.scheduler.actions:
+                self._perform()
+        return future.result()
+
+    def _prepare(
+        self,
+        fn: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        future: Future[Any],
+        options: Options | None,
+    ) -> Call | None:
+        """Make a call of it, and pickle it: outside of the lock and the shield. None: it will not pickle."""
         if self.functions is None:
             call = Call(0, Estimate() if options is None else self._estimate_of(fn, options), future, fn, args, kwargs)
         else:
@@ -146,61 +189,48 @@ class Driver:
                 with self._lock:
                     self.n_failed += 1
                 future._settle(None, error)
-                return
+                return None
             call = Call(0, function.estimate, future, fn, args, kwargs)
             call.function = function
             call.payload = payload
         future.work = call
-        me: object = threading.get_ident()
-        priority = 0
         if options is not None:
             call.options = options
             if options.factor is not None and call.estimate.durations is None:
                 call.estimate.durations = Durations()
-            if options.priority:
-                priority = options.priority
-                me = (me, priority)
-        self._hand_in(call, me, priority)
-        if not waits and self.engine.needs_driving:
-            self._since_driven += 1
-            if self.roles.parked:
-                self.roles.arm()
-            if self._since_driven >= DRIVE_EVERY:
-                self.roles.try_step(0)
+        return call
 
-    def _hand_in(self, call: Call, me: object, priority: int) -> None:
-        """Give a call to the scheduler and, as a rule, at once to a worker."""
+    def _hand_in(self, call: Call) -> None:
+        """Give a call to the scheduler and, as a rule, at once to a worker. In the shield; actions may be left over."""
+        me: object = threading.get_ident()
+        priority = 0
+        if call.options is not None and call.options.priority:
+            priority = call.options.priority
+            me = (me, priority)
         scheduler = self.scheduler
-        chunk: Any = None
-        worker_id = 0
-        with self.roles.shield:
-            with self._lock:
-                self._check_open()
-                stream = self._streams.get(me)
-                if stream is None:
-                    stream = self._streams[me] = CallStream(Estimate(), priority)
-                    self._forget_streams(me)
-                if self._limited and not self._n_open:
-                    self.supervisor.work_came(monotonic())
-                self._n_open += 1
-                call.id = self.new_id()  # under the lock: on free-threaded Python two could draw the same number
-                call.stream = stream
+        with self._lock:
+            self._check_open()
+            stream = self._streams.get(me)
+            if stream is None:
+                stream = self._streams[me] = CallStream(Estimate(), priority)
+                self._forget_streams(me)
+            if self._limited and not self._n_open:
+                self.supervisor.work_came(monotonic())
+            self._n_open += 1
+            call.id = self.new_id()  # under the lock: on free-threaded Python two could draw the same number
+            call.stream = stream
+            now = monotonic()
+            worker_id = 0 if stream.queued or self.engine.runs_inline else scheduler.placed_at_once(call, now)
+            if not worker_id:
                 stream.append(call)
                 if not stream.queued:
-                    scheduler.stream_filled(stream, monotonic())
-                    actions = scheduler.actions
-                    # The usual case, written out: this call goes to a worker, and nothing else is to be done.
-                    if len(actions) == 1 and actions[0][0] == "send" and not self.engine.runs_inline:
-                        _, worker_id, chunk = actions[0]
-                        actions.clear()
-            if chunk is not None:
-                problem = self.engine.send(worker_id, chunk)
-                if problem is not None:
-                    self._settle(self._cannot_send(chunk, worker_id, problem))
-                elif chunk.options is not None and chunk.options.is_watched:
-                    self._watch(chunk, worker_id)
-        if scheduler.actions:
-            self._perform()
+                    scheduler.stream_filled(stream, now)
+        if worker_id:
+            problem = self.engine.send(worker_id, call)
+            if problem is not None:
+                self._settle(self._cannot_send(call, worker_id, problem))
+            elif call.options is not None and call.options.is_watched:
+                self._watch(call, worker_id)
 
     def cannot_part(self, options: Options | None) -> bool:
         """Whether items with these options must travel one by one: a stuck one cannot be parted from others here."""
@@ -569,14 +599,6 @@ class Driver:
             if self.scheduler.look_again_at is not None or self.supervisor.due < NEVER:
                 self.tend()
             return
-        if (
-            len(events) == 1
-            and type(events[0]) is FrameArrived
-            and events[0].fields[0] < frames.OUTPUT
-            and not self._arrived
-        ):
-            self._handle_frame(events[0])
-            return
         # In a queue of the driver's: while what workers print is delivered, an interrupt may come, or a log handler may
         # wait for a task; neither must lose what comes after.
         self._arrived.extend(events)
@@ -669,6 +691,34 @@ class Driver:
     def _frame(self, event: FrameArrived, value: Any, problem: BaseException | None, now: float) -> list[Settlement]:
         kind, _, _, chunk_id, start, count, _, seconds = event.fields
         handle = event.handle
+        if kind > frames.ERROR:
+            return self._unusual_frame(event, problem, now)
+        worker = self.scheduler.workers.get(handle.id)
+        chunk: Any = worker.sent.get(chunk_id) if worker is not None else None
+        if chunk is None:
+            return []  # told twice, or of a job that is over
+        if problem is None:
+            handle.n_done += count
+        handle.busy_s += seconds
+        if self.supervisor.stops:
+            for index in range(start, start + count):
+                problem = self.supervisor.task_answered(chunk, index, problem)
+        self.scheduler.ended(chunk, count, seconds, now)
+        if chunk.function.n_fatal_loads:
+            chunk.function.n_fatal_loads = 0
+        if chunk.options is not None:
+            self._note_end(chunk, now)
+        if problem is None:
+            return self._tasks_done(chunk, start, value if kind == frames.RESULTS else [value])
+        settlements: list[Settlement] = []
+        for index in range(start, start + count):
+            settlements += self._task_failed(chunk, index, problem, handle)
+        return settlements
+
+    def _unusual_frame(self, event: FrameArrived, problem: BaseException | None, now: float) -> list[Settlement]:
+        """A frame that brings no outcome of a task."""
+        kind, _, _, chunk_id, *_ = event.fields
+        handle = event.handle
         if kind == frames.READY:
             handle.ready = True
             self._n_stillborn = 0
@@ -698,24 +748,7 @@ class Driver:
         if kind == frames.UNLOADABLE_FUNCTION:
             assert problem is not None
             self._deferred.append(partial(self._send_fallback, handle, chunk, problem))
-            return []
-        if problem is None:
-            handle.n_done += count
-        handle.busy_s += seconds
-        if self.supervisor.stops:
-            for index in range(start, start + count):
-                problem = self.supervisor.task_answered(chunk, index, problem)
-        self.scheduler.ended(chunk, count, seconds, now)
-        if chunk.function.n_fatal_loads:
-            chunk.function.n_fatal_loads = 0
-        if chunk.options is not None:
-            self._note_end(chunk, now)
-        if problem is None:
-            return self._tasks_done(chunk, start, value if kind == frames.RESULTS else [value])
-        settlements: list[Settlement] = []
-        for index in range(start, start + count):
-            settlements += self._task_failed(chunk, index, problem, handle)
-        return settlements
+        return []
 
     def _note_end(self, chunk: Any, now: float) -> None:
         """A task with options ended."""
@@ -889,6 +922,8 @@ class Driver:
                 call.future = None
         for job in list(self._jobs):
             settlements += job.abort(error)
+            if isinstance(job, StreamJob) and job.refill is not None:
+                self._deferred.append(job.refill)  # its feeder, which may wait for room, sees that it is over
         self._jobs.clear()
         self._n_open = 0
         return settlements
@@ -997,7 +1032,16 @@ class Driver:
             ready = self.engine.wait(timeout)
         finally:
             shield.wait_ends()
-        self.handle_events(self.engine.collect(ready))
+        events = self.engine.collect(ready)
+        if (
+            len(events) == 1
+            and type(events[0]) is FrameArrived
+            and events[0].fields[0] < frames.OUTPUT
+            and not self._arrived
+        ):
+            self._handle_frame(events[0])
+        else:
+            self.handle_events(events)
 
     def _has_work(self) -> bool:
         return self._n_open > 0 or ((self.closed or self._abandoned) and not self.ended.done())

@@ -229,7 +229,7 @@ class RemoteEngine(abc.ABC):
             if chunk_id in chunk_ids:
                 revoke(handle.page, slot_index, chunk_id)
 
-    def worker_ready(self, handle: Handle, pid: int) -> None:  # noqa: B027  most engines need not know
+    def worker_ready(self, handle: Handle, pid: int) -> None:  # noqa: B027  most engines have nothing to do
         """A worker has said that it is ready, and its process."""
 
     @abc.abstractmethod
