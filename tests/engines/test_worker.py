@@ -12,6 +12,7 @@ import pytest
 
 from fullcourt._engines import worker as module
 from fullcourt._engines.worker import Worker
+from fullcourt._os.soft_stop import Slot
 from fullcourt._transport import frames, journal
 from fullcourt._transport.codec import Codec, decode
 from fullcourt._transport.journal import REGION_BYTES, Journal, read_results, started_chunk
@@ -54,6 +55,7 @@ class Rig:
         self.end = FakeEnd()
         self.worker: Any = Worker(self.end, page, 1, Codec())  # type: ignore[arg-type]
         self.journal = Journal(page, 0)
+        self.journal.slot = Slot()
 
     def run(
         self, kind: int, chunk_id: int, fn: Callable[..., Any] | None, payload: object, function_id: int = 1

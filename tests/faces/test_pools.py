@@ -47,8 +47,8 @@ def wait_for(path: Path, text: str) -> None:
 # -- the same face -------------------------------------------------------------------------------------------------
 
 METHODS = [
-    "apply", "apply_async", "map", "map_async", "starmap", "starmap_async", "imap", "imap_unordered", "close", "terminate",
-    "join", "__init__",
+    "apply", "apply_async", "map", "map_async", "starmap", "starmap_async", "imap", "imap_unordered", "close",
+    "terminate", "join", "__init__",
 ]  # fmt: skip
 
 

@@ -679,3 +679,36 @@ def test_a_group_in_an_event_loop(new_pool: Any, notes: Notes) -> None:
 
     asyncio.run(main())
     assert "ended" not in notes.lines()
+
+
+# -- what tasks leave behind -------------------------------------------------------------------------------------------
+
+
+def fork_and_come_back() -> str:
+    pid = os.fork()
+    if not pid:
+        return "child"
+    os.waitpid(pid, 0)
+    return "worker"
+
+
+@pytest.mark.parametrize("engine", ["fork", "forkserver", "spawn", "portable"])
+def test_a_fork_of_a_worker_that_comes_back_from_its_task_ends(engine: str, new_pool: Any) -> None:
+    pool = new_pool(engine)
+    assert [pool.apply(fork_and_come_back) for _ in range(4)] == ["worker"] * 4
+    assert goes_on(pool)
+
+
+def stop_iteration(x: int) -> int:
+    if x == 2:
+        raise StopIteration("two")
+    return x
+
+
+@pytest.mark.parametrize("engine", ["fork", "threads"])
+def test_a_task_that_raises_stop_iteration_does_not_end_the_stream(engine: str, new_pool: Any) -> None:
+    stream = new_pool(engine).imap(stop_iteration, range(4), chunksize=1)
+    assert [next(stream), next(stream)] == [0, 1]
+    with pytest.raises(RuntimeError, match="StopIteration"):
+        next(stream)
+    assert list(stream) == [3]

@@ -495,6 +495,8 @@ class Scheduler:
         """
         if self.streams or self.returned or not self.roomy or self.under_pressure or self.max_tasks is not None:
             return 0
+        if self.n_unasked and not self.idle:  # another worker is to be started for it
+            return 0
         if self.idle:
             worker = self.idle[next(reversed(self.idle))]
         else:

@@ -133,11 +133,11 @@ class Driver:
         future: Future[Any],
         *,
         options: Options | None = None,
-    ) -> None:
-        """Have ``fn(*args, **kwargs)`` run, and the future settled."""
+    ) -> bool:
+        """Have ``fn(*args, **kwargs)`` run, and the future settled. False: it will not pickle, and has failed."""
         call = self._prepare(fn, args, kwargs, future, options)
         if call is None:
-            return
+            return False
         with self.roles.shield:
             self._hand_in(call)
         if self.scheduler.actions:
@@ -148,6 +148,7 @@ class Driver:
                 self.roles.arm()
             if self._since_driven >= DRIVE_EVERY:
                 self.roles.try_step(0)
+        return True
 
     def call(
         self, fn: Callable[..., R], args: tuple[Any, ...], kwargs: dict[str, Any], options: Options | None = None
@@ -1082,6 +1083,8 @@ class Driver:
             ready = self.engine.wait(timeout)
         finally:
             shield.wait_ends()
+        if self._abandoned and self._deferred:
+            self._settle([])  # before what has come makes room for what shall not be run any more
         events = self.engine.collect(ready)
         if (
             len(events) == 1
@@ -1115,8 +1118,11 @@ class Driver:
         handle = None if worker_id is None else self.engine.handles.get(worker_id)
         return handle is not None and work.id in self.engine.started(handle)
 
-    def cancel(self, future: Future[Any], *, waits: bool = True) -> bool:
-        """Cancel a call, or stop a map. ``waits``: until what runs has ended, so that the answer is the truth."""
+    def cancel(self, future: Future[Any], *, waits: bool = True, running: bool = True) -> bool:
+        """Cancel a call, or stop a map.
+
+        ``waits``: until what runs has ended, so that the answer is the truth. ``running``: also a call that runs.
+        """
         work = future.work
         if self.is_foreign():
             return False
@@ -1140,6 +1146,8 @@ class Driver:
                     self._withdraw_waiting(work)
             if cancelled or (worker_id is not None and self._cancel_sent(work, worker_id)):
                 break
+            if not running:
+                return False
             answer = self._stop_running(future, work, waits)
             if answer is not None:
                 return answer

@@ -192,10 +192,13 @@ class Future(concurrent.futures.Future, Generic[T]):  # type: ignore[type-arg]
         with self._condition:
             if self._state in ENDED or self._state == RUNNING:
                 return self.cancelled()
+            self.work = None
             with guard:
                 self._end(CANCELLED, None, None)
             self._condition.notify_all()
         self._call_done_callbacks()
+        if self._on_end is not None:
+            self._call_on_end(None, TaskCancelled("the task was cancelled"))
         return True
 
     def request_cancel(self) -> None:

@@ -343,6 +343,8 @@ class LinkedEngine(RemoteEngine):
             payload, buffers = chunk.payload
             function_id = chunk.function.id
             if not buffers and function_id in handle.known and len(payload) <= MAX_INLINE:
+                if self.output is not None and handle.told != self.output.look():
+                    self._tell_settings(handle, self.output)
                 handle.n_due += 1
                 handle.link.send_small(pack(CALL, 0, function_id, chunk.id, 0, 1, 0, 0.0) + payload, chunk.id)
                 return None

@@ -45,7 +45,8 @@ class ResultIterator(Generic[R]):
         Raises:
             StopIteration: there is none any more.
             TimeoutError: it has not come within so many seconds (``multiprocessing.TimeoutError``, too).
-            Exception: what that item's task raised; the iteration can go on.
+            Exception: what that item's task raised; the iteration can go on. (A StopIteration as a RuntimeError, whose
+                cause it is, as generators have it.)
         """
         job = self._job
         while True:
@@ -62,6 +63,8 @@ class ResultIterator(Generic[R]):
             self._refill()
         if good:
             return cast("R", value)
+        if isinstance(value, StopIteration):  # it would end the caller's loop as if there were no more items
+            raise RuntimeError(f"the task raised {value!r}") from value  # noqa: TRY004
         try:
             raise value
         finally:

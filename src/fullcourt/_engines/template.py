@@ -40,6 +40,9 @@ from fullcourt.errors import NotSupported
 if TYPE_CHECKING:
     from fullcourt._engines.output import OutputSettings
 
+# A worker that has been told to end waits so long for threads that tasks left running, and for exit functions.
+EXIT_S = 10.0
+
 __all__ = ["Setup", "Template", "main", "worker_main"]
 
 
@@ -231,10 +234,13 @@ def run_worker(worker_id: int, setup: Setup, connect: Callable[[], tuple[Any, mm
         worker.enter(setup.face, setup.pool_pid)
         if setup.adopt is not None:
             setup.adopt()
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(after_in_child=worker.become_fork)
         if setup.encoded_initializer is not None:
             initializer, initargs = load_initializer(setup), ()
         if worker.run(initializer, initargs):
             code = 0
+        end_within(EXIT_S, code)
         run_exit_functions()
         (flush_streams if forwarder is None else forwarder.finish)()
     except BaseException:  # noqa: BLE001  nowhere to report to: the pool sees the exit code
@@ -289,6 +295,15 @@ def be_a_child(name: str) -> None:
         current = process.current_process()
         if type(current).__name__ == "_MainProcess":
             current.name = name
+
+
+def end_within(seconds: float, code: int) -> None:
+    """End this process after so many seconds, whatever exit functions and threads that tasks left do meanwhile."""
+    import threading
+
+    timer = threading.Timer(seconds, os._exit, (code,))
+    timer.daemon = True
+    timer.start()
 
 
 def run_exit_functions() -> None:

@@ -152,6 +152,10 @@ class Worker:
             self._journals.remove(journal)
             journal.close()
 
+    def become_fork(self) -> None:
+        """This process is a fork of the worker, made by a task: it must not take tasks or answer in its name."""
+        self._end = ForksEnd()  # type: ignore[assignment]
+
     def _stop_tasks(self) -> None:
         """The pool has signalled that tasks are to be stopped: raise an exception in each of them."""
         mine: type[BaseException] | None = None
@@ -403,6 +407,15 @@ class Worker:
     ) -> None:
         self._flush()  # what was printed is seen before the answer
         self._end.send(self._make_frame(kind, 0, chunk_id, start, count, seconds, b"", payload, buffers))
+
+
+class ForksEnd:
+    """The link's end in a process that a task forked, and that came back from the task: it ends, and does not answer."""
+
+    def send(self, frame: Any) -> None:
+        """End this process; its parent, the worker, is who answers."""
+        flush_streams()
+        os._exit(0)
 
 
 def starred(fn: Callable[..., Any]) -> Callable[[Any], Any]:

@@ -9,17 +9,28 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from time import monotonic
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 from fullcourt._engines.driver import Driver
 from fullcourt._engines.future import Future
 from fullcourt._faces.pools import Backlog, FacePool
 from fullcourt.errors import PoolClosed, TaskCancelled
 
-__all__ = ["Shared", "check_map_arguments", "map_by_futures"]
+__all__ = ["ExecutorFuture", "Shared", "check_map_arguments", "map_by_futures"]
+
+R = TypeVar("R")
 
 AFTER_SHUTDOWN = "cannot schedule new futures after shutdown"
 AFTER_EXIT = "cannot schedule new futures after interpreter shutdown"
+
+
+class ExecutorFuture(Future[R]):
+    """The outcome of a call that an executor was given."""
+
+    def cancel(self) -> bool:
+        """Cancel the call unless a worker has begun it. Returns whether it was."""
+        settler: Any = self._settler
+        return self.cancelled() if self.done() else settler.cancel(self, running=False)
 
 
 class Shared:
@@ -30,7 +41,7 @@ class Shared:
     """
 
     _max_workers: int
-    future_class: ClassVar[type[Future[Any]]] = Future
+    future_class: ClassVar[type[Future[Any]]] = ExecutorFuture
 
     def _prepare(self) -> None:
         self._shutdown_lock = threading.RLock()  # protects the opening and the closing of the pool
@@ -62,12 +73,12 @@ class Shared:
         driver = self._driver()
         future = self.future_class(driver)
         try:
-            driver.submit(fn, args, kwargs, future)
+            submitted = driver.submit(fn, args, kwargs, future)
         except PoolClosed:
             if driver._broken is not None or not self._closed:
                 raise
             raise RuntimeError(AFTER_SHUTDOWN) from None
-        if future.done() and driver.scheduler.n_unasked:  # it could not be pickled; its worker is there, as is usual
+        if not submitted and driver.scheduler.n_unasked:  # it could not be pickled; its worker is there, as is usual
             driver.want_worker()
         return future
 

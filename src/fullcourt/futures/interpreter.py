@@ -17,6 +17,7 @@ from fullcourt._faces.outcomes import is_unreadable, unwrapped
 from fullcourt._faces.pools import FacePool
 from fullcourt._faces.start import break_interpreter_pool, describe
 from fullcourt.errors import NotSupported, PicklingError, RemoteTraceback
+from fullcourt.futures._executors import ExecutorFuture
 from fullcourt.futures.thread import ThreadPoolExecutor
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ def refuse(what: tuple[str, str, str, str], message: str) -> None:
     raise TypeError(f"{what[0]}: {message}")
 
 
-class InterpreterFuture(Future[Any]):
+class InterpreterFuture(ExecutorFuture[Any]):
     """The outcome of a call in an interpreter."""
 
     def _settle(self, result: Any, exception: BaseException | None) -> None:

@@ -21,7 +21,7 @@ from fullcourt._faces.pools import Backlog, FacePool, stop_stream
 from fullcourt._faces.start import break_process_pool
 from fullcourt._os.cpus import usable_cores
 from fullcourt.errors import PicklingError
-from fullcourt.futures._executors import Shared, check_map_arguments, map_by_futures
+from fullcourt.futures._executors import ExecutorFuture, Shared, check_map_arguments, map_by_futures
 
 __all__ = ["BrokenProcessPool", "ProcessPoolExecutor", "TaskUnreadable"]
 
@@ -43,7 +43,7 @@ def translated(error: BaseException) -> BaseException:
     return as_standard(error, _RemoteTraceback)
 
 
-class ProcessFuture(Future[Any]):
+class ProcessFuture(ExecutorFuture[Any]):
     """The outcome of a call in a worker process."""
 
     def _settle(self, result: Any, exception: BaseException | None) -> None:
