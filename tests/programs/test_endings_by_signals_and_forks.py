@@ -76,7 +76,7 @@ def test_a_second_ctrl_c_changes_nothing_but_the_time(
     took_s = time.monotonic() - interrupted
     program.assert_nobody_is_left()
     assert took_s < GONE_S
-    assert program.stderr().rstrip().endswith("KeyboardInterrupt")
+    assert "KeyboardInterrupt" in program.stderr()  # the second may come while the first is told, or at the exit
 
 
 def test_a_second_ctrl_c_ends_a_program_that_holds_on(start_method: str, program: Program, starts: Starts) -> None:
