@@ -34,7 +34,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, cast
 from fullcourt._engines.face import Face
 from fullcourt._os.budget import libraries_limited
 from fullcourt._os.system import become_subreaper, descendants, die_with_parent, kill_tree, open_pidfd
-from fullcourt._transport.inheritance import Inheritance, adopt, dumps_inheriting, tracker_descriptor
+from fullcourt._transport.inheritance import Inheritance, adopt, dumps_inheriting, fork_with_tracker, tracker_descriptor
 from fullcourt.errors import NotSupported
 
 if TYPE_CHECKING:
@@ -342,7 +342,7 @@ def fork_template(control: socket.socket, pool_socket: socket.socket, setup: Set
         # do about it (start_method="forkserver").
         warnings.simplefilter("ignore", DeprecationWarning)
         with libraries_limited(setup.share):
-            pid = os.fork()
+            pid = fork_with_tracker()
     if pid:
         return pid
     try:
@@ -393,7 +393,7 @@ def run_template(control: socket.socket, pool_pid: int, setup: Setup) -> None:
     template_pid = os.getpid()
 
     def fork_worker(worker_id: int, fds: list[int]) -> int:
-        pid = os.fork()
+        pid = fork_with_tracker()
         if pid:
             return pid
         with contextlib.suppress(BaseException):

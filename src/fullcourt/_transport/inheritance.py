@@ -16,7 +16,7 @@ import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
-__all__ = ["Inheritance", "adopt", "dumps_inheriting", "sharing", "tracker_descriptor"]
+__all__ = ["Inheritance", "adopt", "dumps_inheriting", "fork_with_tracker", "sharing", "tracker_descriptor"]
 
 # What descriptor 0 of an inheritance is in this process, after it was started with one.
 first_here = 0
@@ -115,6 +115,18 @@ def tracker_descriptor() -> int | None:
     """
     module = sys.modules.get("multiprocessing.resource_tracker")
     return getattr(getattr(module, "_resource_tracker", None), "_fd", None)
+
+
+def fork_with_tracker() -> int:
+    """``os.fork``, at which the child keeps the way to the resource tracker; else later Pythons cut it."""
+    intent = getattr(sys.modules.get("multiprocessing.resource_tracker"), "_fork_intent", None)
+    if intent is None:
+        return os.fork()
+    intent.preserve_fd = True
+    try:
+        return os.fork()
+    finally:
+        intent.preserve_fd = False
 
 
 def adopt(first: int, count: int, tracker: int | None) -> None:
