@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 from importlib import import_module
-from typing import Any
+from typing import Any, cast
 
 from fullcourt.pool import Pool
 
@@ -30,7 +30,7 @@ def scheduler(pool: Pool) -> Callable[..., Any]:
         ImportError: dask is missing; the message says what to install.
         TypeError: that is no pool.
     """
-    if not isinstance(pool, Pool):
+    if not isinstance(cast("object", pool), Pool):
         raise TypeError(f"fullcourt.dask.scheduler takes a fullcourt.Pool, not {pool!r}")
     module = "dask.multiprocessing" if pool.processes or pool.interpreters else "dask.threaded"
     try:

@@ -207,11 +207,15 @@ def test_it_can_be_nested_in_itself(backend: Any) -> None:
     assert found == [[0, 1, 4], [0, 1, 4, 9]]
 
 
-def test_it_can_be_used_by_several_threads_at_once(backend: Any) -> None:
+def test_it_can_be_used_by_several_threads_at_once() -> None:
     found: list[Any] = []
 
     def work() -> None:
-        found.append(Parallel(n_jobs=2, backend=backend)(delayed(square)(x) for x in range(100)))
+        found.append(
+            Parallel(n_jobs=2, backend=joblib_backend.FullcourtBackend(start_method="fork"))(
+                delayed(square)(x) for x in range(100)
+            )
+        )
 
     threads = [threading.Thread(target=work) for _ in range(3)]
     for thread in threads:

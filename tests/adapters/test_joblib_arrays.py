@@ -19,6 +19,7 @@ np: Any = pytest.importorskip("numpy", reason="it has no wheel for 3.15 yet")
 import fullcourt.joblib  # noqa: E402
 from fullcourt.adapters.arrays import SharedArrays, bounds, file_behind  # noqa: E402
 from fullcourt.adapters.joblib_backend import FullcourtBackend  # noqa: E402
+from tests.leaks import Snapshot, wait_until_clean  # noqa: E402
 
 if sys.platform == "win32":
     pytest.skip("has no fork", allow_module_level=True)
@@ -30,10 +31,21 @@ LARGE = 200_000  # of float64: above the limit from which arrays are shared
 @pytest.fixture(scope="module", autouse=True)
 def _workers() -> Iterator[None]:
     """One pool for all of these tests; forked, so that its workers need not import NumPy."""
+    before = Snapshot.take()
     fullcourt.joblib.register()
-    with joblib.parallel_config(backend="fullcourt", n_jobs=2, start_method="fork"):
+    with joblib.parallel_config(backend="fullcourt", n_jobs=2, start_method="fork") as config:
         run(delayed(abs)(x) for x in range(2))
         yield
+        pool = config["backend"]._idle
+    pool.close()
+    pool.join()
+    left, _ = wait_until_clean(before)
+    assert not left
+
+
+@pytest.fixture(autouse=True)
+def _nothing_is_left_behind() -> None:
+    """Instead of the check after each test: the pool that all share keeps blocks for later."""
 
 
 def run(calls: Any, **options: Any) -> list[Any]:
