@@ -74,7 +74,7 @@ class Worker:
     """One worker: its end of the link, its functions, its slots."""
 
     def __init__(self, end: End, page: Any, n_slots: int, codec: Codec, forwarder: Forwarder | None = None) -> None:
-        self._end = end
+        self._end: Any = end
         self._make_frame = end.make_frame
         self._page = page
         self._n_slots = n_slots
@@ -154,7 +154,7 @@ class Worker:
 
     def become_fork(self) -> None:
         """This process is a fork of the worker, made by a task: it must not take tasks or answer in its name."""
-        self._end = ForksEnd()  # type: ignore[assignment]
+        self._end = ForksEnd()
 
     def _stop_tasks(self) -> None:
         """The pool has signalled that tasks are to be stopped: raise an exception in each of them."""
@@ -410,7 +410,7 @@ class Worker:
 
 
 class ForksEnd:
-    """The link's end in a process that a task forked, and that came back from the task: it ends, and does not answer."""
+    """The link's end in a process that a task forked and that came back from it: it ends, and does not answer."""
 
     def send(self, frame: Any) -> None:
         """End this process; its parent, the worker, is who answers."""
