@@ -340,17 +340,16 @@ class StreamJob(MapJob):
         return MapChunk(self, self.new_id(), start, items)
 
     def put(self, start: int, values: list[Any]) -> list[Settlement]:
-        self.n_done += len(values)
         return self._deliver(start, [(True, value) for value in values])
 
     def fail(self, index: int, error: BaseException, attempt: int = 1) -> list[Settlement]:
-        self.n_done += 1
         self.n_failed += 1
         if self.return_failures:
             return self._deliver(index, [(True, Failure(error, index, attempt))])
         return self._deliver(index, [(False, error)])
 
-    def _deliver(self, start: int, outcomes: list[Any]) -> list[Settlement]:
+    def _deliver(self, start: int, new: list[Any]) -> list[Settlement]:
+        outcomes = new
         if not self.ordered:
             self.ready.extend(outcomes)
             self.n_delivered += len(outcomes)
@@ -365,6 +364,7 @@ class StreamJob(MapJob):
                 if following is None:
                     break
                 outcomes = following
+        self.n_done += len(new)  # last: a consumer that sees the end, without a lock, must find all that is ready
         return self._notify()
 
     def _notify(self) -> list[Settlement]:
