@@ -55,8 +55,10 @@ def test_tqdm_as_the_contrib_maps_use_an_executor(tqdm: Any) -> None:
     """They make it with ``max_workers``, ``initializer`` and ``initargs``, and wrap a bar around its map."""
     concurrent = pytest.importorskip("tqdm.contrib.concurrent", reason="in the extra `test`")
     futures = pytest.importorskip("fullcourt.futures", reason="the executors are another module's")
-    for executor in (futures.ProcessPoolExecutor, futures.ThreadPoolExecutor):
-        found = concurrent._executor_map(executor, abs, range(-50, 0), max_workers=2, file=io.StringIO())
+    # As process_map does: its whole lock would not pickle, with nobody's executor.
+    for executor, lock in ((futures.ProcessPoolExecutor, "mp_lock"), (futures.ThreadPoolExecutor, "")):
+        options: dict[str, Any] = {"max_workers": 2, "file": io.StringIO(), "lock_name": lock}
+        found = concurrent._executor_map(executor, abs, range(-50, 0), **options)
         assert found == list(range(50, 0, -1))
 
 

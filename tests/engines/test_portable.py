@@ -372,14 +372,17 @@ def test_everything_imports_where_there_is_nothing_of_linux_or_unix() -> None:
         + UNIX_ONLY
         + textwrap.dedent(
             """
-        import importlib, pkgutil
+        import importlib, pkgutil, sys
         import fullcourt
+        sys.modules["joblib"] = sys.modules["dask"] = None  # they have their own ways on such systems
+        sys.modules["multiprocessing.forkserver"] = None  # Windows' Python has none
         for module in pkgutil.walk_packages(fullcourt.__path__, "fullcourt."):
             if not module.name.endswith("__main__"):
                 try:
                     importlib.import_module(module.name)
                 except ImportError as error:
-                    assert error.name in ("rich", "cloudpickle", "fcntl") or "rich" in str(error), error
+                    known = ("rich", "cloudpickle", "fcntl", "joblib", "dask", "multiprocessing.forkserver")
+                    assert error.name in known or any(name in str(error) for name in known), error
                     print(module.name, error)
         assert callable(fullcourt.Pool)
         assert fullcourt.Pool(threads=2).map(abs, [-1]) == [1]

@@ -29,7 +29,7 @@ from typing import Any
 
 from fullcourt._engines.accounts import describe_task
 from fullcourt._engines.jobs import Call, MapChunk, Settlement
-from fullcourt._os.system import descendants, kill_tree, resident_bytes, started_at
+from fullcourt._os.system import descendants, kill_tree, private_bytes, resident_bytes, started_at
 from fullcourt._transport.journal import CANCELLED, token
 from fullcourt.errors import TaskCancelled, TaskMemoryExceeded, TaskTimeout
 
@@ -357,7 +357,7 @@ class Supervisor:
         watch.due = self._next_look(watch, now)
         running = self._engine.running(watch.worker_id, chunk.id)
         if options.max_memory is not None and (running is not None or not options.is_timed):
-            taken = self._memory_of(watch.worker_id)
+            taken = self._memory_of(watch.worker_id, options.max_memory)
             if taken > options.max_memory and self._engine.started_by(watch.worker_id, chunk.id):
                 offset = running[0] if running is not None else None
                 call = describe_task(chunk, offset or 0)
@@ -378,11 +378,14 @@ class Supervisor:
         error = TaskTimeout(f"{describe_task(chunk, offset)} was stopped: it ran longer than its timeout of {told}")
         return self._begin(chunk, offset, error, now, options.grace)
 
-    def _memory_of(self, worker_id: int) -> int:
+    def _memory_of(self, worker_id: int, enough: float = 0.0) -> int:
+        """What a worker and all below it take; exactly, if that may be more than enough."""
         handle = self._engine.handles.get(worker_id)
         if handle is None or handle.pid is None:
             return 0
-        return resident_bytes(handle.pid) + sum(map(resident_bytes, descendants(handle.pid)))
+        pids = [handle.pid, *descendants(handle.pid)]
+        taken = sum(map(resident_bytes, pids))
+        return taken if taken <= enough else sum(map(private_bytes, pids))
 
     # -- the pool's memory, and worn-out workers -------------------------------------------------------------------
 
@@ -392,7 +395,10 @@ class Supervisor:
             self._look_at_pool = NEVER  # until work comes
             return []
         self._look_at_pool = now + (LOOK_AT_MEMORY_S if limits.memory is not None else RECYCLE_S)
-        sizes = {worker_id: self._memory_of(worker_id) for worker_id in list(scheduler.workers)}
+        enough = limits.memory_per_child or 0.0
+        if limits.memory is not None:
+            enough = min(enough or NEVER, CALM * limits.memory / max(1, len(scheduler.workers)))
+        sizes = {worker_id: self._memory_of(worker_id, enough) for worker_id in list(scheduler.workers)}
         for worker_id, worker in list(scheduler.workers.items()):
             handle = self._engine.handles.get(worker_id)
             if handle is None or worker.stopping or not handle.ready:

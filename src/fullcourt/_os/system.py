@@ -18,6 +18,7 @@ __all__ = [
     "kill_tree",
     "n_oom_kills",
     "open_pidfd",
+    "private_bytes",
     "resident_bytes",
     "started_at",
 ]
@@ -101,10 +102,23 @@ def kill_tree(pid: int, *, itself: bool = True) -> None:
             os.kill(child, signal.SIGKILL)
 
 
-def resident_bytes(pid: int) -> int:
-    """The memory that a process has resident and does not share, in bytes; 0 where that cannot be told.
+def private_bytes(pid: int) -> int:
+    """The memory that a process has resident and shares with nobody, in bytes; 0 where that cannot be told.
 
-    Shared pages (of libraries, of the process that it was forked from while neither writes) count for nobody.
+    Pages of the process that it was forked from, while neither writes, do not count. Costs up to a millisecond for each
+    gigabyte.
+    """
+    try:
+        with open(f"/proc/{pid}/smaps_rollup", "rb") as file:
+            return 1024 * sum(int(line.split()[1]) for line in file if line.startswith(b"Private_"))
+    except (OSError, ValueError, IndexError):
+        return resident_bytes(pid)
+
+
+def resident_bytes(pid: int) -> int:
+    """The memory that a process has resident, without that of files and shared memory; 0 where that cannot be told.
+
+    An upper bound of :func:`private_bytes`, for a tenth of a millisecond.
     """
     try:
         with open(f"/proc/{pid}/statm", "rb") as file:
