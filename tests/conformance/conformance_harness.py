@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import contextlib
-import multiprocessing
 import os
 import select
 import sys
@@ -16,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from conformance_tasks import Turnstile
+
+from tests.methods import start_methods
 
 DEADLINE_S = 60.0
 
@@ -44,10 +45,10 @@ class Engine:
 
 def engines() -> list[Engine]:
     found = [Engine("inline", {"processes": 0}, n_slots=0), Engine("threads", {"threads": 2}, n_slots=2)]
-    for method in multiprocessing.get_all_start_methods():
+    for method in start_methods():
         options = {"processes": 2, "start_method": method}
         found.append(Engine(method, options, n_slots=2, n_processes=2, isolated=True))
-    if "fork" in multiprocessing.get_all_start_methods():
+    if "fork" in start_methods():
         options = {"processes": 2, "threads": 2, "start_method": "fork"}
         found.append(Engine("fork-x-threads", options, n_slots=4, n_processes=2, isolated=True))
     if sys.version_info >= (3, 14):

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import io
 import logging
-import multiprocessing
 import sys
 import threading
 from typing import TYPE_CHECKING, Any
 
+from tests.methods import start_methods
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-KINDS: dict[str, dict[str, Any]] = {
-    method: {"processes": 2, "start_method": method} for method in multiprocessing.get_all_start_methods()
-}
+KINDS: dict[str, dict[str, Any]] = {method: {"processes": 2, "start_method": method} for method in start_methods()}
 if "fork" in KINDS:
     KINDS["fork-x-threads"] = {"processes": 2, "threads": 2, "start_method": "fork"}
 KINDS["portable"] = {"processes": 2}

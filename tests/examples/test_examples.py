@@ -1,6 +1,5 @@
 """Every example runs as its reader runs it, alone and under each start method, and says what it should."""
 
-import multiprocessing
 import os
 import re
 import subprocess
@@ -10,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import fullcourt
+from tests.methods import start_methods
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 TIMEOUT_S = 60  # an example takes a second or two; a machine that is busy with other things takes its time
@@ -93,7 +93,7 @@ del sys.argv[:2]
 runpy.run_path(sys.argv[0], run_name="__main__")
 """
 
-START_METHODS = multiprocessing.get_all_start_methods()
+START_METHODS = start_methods()
 
 
 def run(*arguments: str, folder: Path) -> "subprocess.CompletedProcess[str]":

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import multiprocessing
 from typing import Any
 
 import pytest
 
+from tests.methods import start_methods
 
-@pytest.fixture(params=multiprocessing.get_all_start_methods())
+
+@pytest.fixture(params=start_methods())
 def context(request: pytest.FixtureRequest) -> Any:
     import fullcourt.multiprocessing
 

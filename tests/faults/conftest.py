@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import importlib
-import multiprocessing
 from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from conformance_harness import Gate
+
+from tests.methods import start_methods
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -43,7 +44,7 @@ def fullcourt() -> ModuleType:
     return importlib.import_module("fullcourt")
 
 
-@pytest.fixture(params=multiprocessing.get_all_start_methods())
+@pytest.fixture(params=start_methods())
 def start_method(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 

@@ -1,10 +1,10 @@
 from __future__ import annotations
 
-import multiprocessing
 from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.methods import start_methods
 from tests.programs.running import Program, Starts
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ def program(tmp_path: Path) -> Iterator[Program]:
     made.end()
 
 
-@pytest.fixture(params=multiprocessing.get_all_start_methods())
+@pytest.fixture(params=start_methods())
 def start_method(request: pytest.FixtureRequest) -> str:
     method: str = request.param
     return method

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import signal
 import textwrap
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.methods import start_methods
 from tests.programs.running import GONE_S, HAS_PIDFD, start, still_there
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ WAITS = {
         """
     ),
 }
-METHODS = multiprocessing.get_all_start_methods()
+METHODS = start_methods()
 DEAF = """
 import signal
 

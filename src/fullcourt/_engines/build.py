@@ -35,7 +35,10 @@ def default_start_method() -> str:
     """The running Python's own default, as ``multiprocessing.get_start_method()`` names it."""
     import multiprocessing
 
-    return multiprocessing.get_start_method(allow_none=True) or multiprocessing.get_all_start_methods()[0]
+    method = multiprocessing.get_start_method(allow_none=True)
+    # Other libraries add methods of their own (loky does), and may make them the default.
+    known = (name for name in multiprocessing.get_all_start_methods() if name in START_METHODS)
+    return method if method in START_METHODS else next(known)
 
 
 def most_workers(n_workers: int) -> int:

@@ -100,6 +100,8 @@ class Supervisor:
     def work_came(self, now: float) -> None:
         """There is work, where there was none: limits of the whole pool are looked at from now on."""
         limits = self.limits
+        if self._look_at_pool < NEVER:
+            return  # also where work comes and goes, the moment comes
         if limits.memory is not None:
             self._look_at_pool = now
         elif limits.memory_per_child is not None or limits.age_per_child is not None:

@@ -143,7 +143,7 @@ class Worker:
                         self._forwarder.hear(read_body(data, fields, attached).payload)
                     continue
                 self._run_frame(journal, fields, data, attached)
-                received = data = attached = None  # type: ignore[assignment]  # hold nothing while waiting
+                received = data = attached = None  # hold nothing while waiting
         except OSError:
             return  # the pool is gone
         finally:
