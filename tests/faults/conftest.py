@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from types import ModuleType
 
 
+# Acts when it is imported; pytest must not do that, looking for doctests.
+collect_ignore = ["template_steps.py"]
+
+
 @dataclass(frozen=True)
 class Journal:
     """A file to which tasks append what they run: one line each, ``item pid``."""
