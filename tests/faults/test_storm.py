@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 pytestmark = [
     pytest.mark.timeout(300),
     pytest.mark.faults,
+    pytest.mark.slow,  # with the rest of the file: random samples of a long sweep
     pytest.mark.skipif(sys.platform != "linux", reason="kills by signals, and looks at /proc"),
 ]
 
