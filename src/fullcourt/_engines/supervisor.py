@@ -27,10 +27,11 @@ from dataclasses import dataclass, field
 from time import monotonic, perf_counter
 from typing import Any
 
+from fullcourt._core.options import DEFAULT_GRACE_S
 from fullcourt._engines.accounts import describe_task
 from fullcourt._engines.jobs import Call, MapChunk, Settlement
 from fullcourt._os.system import descendants, kill_tree, private_bytes, resident_bytes, started_at
-from fullcourt._transport.journal import CANCELLED, token
+from fullcourt._transport.journal import ANY, CANCELLED, token
 from fullcourt.errors import TaskCancelled, TaskMemoryExceeded, TaskTimeout
 
 __all__ = ["Limits", "Supervisor"]
@@ -241,17 +242,13 @@ class Supervisor:
         if not self._engine.can_stop or chunk.worker_id is None:
             return False
         if chunk.id not in self.stops:
-            options = chunk.options
-            grace = options.grace if options is not None else None
+            grace = chunk.options.grace if chunk.options is not None else DEFAULT_GRACE_S
             self._begin(chunk, None, TaskCancelled("cancelled while it ran, and stopped"), now, grace)
         return True
 
     def _begin(
-        self, chunk: Any, offset: int | None, error: BaseException, now: float, grace: float | None, stage: int = SOFT
+        self, chunk: Any, offset: int | None, error: BaseException, now: float, grace: float, stage: int = SOFT
     ) -> list[Settlement]:
-        from fullcourt._core.options import DEFAULT_GRACE_S
-
-        grace = DEFAULT_GRACE_S if grace is None else grace
         stop = Stop(chunk, chunk.worker_id, offset, error, grace, now, stage)
         self.stops[chunk.id] = stop
         if stage != SOFT:
@@ -263,8 +260,8 @@ class Supervisor:
             return []
         if handle.pid != os.getpid():
             stop.below = processes_since(handle.pid, self._since(chunk))
-        where = 0 if type(chunk) is Call else offset
-        word = token(chunk.id) if where is None else token(chunk.id, where)
+        where = 0 if type(chunk) is Call else ANY if offset is None else offset
+        word = token(chunk.id, where)
         if isinstance(error, TaskCancelled):
             word |= CANCELLED
         self._engine.interrupt(stop.worker_id, chunk.id, word)
@@ -380,7 +377,7 @@ class Supervisor:
         error = TaskTimeout(f"{describe_task(chunk, offset)} was stopped: it ran longer than its timeout of {told}")
         return self._begin(chunk, offset, error, now, options.grace)
 
-    def _memory_of(self, worker_id: int, enough: float = 0.0) -> int:
+    def _memory_of(self, worker_id: int, enough: float) -> int:
         """What a worker and all below it take; exactly, if that may be more than enough."""
         handle = self._engine.handles.get(worker_id)
         if handle is None or handle.pid is None:
