@@ -10,7 +10,7 @@ import os
 import signal
 import sys
 
-__all__ = ["become_subreaper", "descendants", "die_with_parent", "kill_tree", "open_pidfd"]
+__all__ = ["become_subreaper", "descendants", "die_with_parent", "kill_tree", "open_pidfd", "punch_hole"]
 
 PR_SET_PDEATHSIG = 1  # prctl(2)
 PR_SET_CHILD_SUBREAPER = 36
@@ -87,3 +87,18 @@ def kill_tree(pid: int, *, itself: bool = True) -> None:
     for child in below:
         with contextlib.suppress(OSError):
             os.kill(child, signal.SIGKILL)
+
+
+def punch_hole(fd: int, start: int, n_bytes: int) -> bool:
+    """Give a range of a file's memory back to the system; it reads as zeros. False where that cannot be done."""
+    try:
+        import ctypes
+
+        libc = ctypes.CDLL(None, use_errno=True)
+        call = libc.fallocate
+        call.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_longlong, ctypes.c_longlong)
+        # FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE, fallocate(2)
+        result: int = call(fd, 3, start, n_bytes)
+    except (ImportError, OSError, AttributeError):
+        return False
+    return result == 0

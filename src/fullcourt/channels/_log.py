@@ -1,0 +1,134 @@
+"""The log: where a queue's items lie that its socket has no room for.
+
+It follows the page in the monitor's memory block: records of a length (8 bytes) and a pickle, from ``head`` to ``tail``.
+What is there at a moment is described by four words: head, tail, and how many items were ever added and taken. They are
+written into the one of two places that is not in use; then a single store makes it the one in use. So whoever is
+killed, an item is there or is not, and a group of items all or none.
+
+Space that was read is given back to the kernel (``fallocate``, FALLOC_FL_PUNCH_HOLE); when the log is empty, all of it.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+from collections.abc import Sequence
+
+from fullcourt.channels._monitor import FIRST_WORD, PAGE_BYTES
+
+__all__ = ["Log"]
+
+IN_USE = FIRST_WORD + 8  # which of the two places: 0 or 1
+PLACES = (FIRST_WORD + 16, FIRST_WORD + 24)
+LENGTH = struct.Struct("<Q")
+MAX_IOV = 1000  # IOV_MAX is 1024
+
+READ_AHEAD = 65536
+PUNCH_BYTES = 1 << 20
+
+
+class Log:
+    """One process's view of the log. All but ``n_waiting`` and ``n_taken`` with the monitor's lock held."""
+
+    def __init__(self, words: memoryview[int], memory: int) -> None:
+        self._words = words
+        self._memory = memory
+        self._ahead = b""  # what was read at `_ahead_at`; records do not change, so it stays valid until taken
+        self._ahead_at = 0
+        self._epoch = -1
+        self._punched = 0
+
+    def forked(self, memory: int) -> None:
+        self._memory = memory
+
+    @property
+    def n_waiting(self) -> int:
+        """How many items are there. Without the lock: at that moment, or a moment ago."""
+        at = PLACES[self._words[IN_USE]]
+        return self._words[at + 2] - self._words[at + 3]
+
+    @property
+    def n_taken(self) -> int:
+        """How many items were ever taken from it."""
+        return self._words[PLACES[self._words[IN_USE]] + 3]
+
+    def _commit(self, head: int, tail: int, n_in: int, n_out: int) -> None:
+        words = self._words
+        other = 1 - words[IN_USE]
+        at = PLACES[other]
+        words[at], words[at + 1], words[at + 2], words[at + 3] = head, tail, n_in, n_out
+        words[IN_USE] = other
+
+    def add(self, items: Sequence[bytes]) -> int:
+        """Add items, all or none. Returns how many were ever added: when as many were taken, these were.
+
+        Raises:
+            OSError: there is no memory for them.
+        """
+        words = self._words
+        at = PLACES[words[IN_USE]]
+        head, tail, n_in, n_out = words[at], words[at + 1], words[at + 2], words[at + 3]
+        parts: list[bytes] = []
+        for item in items:
+            parts += (LENGTH.pack(len(item)), item)
+        data = b"".join(parts)
+        view, done = memoryview(data), 0
+        while done < len(data):
+            done += os.pwrite(self._memory, view[done:], PAGE_BYTES + tail + done)
+        self._commit(head, tail + len(data), n_in + len(items), n_out)
+        return n_in + len(items)
+
+    def take(self, n: int = 1) -> list[bytes]:
+        """Take up to so many items."""
+        words = self._words
+        at = PLACES[words[IN_USE]]
+        head, tail, n_in, n_out = words[at], words[at + 1], words[at + 2], words[at + 3]
+        n = min(n, n_in - n_out)
+        if n <= 0:
+            return []
+        items: list[bytes] = []
+        for _ in range(n):
+            length = LENGTH.unpack(self._read(head, 8, tail, n_out + len(items)))[0]
+            items.append(self._read(head + 8, length, tail, n_out + len(items)))
+            head += 8 + length
+        if head == tail:
+            self._commit(0, 0, n_in, n_out + n)
+            self._ahead = b""
+            if tail > READ_AHEAD:
+                os.ftruncate(self._memory, PAGE_BYTES)
+            self._punched = 0
+        else:
+            self._commit(head, tail, n_in, n_out + n)
+            if head - self._punched >= PUNCH_BYTES:
+                self._punch(head)
+        return items
+
+    def _read(self, at: int, n: int, tail: int, serial: int) -> bytes:
+        """Read bytes of the log, some way ahead. The serial number tells whether what was read is of this filling."""
+        ahead, start = self._ahead, at - self._ahead_at
+        if not (ahead and 0 <= start and start + n <= len(ahead) and serial < self._epoch):
+            size = min(max(n, READ_AHEAD), tail - at)
+            ahead = os.pread(self._memory, size, PAGE_BYTES + at)
+            while len(ahead) < n:
+                ahead += os.pread(self._memory, n - len(ahead), PAGE_BYTES + at + len(ahead))
+            self._ahead, self._ahead_at, start = ahead, at, 0
+            words = self._words
+            self._epoch = words[PLACES[words[IN_USE]] + 2]
+        return ahead[start : start + n]
+
+    def _punch(self, head: int) -> None:
+        """Give back the space before the first record."""
+        from fullcourt._os.system import punch_hole
+
+        punch_hole(self._memory, PAGE_BYTES, head // PAGE_BYTES * PAGE_BYTES)
+        self._punched = head
+
+    def clear(self) -> int:
+        """Drop all items. Returns how many there were."""
+        words = self._words
+        at = PLACES[words[IN_USE]]
+        n_in, n_out = words[at + 2], words[at + 3]
+        self._commit(0, 0, n_in, n_in)
+        self._ahead = b""
+        os.ftruncate(self._memory, PAGE_BYTES)
+        return n_in - n_out

@@ -1,0 +1,205 @@
+"""What an item looks like in a socket: a plain pickle, or a table of what came beside it.
+
+A message is either the pickle itself, whose first byte is 0x80, or::
+
+    byte 0     BLOCK: pickle and out-of-band buffers are in a memfd block whose descriptor came along
+               BYTES: as BLOCK, for bytes that are no pickle
+         1     BY_NAME: the pickle names things of ``__main__``; a second part says how they travel by value
+         2-3   number of the parts in the block
+         4-7   descriptors that came beside the block's
+         8-    the lengths of the parts, 8 bytes each
+
+Cost: a plain item 0.5 us to pickle, 0.6 us to read; with a block about 15 us and one copy, by the sender.
+"""
+
+from __future__ import annotations
+
+import array
+import os
+import pickle
+import socket
+import struct
+from typing import Any
+
+from fullcourt._transport.blocks import open_block, raw_views, write_block
+from fullcourt._transport.carried import MAX_DESCRIPTORS, NotCarried, Rights, arriving, collecting
+from fullcourt._transport.codec import MAX_BUFFERS, Codec, is_small
+from fullcourt.errors import PicklingError
+
+__all__ = ["Message", "bytes_message", "encode", "in_one_piece", "read", "receive"]
+
+PROTOCOL = 5
+PLAIN = 0x80  # how every pickle since protocol 2 begins
+BLOCK = 1
+BYTES = 2
+HEADER = struct.Struct("<BBHI")
+
+# With a larger buffer a receive costs twice as much; a block costs 15 us more.
+MAX_INLINE = 16_000
+RECEIVE_BYTES = 16_896
+ANCILLARY_BYTES = socket.CMSG_SPACE(4 * MAX_DESCRIPTORS) if hasattr(socket, "CMSG_SPACE") else 0
+
+
+class Message:
+    """A message that is more than its bytes: with a block's descriptor, and perhaps others."""
+
+    __slots__ = ("data", "rights")
+
+    def __init__(self, data: bytes, rights: Rights) -> None:
+        self.data = data
+        self.rights = rights
+
+    @property
+    def has_guests(self) -> bool:
+        """Whether descriptors of queues, pipes or locks go along, which bytes cannot replace."""
+        return len(self.rights.fds) > 1
+
+    def send(self, sock: socket.socket, data: bytes | None = None) -> None:
+        """Send it. Raises BlockingIOError if there is no room."""
+        fds = array.array("i", self.rights.fds)
+        sock.sendmsg([self.data if data is None else data], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, fds)])
+
+
+def encode(obj: object) -> bytes | Message:
+    """Turn an item into a message.
+
+    Raises:
+        PicklingError: it cannot be pickled; the message names the attribute in the way.
+    """
+    buffers: list[pickle.PickleBuffer] = []
+    try:
+        data = pickle.dumps(obj, PROTOCOL, buffer_callback=buffers.append)
+    except NotCarried:
+        return encode_with_rights(obj)
+    except Exception:  # noqa: BLE001  whatever __reduce__ raised: cloudpickle may know better
+        return encode_by_value(obj)
+    if b"__main__" in data:
+        return encode_both_ways(obj)
+    if not buffers and len(data) <= MAX_INLINE:
+        return data
+    if len(buffers) > MAX_BUFFERS or any(map(is_small, buffers)):
+        data, buffers = Codec().encode(obj)
+        if not buffers and len(data) <= MAX_INLINE:
+            return data
+    return in_block(BLOCK, 0, [data, *raw_views(buffers)])
+
+
+def in_block(kind: int, by_name: int, parts: list[Any], rights: Rights | None = None) -> Message:
+    n_beside = len(rights.fds) if rights is not None else 0
+    fd, table = write_block(parts)
+    all_rights = Rights([fd])
+    if rights is not None:
+        all_rights.fds += rights.fds
+        rights.fds = []
+    return Message(HEADER.pack(kind, by_name, len(parts), n_beside) + table, all_rights)
+
+
+def encode_with_rights(obj: object) -> Message:
+    with collecting() as rights:
+        data, buffers = Codec().encode(obj)
+    return in_block(BLOCK, 0, [data, *raw_views(buffers)], rights)
+
+
+def encode_by_value(obj: object) -> bytes | Message:
+    data, buffers = Codec().encode_by_value(obj)
+    if hasattr(buffers, "rights"):
+        return encode_with_rights(obj)
+    if not buffers and len(data) <= MAX_INLINE:
+        return data
+    return in_block(BLOCK, 0, [data, *raw_views(buffers)])
+
+
+class EitherWay:
+    """Pickles as what loads by name, where the receiver has the sender's ``__main__``, or else by value."""
+
+    def __init__(self, by_name: bytes, by_value: bytes) -> None:
+        self._args = by_name, by_value
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return load_either_way, self._args
+
+
+def load_either_way(by_name: bytes, by_value: bytes) -> Any:
+    try:
+        return pickle.loads(by_name)
+    except (ImportError, AttributeError):
+        return pickle.loads(by_value)
+
+
+def encode_both_ways(obj: object) -> bytes | Message:
+    """An item that names things of ``__main__``. Nobody knows here whether its receiver has that or an empty one."""
+    by_name = pickle.dumps(obj, PROTOCOL)
+    try:
+        from fullcourt._transport.by_value import dumps
+
+        by_value = dumps(obj, PROTOCOL)
+    except Exception:  # noqa: BLE001  a string that merely contains "__main__", beside something cloudpickle refuses
+        by_value = by_name
+    data = pickle.dumps(EitherWay(by_name, by_value), PROTOCOL)
+    return data if len(data) <= MAX_INLINE else in_block(BLOCK, 0, [data])
+
+
+def in_one_piece(obj: object) -> bytes:
+    """An item as one pickle of any length."""
+    message = encode(obj)
+    if isinstance(message, bytes):
+        return message
+    if message.has_guests:
+        raise NotCarried("an item with queues, pipes or locks needs a message of its own")
+    try:
+        data = pickle.dumps(obj, PROTOCOL)
+        if b"__main__" not in data:
+            return data
+    except Exception:  # noqa: BLE001
+        data = b""
+    from fullcourt._transport.by_value import dumps
+
+    by_value = dumps(obj, PROTOCOL)
+    return pickle.dumps(EitherWay(data, by_value), PROTOCOL) if data else by_value
+
+
+def bytes_message(data: memoryview) -> Message:
+    """Bytes that are too many for one message of a socket."""
+    return in_block(BYTES, 0, [data])
+
+
+def receive(sock: socket.socket, flags: int = 0) -> tuple[bytes, Rights | None]:
+    """Receive a message and what came with it. Empty at the end of file. Raises BlockingIOError."""
+    data, ancillary, _, _ = sock.recvmsg(RECEIVE_BYTES, ANCILLARY_BYTES, flags)
+    if not ancillary:
+        return data, None
+    return data, arrived(ancillary)
+
+
+def arrived(ancillary: list[Any]) -> Rights:
+    fds = array.array("i")
+    for level, kind, content in ancillary:
+        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+            fds.frombytes(content[: len(content) - len(content) % fds.itemsize])
+    for fd in fds:
+        os.set_inheritable(fd, False)
+    return Rights(fds.tolist())
+
+
+def read(data: bytes, rights: Rights | None) -> Any:
+    """The item, or the bytes, that a received message holds.
+
+    Raises:
+        PicklingError: what came along did not arrive; this process may have too many descriptors open.
+    """
+    if data[0] == PLAIN:
+        return pickle.loads(data)
+    kind, _, n_parts, n_beside = HEADER.unpack_from(data)
+    if rights is None or len(rights.fds) < 1 + n_beside:
+        raise PicklingError(
+            "the descriptors of a large item could not be received: this process has as many open as it may. The item "
+            "is lost. Raise its limit (ulimit -n), or close something."
+        )
+    block, rights.fds = rights.fds[0], rights.fds[1:]
+    parts = open_block(block, data[HEADER.size : HEADER.size + 8 * n_parts])
+    if kind == BYTES:
+        return parts[0]
+    if not n_beside:
+        return pickle.loads(parts[0], buffers=parts[1:])
+    with arriving(rights.fds):
+        return pickle.loads(parts[0], buffers=parts[1:])
