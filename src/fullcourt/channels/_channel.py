@@ -34,6 +34,7 @@ from typing import Any, Self
 
 from fullcourt._transport.carried import Rights
 from fullcourt.channels._handle import Handle, check_supported
+from fullcourt.channels._listeners import Listener, enter_list
 from fullcourt.channels._log import Log
 from fullcourt.channels._messages import (
     ANCILLARY_BYTES,
@@ -45,7 +46,7 @@ from fullcourt.channels._messages import (
     read,
     receive,
 )
-from fullcourt.channels._monitor import FIRST_WORD, Monitor, readable
+from fullcourt.channels._monitor import FIRST_WORD, WANTED, Monitor, readable
 
 __all__ = ["Channel", "ShutDown"]
 
@@ -61,8 +62,9 @@ else:
 # kernel could count is 1,089. It doubles what is asked for (socket(7), SO_SNDBUF), so less than 512 will fit.
 SNDBUF = 270_000
 MODULUS = 512
-# How long a put waits for the readers of a full socket before it uses the log.
-PATIENCE_MS = 5
+# How long a put waits for the readers of a full socket before it uses the log; and how often, while they read.
+PATIENCE_MS = 15
+PATIENCE = 4
 
 # Words of the monitor.
 SHUT = FIRST_WORD
@@ -77,19 +79,27 @@ def pad(data: bytes) -> bytes:
     return data.ljust(((len(data) + 510 >> 9 or 1) << 9) + 1, b"\0")
 
 
-class Listener:
-    """Waits for items, for the end of the producers, and for the bell. Used by one thread at a time, and kept."""
+class Use:
+    """While something is done here, the descriptors stay open."""
 
-    def __init__(self, fds: Sequence[int]) -> None:
-        self.life = fds[LIFE]
-        self.epoll = select.epoll()
-        self.epoll.register(fds[IN], select.EPOLLIN)
-        self.epoll.register(fds[LIFE], 0)  # a hang-up is always told
-        self.epoll.register(fds[CAME], select.EPOLLIN | select.EPOLLET)
+    __slots__ = ("_channel",)
 
-    def wait(self, timeout: float | None) -> bool:
-        """Wait for news, at most so many seconds. Returns whether the last producer is gone."""
-        return any(fd == self.life for fd, _ in self.epoll.poll(timeout))
+    def __init__(self, channel: Channel) -> None:
+        self._channel = channel
+
+    def __enter__(self) -> None:
+        channel = self._channel
+        with channel._lock:
+            if not channel._fds:
+                raise ValueError(f"this {type(channel).__name__} is closed")
+            channel._n_users += 1
+
+    def __exit__(self, *args: object) -> None:
+        channel = self._channel
+        with channel._lock:
+            channel._n_users -= 1
+            if channel._closed and not channel._n_users:
+                channel._close_all()
 
 
 class Channel(Handle):
@@ -130,8 +140,9 @@ class Channel(Handle):
         self._recvmsg = self._in.recvmsg
         self._count_buffer = array.array("i", [0])
         self._listeners: list[Listener] = []
-        self._lock = threading.Lock()  # protects _n_waiting and the closing of descriptors
-        self._n_waiting = 0
+        self._lock = threading.Lock()  # protects _n_users and the closing of descriptors
+        self._n_users = 0
+        self._use = Use(self)
         self._closed = False
         self._has_put = False
         self._mark = 0  # when so many items were taken from the log, ours were
@@ -174,11 +185,11 @@ class Channel(Handle):
             return
         self._monitor.forked(self._fds[MEMORY], self._fds[LEFT])
         self._lock = threading.Lock()
-        self._n_waiting = 0
+        self._n_users = 0
         self._has_put = False
         listeners, self._listeners = self._listeners, []
         for listener in listeners:  # they are our parent's, too
-            listener.epoll.close()
+            listener.close()
 
     def _dropped(self) -> None:
         if self._fds:
@@ -191,7 +202,7 @@ class Channel(Handle):
                 return
             self._closed = True
             self._let_go()
-            if not self._n_waiting:
+            if not self._n_users:
                 self._close_all()
 
     def _close_all(self) -> None:
@@ -199,7 +210,7 @@ class Channel(Handle):
             return
         self._closed = True
         for listener in self._listeners:
-            listener.epoll.close()
+            listener.close()
         self._listeners.clear()
         self._out.detach()
         self._in.detach()
@@ -209,21 +220,6 @@ class Channel(Handle):
     def _check_open(self) -> None:
         if self._closed:
             raise ValueError(f"this {type(self).__name__} is closed: close() was called on it in this process")
-
-    @contextlib.contextmanager
-    def _in_use(self) -> Any:
-        """While something waits here, the descriptors stay open."""
-        with self._lock:
-            if not self._fds:
-                raise ValueError(f"this {type(self).__name__} is closed")
-            self._n_waiting += 1
-        try:
-            yield
-        finally:
-            with self._lock:
-                self._n_waiting -= 1
-                if self._closed and not self._n_waiting:
-                    self._close_all()
 
     # -- how many --------------------------------------------------------------------------------------------------
 
@@ -236,18 +232,24 @@ class Channel(Handle):
 
     def _put(self, obj: object, block: bool, timeout: float | None) -> None:
         message = encode(obj)
-        if self._direct and type(message) is bytes and not self._words[SHUT]:
-            try:
-                self._send(pad(message))
-            except BlockingIOError:
-                pass
-            else:
-                self._has_put = True
-                return
+        if type(message) is bytes and not self._words[SHUT]:
+            if self._direct:
+                try:
+                    self._send(pad(message))
+                except BlockingIOError:
+                    pass
+                else:
+                    self._has_put = True
+                    return
+            elif self._mark and not self._maxsize:
+                with self._monitor:
+                    if self._log.n_taken < self._mark:
+                        self._add_to_log((message,))
+                        return
         self._put_slowly(obj, message, block, timeout)
 
     def _put_slowly(self, obj: object, message: bytes | Message, block: bool, timeout: float | None) -> None:
-        with self._in_use():
+        with self._use:
             self._check_open()
             self._begin_to_put()
             guests = type(message) is not bytes and message.has_guests
@@ -295,13 +297,19 @@ class Channel(Handle):
         return True
 
     def _wait_for_readers(self) -> bool:
-        """Wait a moment for the readers of a full socket. Returns whether they made room."""
+        """Wait a moment for the readers of a full socket, if they read. Returns whether they made room."""
         if self._mark or self._stalled:
             return False
         room = select.poll()
         room.register(self._out, select.POLLOUT)
-        if room.poll(PATIENCE_MS):
-            return True
+        before = self._bytes_inside()
+        for _ in range(PATIENCE):
+            if room.poll(PATIENCE_MS):
+                return True
+            now = self._bytes_inside()
+            if now >= before:
+                break
+            before = now
         self._stalled = True
         return False
 
@@ -329,63 +337,69 @@ class Channel(Handle):
 
     def _get(self, block: bool, timeout: float | None) -> Any:
         if not self._counts_taken:
+            if self._log.n_waiting:
+                with self._monitor:
+                    found = self._take_in_order()
+                if found is not None:
+                    self._monitor.ring()
+                    return read(*found)
             try:
                 data, ancillary, _, _ = self._recvmsg(RECEIVE_BYTES, ANCILLARY_BYTES)
             except BlockingIOError:
                 pass
             else:
-                if self._words[0]:
+                if self._words[WANTED]:
                     self._monitor.ring()
                 return read(data, arrived(ancillary) if ancillary else None)
-        with self._in_use():
-            found = self._take(block, timeout)
+        with self._use:
+            found = self._take(block, timeout, tried=not self._counts_taken)
         return read(*found)
 
-    def _take(self, block: bool, timeout: float | None) -> tuple[bytes, Rights | None]:
-        """Take a message. Raises Empty, ShutDown or EOFError."""
-        found = self._try_to_take()
-        if found is not None:
-            return found
+    def _take(self, block: bool, timeout: float | None, *, tried: bool = False) -> tuple[bytes, Rights | None]:
+        """Take a message. Raises Empty, ShutDown or EOFError. ``tried``: that was just tried in vain."""
         until = None if timeout is None else monotonic() + max(0.0, timeout)
-        listener = self._listen()
+        at_end = False
+        listener, made = self._listen()
         try:
-            at_end = False
             while True:
                 shut = self._words[SHUT]
-                found = self._try_to_take()
-                if found is not None:
-                    return found
-                left = self._time_left(shut, at_end, block, until)
-                at_end = listener.wait(left)
+                if made or at_end or shut or not tried:
+                    found = self._try_to_take()
+                    if found is not None:
+                        return found
+                made = tried = False
+                at_end = listener.wait(self._words, self._time_left(shut, at_end, block, until))
         finally:
             self._listeners.append(listener)
 
     async def _take_async(self, timeout: float | None) -> tuple[bytes, Rights | None]:
         """As :meth:`_take`, in an event loop."""
-        found = self._try_to_take()
-        if found is not None:
-            return found
         until = None if timeout is None else monotonic() + max(0.0, timeout)
-        listener = self._listen()
+        at_end = False
+        listener, _ = self._listen()
         try:
-            at_end = False
             while True:
                 shut = self._words[SHUT]
                 found = self._try_to_take()
                 if found is not None:
                     return found
-                await readable(listener.epoll.fileno(), self._time_left(shut, at_end, True, until))
-                at_end = listener.wait(0)
+                await readable(listener.fileno(), self._time_left(shut, at_end, True, until))
+                at_end = listener.wait(self._words, 0)
         finally:
             self._listeners.append(listener)
 
-    def _listen(self) -> Listener:
+    def _listen(self) -> tuple[Listener, bool]:
+        """A listener, and whether it is new: of an old one no news since its last use are lost."""
         try:
-            listener = self._listeners.pop()
+            return self._listeners.pop(), False
         except IndexError:
-            listener = Listener(self._fds)
+            pass
         self._words[LISTENED] = 1
-        return listener
+        with self._monitor:
+            is_known = enter_list(self._words)
+        listener = Listener(self._fds[IN], self._fds[LIFE], self._fds[CAME], is_known)
+        os.eventfd_write(self._fds[CAME], 1)
+        return listener, True
 
     def _time_left(self, shut: int, at_end: bool, block: bool, until: float | None) -> float | None:
         """For how long to wait for an item where there is none; raises what is to be said if not at all."""
@@ -440,7 +454,7 @@ class Channel(Handle):
                 n_put = min(len(items), n_put + room)
             return n_put == len(items), ()
 
-        with self._in_use():
+        with self._use:
             self._check_open()
             self._begin_to_put()
             self._monitor.wait_until(attempt, block=block, timeout=timeout)

@@ -11,7 +11,6 @@ Space that was read is given back to the kernel (``fallocate``, FALLOC_FL_PUNCH_
 from __future__ import annotations
 
 import os
-import struct
 from collections.abc import Sequence
 
 from fullcourt.channels._monitor import FIRST_WORD, PAGE_BYTES
@@ -20,8 +19,6 @@ __all__ = ["Log"]
 
 IN_USE = FIRST_WORD + 8  # which of the two places: 0 or 1
 PLACES = (FIRST_WORD + 16, FIRST_WORD + 24)
-LENGTH = struct.Struct("<Q")
-MAX_IOV = 1000  # IOV_MAX is 1024
 
 READ_AHEAD = 65536
 PUNCH_BYTES = 1 << 20
@@ -35,7 +32,7 @@ class Log:
         self._memory = memory
         self._ahead = b""  # what was read at `_ahead_at`; records do not change, so it stays valid until taken
         self._ahead_at = 0
-        self._epoch = -1
+        self._epoch = -1  # how many items had ever been added when that was read
         self._punched = 0
 
     def forked(self, memory: int) -> None:
@@ -67,54 +64,59 @@ class Log:
         """
         words = self._words
         at = PLACES[words[IN_USE]]
-        head, tail, n_in, n_out = words[at], words[at + 1], words[at + 2], words[at + 3]
-        parts: list[bytes] = []
-        for item in items:
-            parts += (LENGTH.pack(len(item)), item)
-        data = b"".join(parts)
-        view, done = memoryview(data), 0
+        tail, n_in = words[at + 1], words[at + 2]
+        data = b"".join([part for item in items for part in (len(item).to_bytes(8, "little"), item)])
+        done = os.pwrite(self._memory, data, PAGE_BYTES + tail)
         while done < len(data):
-            done += os.pwrite(self._memory, view[done:], PAGE_BYTES + tail + done)
-        self._commit(head, tail + len(data), n_in + len(items), n_out)
-        return n_in + len(items)
+            done += os.pwrite(self._memory, memoryview(data)[done:], PAGE_BYTES + tail + done)
+        n_in += len(items)
+        self._commit(words[at], tail + len(data), n_in, words[at + 3])
+        return n_in
 
     def take(self, n: int = 1) -> list[bytes]:
         """Take up to so many items."""
         words = self._words
         at = PLACES[words[IN_USE]]
         head, tail, n_in, n_out = words[at], words[at + 1], words[at + 2], words[at + 3]
-        n = min(n, n_in - n_out)
-        if n <= 0:
-            return []
         items: list[bytes] = []
-        for _ in range(n):
-            length = LENGTH.unpack(self._read(head, 8, tail, n_out + len(items)))[0]
-            items.append(self._read(head + 8, length, tail, n_out + len(items)))
-            head += 8 + length
+        # What was read ahead is good for records that were there at the time.
+        ahead = self._ahead if n_out < self._epoch else b""
+        start = head - self._ahead_at
+        while len(items) < n and n_out < n_in:
+            end = start + 8
+            if not 0 < end <= len(ahead):
+                ahead, start, end = self._read(head, 8, tail, n_in), 0, 8
+            stop = end + int.from_bytes(ahead[start:end], "little")
+            if stop > len(ahead):
+                ahead, stop = self._read(head, stop - start, tail, n_in), stop - start
+                end = 8
+            items.append(ahead[end:stop])
+            head += stop - end + 8
+            start = stop
+            n_out += 1
+        if not items:
+            return items
         if head == tail:
-            self._commit(0, 0, n_in, n_out + n)
-            self._ahead = b""
+            self._commit(0, 0, n_in, n_out)
+            self._epoch = -1
+            self._punched = 0
             if tail > READ_AHEAD:
                 os.ftruncate(self._memory, PAGE_BYTES)
-            self._punched = 0
         else:
-            self._commit(head, tail, n_in, n_out + n)
+            self._commit(head, tail, n_in, n_out)
             if head - self._punched >= PUNCH_BYTES:
                 self._punch(head)
         return items
 
-    def _read(self, at: int, n: int, tail: int, serial: int) -> bytes:
-        """Read bytes of the log, some way ahead. The serial number tells whether what was read is of this filling."""
-        ahead, start = self._ahead, at - self._ahead_at
-        if not (ahead and 0 <= start and start + n <= len(ahead) and serial < self._epoch):
-            size = min(max(n, READ_AHEAD), tail - at)
-            ahead = os.pread(self._memory, size, PAGE_BYTES + at)
-            while len(ahead) < n:
-                ahead += os.pread(self._memory, n - len(ahead), PAGE_BYTES + at + len(ahead))
-            self._ahead, self._ahead_at, start = ahead, at, 0
-            words = self._words
-            self._epoch = words[PLACES[words[IN_USE]] + 2]
-        return ahead[start : start + n]
+    def _read(self, at: int, n: int, tail: int, n_in: int) -> bytes:
+        """Read at least so many bytes, and some way ahead."""
+        size = min(max(n, READ_AHEAD), tail - at)
+        ahead = os.pread(self._memory, size, PAGE_BYTES + at)
+        while len(ahead) < n:
+            more = os.pread(self._memory, n - len(ahead), PAGE_BYTES + at + len(ahead))
+            ahead += more
+        self._ahead, self._ahead_at, self._epoch = ahead, at, n_in
+        return ahead
 
     def _punch(self, head: int) -> None:
         """Give back the space before the first record."""
@@ -129,6 +131,6 @@ class Log:
         at = PLACES[words[IN_USE]]
         n_in, n_out = words[at + 2], words[at + 3]
         self._commit(0, 0, n_in, n_in)
-        self._ahead = b""
+        self._epoch = -1
         os.ftruncate(self._memory, PAGE_BYTES)
         return n_in - n_out

@@ -36,6 +36,9 @@ N_WORDS = PAGE_BYTES // 8
 WANTED = 0  # somebody has waited for the bell: ring it. Never taken back: a ring too many costs 0.4 us
 FIRST_WORD = 8
 ROOM = 64
+# The last words of a queue's page: who waits for items.
+N_LISTENERS = 64
+LISTENERS = N_WORDS - N_LISTENERS
 
 
 class Monitor:
@@ -221,7 +224,7 @@ class Room:
     first.
     """
 
-    N_ENTRIES = (N_WORDS - ROOM - 1) // 3
+    N_ENTRIES = (LISTENERS - ROOM - 1) // 3
 
     def __init__(self, words: memoryview[int]) -> None:
         self._words = words
