@@ -73,7 +73,9 @@ class Frame:
 
     __slots__ = ("chunk_id", "data", "fd", "kept", "rights")
 
-    def __init__(self, data: bytes, fd: int, chunk_id: int, rights: list[int] | None = None, kept: object = None) -> None:
+    def __init__(
+        self, data: bytes, fd: int, chunk_id: int, rights: list[int] | None = None, kept: object = None
+    ) -> None:
         self.data = data
         self.fd = fd
         self.chunk_id = chunk_id
@@ -124,7 +126,9 @@ def make_frame_with_rights(
     of_function = buffers.function_rights.fds if buffers.function_rights is not None and function else []
     of_payload = buffers.rights.fds if buffers.rights is not None else []
     if len(of_function) + len(of_payload) >= MAX_DESCRIPTORS:
-        raise OSError(errno.EMFILE, f"more than {MAX_DESCRIPTORS - 1} descriptors in one task: the kernel takes no more")
+        raise OSError(
+            errno.EMFILE, f"more than {MAX_DESCRIPTORS - 1} descriptors in one task: the kernel takes no more"
+        )
     fd, table = write_block([function, payload, *raw_views(buffers), len(of_function).to_bytes(2, "little")])
     header = pack(kind, BLOCK | RIGHTS, function_id, chunk_id, start, count, len(function), seconds)
     return Frame(header + table, fd, chunk_id, [*of_function, *of_payload], buffers)

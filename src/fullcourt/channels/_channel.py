@@ -29,15 +29,17 @@ import sys
 import termios
 import threading
 from collections.abc import Callable, Iterable, Sequence
+from pickle import dumps, loads
 from time import monotonic
 from typing import Any, Self
 
 from fullcourt._transport.carried import Rights
 from fullcourt.channels._handle import Handle, check_supported
 from fullcourt.channels._listeners import Listener, enter_list
-from fullcourt.channels._log import Log
+from fullcourt.channels._log import IN_LOG, Log
 from fullcourt.channels._messages import (
     ANCILLARY_BYTES,
+    PLAIN,
     RECEIVE_BYTES,
     Message,
     arrived,
@@ -46,7 +48,7 @@ from fullcourt.channels._messages import (
     read,
     receive,
 )
-from fullcourt.channels._monitor import FIRST_WORD, WANTED, Monitor, readable
+from fullcourt.channels._monitor import FIRST_WORD, WANTED, Monitor, Waiter, readable
 
 __all__ = ["Channel", "ShutDown"]
 
@@ -62,16 +64,29 @@ else:
 # kernel could count is 1,089. It doubles what is asked for (socket(7), SO_SNDBUF), so less than 512 will fit.
 SNDBUF = 270_000
 MODULUS = 512
-# How long a put waits for the readers of a full socket before it uses the log; and how often, while they read.
-PATIENCE_MS = 15
+# How long a put waits for the readers of a full socket before it uses the log; and how often, while they read. Also
+# how long a producer that is so many items ahead in the log waits for them: then the socket, which costs a third,
+# can be used again. If that was in vain, it waits again when it is twice as far ahead.
+PATIENCE_MS = 80
 PATIENCE = 4
+FAR_AHEAD = 500
 
 # Words of the monitor.
 SHUT = FIRST_WORD
 LISTENED = FIRST_WORD + 1  # somebody has waited for items: ring the first bell when the log grows. Never taken back
 MAXSIZE = FIRST_WORD + 2
+DRAIN_WANTED = FIRST_WORD + 4  # a producer waits for the log to become empty; if its ring is lost, not for long
 
 MEMORY, LEFT, CAME, OUT, IN, LIFE, LIVES = range(7)
+
+
+# Longer pickles than this need more than the least length of a message.
+LONGEST_SHORT = 513
+
+
+def refuse(_: object) -> None:
+    """A buffer callback that ends the pickling."""
+    raise BufferError
 
 
 def pad(data: bytes) -> bytes:
@@ -126,7 +141,7 @@ class Channel(Handle):
         self._open([memory, left, came, one.detach(), other.detach(), life, lives])
         self._words[MAXSIZE] = max(0, maxsize)
         self._maxsize = max(0, maxsize)
-        self._direct = not maxsize
+        self._direct = maxsize <= 0
         self._is_shared = False
 
     def _open(self, fds: list[int]) -> None:
@@ -147,12 +162,13 @@ class Channel(Handle):
         self._has_put = False
         self._mark = 0  # when so many items were taken from the log, ours were
         self._stalled = False  # waiting for the readers was in vain
-        self._maxsize: int = self._words[MAXSIZE]
+        self._far_ahead = FAR_AHEAD
+        self._maxsize = self._words[MAXSIZE]
         self._direct = not self._maxsize  # whether items may go into the socket without looking further
         self._is_shared = True
 
     @classmethod
-    def _restore(cls, state: tuple[Any, ...], fds: list[int]) -> Self:
+    def _restore(cls, state: tuple[Any, ...], fds: list[int]) -> Self:  # noqa: ARG003
         handle = cls.__new__(cls)
         handle._open(fds)
         return handle
@@ -230,31 +246,61 @@ class Channel(Handle):
 
     # -- putting ---------------------------------------------------------------------------------------------------
 
-    def _put(self, obj: object, block: bool, timeout: float | None) -> None:
-        message = encode(obj)
-        if type(message) is bytes and not self._words[SHUT]:
-            if self._direct:
+    def put(self, obj: Any, block: bool = True, timeout: float | None = None) -> None:
+        """Put an item in.
+
+        Args:
+            obj: the item; it is pickled at once.
+            block: whether to wait for room.
+            timeout: for at most how many seconds; None: for ever.
+
+        Raises:
+            queue.Full: there was no room.
+            ShutDown: the queue was shut down.
+            ValueError: it is closed here.
+            PicklingError: the item cannot be pickled; the message names the attribute in the way.
+        """
+        message: bytes | Message
+        if self._direct and not self._words[SHUT]:  # the usual case, in one piece: it is half of what an item costs
+            try:
+                message = dumps(obj, 5, buffer_callback=refuse)
+                if len(message) > LONGEST_SHORT or b"__main__" in message:
+                    message = encode(obj)
+            except Exception:  # noqa: BLE001  it has buffers, descriptors, or what only cloudpickle can pickle
+                message = encode(obj)
+            if type(message) is bytes:
                 try:
-                    self._send(pad(message))
+                    self._send(message.ljust(513, b"\0") if len(message) <= LONGEST_SHORT else pad(message))
                 except BlockingIOError:
                     pass
                 else:
                     self._has_put = True
                     return
-            elif self._mark and not self._maxsize:
-                with self._monitor:
-                    if self._log.n_taken < self._mark:
-                        self._add_to_log((message,))
-                        return
+            self._put_slowly(obj, message, block, timeout)
+            return
+        if self._closed:
+            self._check_open()
+        message = encode(obj)
+        if self._mark and type(message) is bytes and not self._maxsize and not self._words[SHUT]:
+            with self._monitor:
+                ahead = self._mark - self._log.n_taken
+                if ahead > 0:
+                    self._add_to_log((message,))
+            if ahead > self._far_ahead and block:
+                self._wait_for_drain()
+            if ahead > 0:
+                return
         self._put_slowly(obj, message, block, timeout)
 
     def _put_slowly(self, obj: object, message: bytes | Message, block: bool, timeout: float | None) -> None:
         with self._use:
             self._check_open()
             self._begin_to_put()
-            guests = type(message) is not bytes and message.has_guests
-            if not self._maxsize and not guests:
-                if self._try_to_send(message) or (block and self._wait_for_readers() and self._try_to_send(message)):
+            if not self._maxsize and not (isinstance(message, Message) and message.has_guests):
+                done = self._try_to_send(message)
+                if not done and block and self._wait_for_readers():
+                    done = self._try_to_send(message)
+                if done:
                     return
             done = self._monitor.wait_until(lambda: (self._try_to_put(obj, message), ()), block=block, timeout=timeout)
         if not done:
@@ -283,7 +329,7 @@ class Channel(Handle):
         elif not self._maxsize:
             self._direct = True
         try:
-            if type(message) is bytes:
+            if isinstance(message, bytes):
                 self._send(pad(message))
             else:
                 message.send(self._out, pad(message.data))
@@ -291,14 +337,14 @@ class Channel(Handle):
             return False
         except OSError as error:
             # ETOOMANYREFS: too many descriptors are on their way already. Bytes can go into the log.
-            if type(message) is bytes or message.has_guests or error.errno != 109:
+            if isinstance(message, bytes) or message.has_guests or error.errno != 109:
                 raise
             return False
         return True
 
     def _wait_for_readers(self) -> bool:
         """Wait a moment for the readers of a full socket, if they read. Returns whether they made room."""
-        if self._mark or self._stalled:
+        if self._mark or self._stalled or not self._words[LISTENED]:
             return False
         room = select.poll()
         room.register(self._out, select.POLLOUT)
@@ -313,6 +359,23 @@ class Channel(Handle):
         self._stalled = True
         return False
 
+    def _wait_for_drain(self) -> None:
+        """Wait a moment for the readers to come to the end of the log, while they read."""
+        words, log = self._words, self._log
+        with self._use, Waiter(self._fds[LEFT]) as waiter:
+            before = log.n_taken
+            for _ in range(PATIENCE):
+                words[DRAIN_WANTED] = 1
+                if not log.n_waiting:
+                    self._far_ahead = FAR_AHEAD
+                    return
+                waiter.wait((), PATIENCE_MS / 1000)
+                now = log.n_taken
+                if now == before:
+                    break
+                before = now
+        self._far_ahead = 2 * (self._mark - log.n_taken)
+
     def _try_to_put(self, obj: object, message: bytes | Message) -> bool:
         """Put an item somewhere, if there is room for it. With the lock held."""
         self._check_shut()
@@ -320,7 +383,7 @@ class Channel(Handle):
             return False
         if self._try_to_send(message):
             return True
-        if type(message) is not bytes:
+        if isinstance(message, Message):
             if message.has_guests:
                 return False
             message = in_one_piece(obj)
@@ -335,9 +398,25 @@ class Channel(Handle):
 
     # -- taking ----------------------------------------------------------------------------------------------------
 
-    def _get(self, block: bool, timeout: float | None) -> Any:
+    def get(self, block: bool = True, timeout: float | None = None) -> Any:
+        """Take an item.
+
+        Args:
+            block: whether to wait for one.
+            timeout: for at most how many seconds; None: for ever.
+
+        Raises:
+            queue.Empty: there was none.
+            EOFError: there is none, and nobody is left who might put one (a process that holds the queue might,
+                unless it has closed it or only iterates).
+            ShutDown: the queue was shut down, and is empty.
+            ValueError: it is closed here.
+        """
+        if self._closed:
+            self._check_open()
+        words = self._words
         if not self._counts_taken:
-            if self._log.n_waiting:
+            if words[IN_LOG]:
                 with self._monitor:
                     found = self._take_in_order()
                 if found is not None:
@@ -348,12 +427,13 @@ class Channel(Handle):
             except BlockingIOError:
                 pass
             else:
-                if self._words[WANTED]:
+                if words[WANTED]:
                     self._monitor.ring()
+                if data[0] == PLAIN:
+                    return loads(data)
                 return read(data, arrived(ancillary) if ancillary else None)
         with self._use:
-            found = self._take(block, timeout, tried=not self._counts_taken)
-        return read(*found)
+            return read(*self._take(block, timeout, tried=not self._counts_taken))
 
     def _take(self, block: bool, timeout: float | None, *, tried: bool = False) -> tuple[bytes, Rights | None]:
         """Take a message. Raises Empty, ShutDown or EOFError. ``tried``: that was just tried in vain."""
@@ -434,6 +514,9 @@ class Channel(Handle):
             return receive(self._in)
         except BlockingIOError:
             items = self._log.take()
+            if self._words[DRAIN_WANTED] and not self._log.n_waiting:
+                self._words[DRAIN_WANTED] = 0
+                os.eventfd_write(self._fds[LEFT], 1)
             return (items[0], None) if items else None
 
     def _note_taken(self) -> None:

@@ -61,7 +61,7 @@ class Event(Monitored):
             self._words[FLAG] = 0
 
     def wait(self, timeout: float | None = None) -> bool:
-        """Wait until it is set, for at most so many seconds (None: for ever). Returns whether it was, if only shortly."""
+        """Wait until it is set, for at most so many seconds (None: for ever). Returns whether it was, if shortly."""
         if self._words[FLAG]:
             return True
         return self._monitor.wait_until(self._attempt(), timeout=timeout)

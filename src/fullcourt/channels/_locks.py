@@ -41,7 +41,7 @@ class Monitored(Handle):
         self._words = self._monitor.words
 
     @classmethod
-    def _restore(cls, state: tuple[Any, ...], fds: list[int]) -> Self:
+    def _restore(cls, state: tuple[Any, ...], fds: list[int]) -> Self:  # noqa: ARG003
         handle = cls.__new__(cls)
         handle._open(fds)
         return handle

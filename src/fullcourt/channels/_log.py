@@ -1,7 +1,7 @@
 """The log: where a queue's items lie that its socket has no room for.
 
-It follows the page in the monitor's memory block: records of a length (8 bytes) and a pickle, from ``head`` to ``tail``.
-What is there at a moment is described by four words: head, tail, and how many items were ever added and taken. They are
+It follows the page in the monitor's memory block: records of a length (8 bytes) and a pickle, from ``head`` to `tail`.
+What is there at a moment is told by four words: head, tail, and how many items were ever added and taken. They are
 written into the one of two places that is not in use; then a single store makes it the one in use. So whoever is
 killed, an item is there or is not, and a group of items all or none.
 
@@ -18,6 +18,7 @@ from fullcourt.channels._monitor import FIRST_WORD, PAGE_BYTES
 __all__ = ["Log"]
 
 IN_USE = FIRST_WORD + 8  # which of the two places: 0 or 1
+IN_LOG = FIRST_WORD + 9  # how many items are there, for a quick look: 0 only if there are none
 PLACES = (FIRST_WORD + 16, FIRST_WORD + 24)
 
 READ_AHEAD = 65536
@@ -51,10 +52,14 @@ class Log:
 
     def _commit(self, head: int, tail: int, n_in: int, n_out: int) -> None:
         words = self._words
+        if n_in > n_out:
+            words[IN_LOG] = n_in - n_out
         other = 1 - words[IN_USE]
         at = PLACES[other]
         words[at], words[at + 1], words[at + 2], words[at + 3] = head, tail, n_in, n_out
         words[IN_USE] = other
+        if n_in == n_out:
+            words[IN_LOG] = 0
 
     def add(self, items: Sequence[bytes]) -> int:
         """Add items, all or none. Returns how many were ever added: when as many were taken, these were.

@@ -24,6 +24,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from time import monotonic
 from types import TracebackType
+from typing import Self
 
 from fullcourt._os.identity import is_alive, me, open_death
 
@@ -166,7 +167,7 @@ class Waiter:
         self.epoll = select.epoll()
         self.epoll.register(bell, select.EPOLLIN | select.EPOLLET)
 
-    def __enter__(self) -> Waiter:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *args: object) -> None:

@@ -6,7 +6,7 @@ import queue
 from collections.abc import AsyncIterator, Iterable, Iterator
 from itertools import islice
 from time import monotonic
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from fullcourt._os.identity import is_alive, me
 from fullcourt.channels._channel import Channel, ShutDown
@@ -37,7 +37,7 @@ class Iterable_(Channel, Generic[T]):  # noqa: N801
         return self._items()
 
     def _items(self) -> Iterator[T]:
-        with self._in_use():
+        with self._use:
             while True:
                 if self._is_shared and not self._has_put and self._fds[-1] >= 0:
                     self._let_go()
@@ -49,7 +49,7 @@ class Iterable_(Channel, Generic[T]):  # noqa: N801
 
     async def __aiter__(self) -> AsyncIterator[T]:
         self._check_open()
-        with self._in_use():
+        with self._use:
             while True:
                 if self._is_shared and not self._has_put and self._fds[-1] >= 0:
                     self._let_go()
@@ -80,17 +80,13 @@ class SimpleQueue(Iterable_[T]):
         self._check_open()
         return not self._count()
 
-    def put(self, item: T) -> None:
-        """Put an item in. Never waits for long."""
-        if self._closed:
-            self._check_open()
-        self._put(item, True, None)
+    if TYPE_CHECKING:  # the channel's own are used, without a call in between
 
-    def get(self) -> T:
-        """Take an item; wait for one. Raises EOFError if nobody is left who might put one."""
-        if self._closed:
-            self._check_open()
-        return self._get(True, None)  # type: ignore[no-any-return]
+        def put(self, obj: T) -> None:  # type: ignore[override]
+            """Put an item in. Never waits for long."""
+
+        def get(self) -> T:  # type: ignore[override]
+            """Take an item; wait for one. Raises EOFError if nobody is left who might put one."""
 
 
 class Queue(Iterable_[T]):
@@ -126,45 +122,14 @@ class Queue(Iterable_[T]):
 
     # -- one item --------------------------------------------------------------------------------------------------
 
-    def put(self, obj: T, block: bool = True, timeout: float | None = None) -> None:
-        """Put an item in.
+    if TYPE_CHECKING:  # the channel's own are used, without a call in between
 
-        Args:
-            obj: the item; it is pickled at once.
-            block: whether to wait for room.
-            timeout: for at most how many seconds; None: for ever.
-
-        Raises:
-            queue.Full: there was no room.
-            ShutDown: the queue was shut down.
-            ValueError: it is closed here.
-            PicklingError: the item cannot be pickled; the message names the attribute in the way.
-        """
-        if self._closed:
-            self._check_open()
-        self._put(obj, block, timeout)
+        def put(self, obj: T, block: bool = True, timeout: float | None = None) -> None: ...
+        def get(self, block: bool = True, timeout: float | None = None) -> T: ...
 
     def put_nowait(self, obj: T) -> None:
         """Put an item in if there is room."""
         self.put(obj, False)
-
-    def get(self, block: bool = True, timeout: float | None = None) -> T:
-        """Take an item.
-
-        Args:
-            block: whether to wait for one.
-            timeout: for at most how many seconds; None: for ever.
-
-        Raises:
-            queue.Empty: there was none.
-            EOFError: there is none, and nobody is left who might put one (a process that holds the queue might,
-                unless it has closed it or only iterates).
-            ShutDown: the queue was shut down, and is empty.
-            ValueError: it is closed here.
-        """
-        if self._closed:
-            self._check_open()
-        return self._get(block, timeout)  # type: ignore[no-any-return]
 
     def get_nowait(self) -> T:
         """Take an item if there is one."""
@@ -176,18 +141,16 @@ class Queue(Iterable_[T]):
         """As :meth:`put`, for a coroutine."""
         self._check_open()
         message = encode(obj)
-        with self._in_use():
+        with self._use:
             self._begin_to_put()
-            done = await self._monitor.wait_until_async(
-                lambda: (self._try_to_put(obj, message), ()), timeout=timeout
-            )
+            done = await self._monitor.wait_until_async(lambda: (self._try_to_put(obj, message), ()), timeout=timeout)
         if not done:
             raise queue.Full
 
     async def aget(self, timeout: float | None = None) -> T:
         """As :meth:`get`, for a coroutine."""
         self._check_open()
-        with self._in_use():
+        with self._use:
             found = await self._take_async(timeout)
         return read(*found)  # type: ignore[no-any-return]
 
@@ -221,7 +184,7 @@ class Queue(Iterable_[T]):
             for item in group:
                 left = None if until is None else until - monotonic()
                 try:
-                    self._put(item, block, left)
+                    self.put(item, block, left)
                 except queue.Full:
                     return n_put
                 n_put += 1
@@ -244,8 +207,8 @@ class Queue(Iterable_[T]):
         if n < 1:
             raise ValueError(f"get_many takes at least 1 item, not {n}")
         self._check_open()
-        found: list[Any] = [self._get(block, timeout)]
-        with self._in_use():
+        found: list[Any] = [self.get(block, timeout)]
+        with self._use:
             self._get_more(found, n)
         return found
 
@@ -345,7 +308,7 @@ class JoinableQueue(Queue[T]):
             Whether they were.
         """
         self._check_open()
-        with self._in_use():
+        with self._use:
             return self._monitor.wait_until(self._all_done, timeout=timeout)
 
     def _all_done(self) -> tuple[bool, Iterable[int]]:
