@@ -14,9 +14,9 @@ import os
 import sys
 import threading
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from types import FrameType
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 from fullcourt.errors import PicklingError
 
@@ -182,9 +182,11 @@ def drop_inherited(kept: object = ()) -> None:
 def carriers_in(obj: object) -> Iterator[int]:
     if hasattr(obj, "_dropped"):
         yield id(obj)
-    elif isinstance(obj, dict):
-        for value in obj.values():
-            yield from carriers_in(value)
+        return
+    values: Iterable[object] = ()
+    if isinstance(obj, dict):
+        values = cast("dict[object, object]", obj).values()
     elif isinstance(obj, (list, tuple, set, frozenset)):
-        for value in obj:
-            yield from carriers_in(value)
+        values = cast("Iterable[object]", obj)
+    for value in values:
+        yield from carriers_in(value)

@@ -264,9 +264,12 @@ class Channel(Handle):
         if self._direct and not self._words[SHUT]:  # the usual case, in one piece: it is half of what an item costs
             try:
                 message = dumps(obj, 5, buffer_callback=refuse)
-                if len(message) > LONGEST_SHORT or b"__main__" in message:
-                    message = encode(obj)
+                plain = (
+                    len(message) <= LONGEST_SHORT and b"__main__" not in message and b"multiprocessing" not in message
+                )
             except Exception:  # noqa: BLE001  it has buffers, descriptors, or what only cloudpickle can pickle
+                plain = False
+            if not plain:
                 message = encode(obj)
             if type(message) is bytes:
                 try:
@@ -545,21 +548,19 @@ class Channel(Handle):
 
     def _get_more(self, found: list[Any], n: int) -> None:
         """Take what is there, until there are ``n``."""
-        take: Callable[[], Any] = self._try_to_take
         while len(found) < n:
             if self._log.n_waiting:
                 with self._monitor:
-                    if (first := self._take_in_order()) is None:
-                        continue
-                    messages = [first]
-                    if first[1] is None and len(found) + 1 < n and not self._bytes_inside():
+                    first = self._take_in_order()
+                    messages = [] if first is None else [first]
+                    if messages and messages[0][1] is None and len(found) + 1 < n and not self._bytes_inside():
                         messages += [(data, None) for data in self._log.take(n - len(found) - 1)]
                     for _ in messages:
                         self._note_taken()
                 self._monitor.ring()
                 found += [read(*message) for message in messages]
             else:
-                message = take()
+                message = self._try_to_take()
                 if message is None:
                     return
                 found.append(read(*message))

@@ -76,7 +76,7 @@ class Event(Monitored):
         return lambda: (words[FLAG] != 0 or words[TIMES_SET] != before, ())
 
     def __repr__(self) -> str:
-        return f"<Event({'set' if self.is_set() else 'not set'})>"
+        return f"<{type(self).__name__} at {id(self):#x} {'set' if self.is_set() else 'unset'}>"
 
 
 class Condition(Monitored):

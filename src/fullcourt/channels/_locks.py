@@ -7,6 +7,7 @@ from these, so no kill can leave the numbers in disagreement.
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import Iterable
 from typing import Any, Literal, Self
@@ -150,6 +151,7 @@ class Lock(Acquirable):
             if is_alive(owner):
                 return False, (owner,)
             attempt.died = owner
+        words[THREAD] = threading.get_ident()  # only for who asks; the next store decides
         words[OWNER] = me()
         return True, ()
 
@@ -171,7 +173,7 @@ class Lock(Acquirable):
         return self._words[OWNER] != 0
 
     def __repr__(self) -> str:
-        return f"<{type(self).__name__}({holder(self._words[OWNER])})>"
+        return f"<Lock(owner={holder(self._words)})>"
 
 
 class RLock(Acquirable):
@@ -227,12 +229,22 @@ class RLock(Acquirable):
         return self._words[OWNER] != 0
 
     def __repr__(self) -> str:
-        count = self._words[COUNT] if self._words[OWNER] else 0
-        return f"<RLock({holder(self._words[OWNER])}, count={count})>"
+        name = holder(self._words)
+        count = "nonzero" if name.startswith("SomeOther") else self._words[COUNT] if name != "None" else 0
+        return f"<RLock({name}, {count})>"
 
 
-def holder(who: int) -> str:
-    return f"pid={pid_of(who)}" if who else "pid=None"
+def holder(words: memoryview[int]) -> str:
+    """Who holds a lock, in the words of ``multiprocessing``."""
+    owner = words[OWNER]
+    if owner != me():
+        return "SomeOtherProcess" if owner else "None"
+    if words[THREAD] != threading.get_ident():
+        return "SomeOtherThread"
+    processes = sys.modules.get("multiprocessing.process")
+    name = processes.current_process().name if processes is not None else "MainProcess"
+    thread = threading.current_thread()
+    return name if thread is threading.main_thread() else f"{name}|{thread.name}"
 
 
 class Semaphore(Acquirable):

@@ -15,15 +15,17 @@ Cost: a plain item 0.5 us to pickle, 0.6 us to read; with a block about 15 us an
 from __future__ import annotations
 
 import array
+import io
 import os
 import pickle
 import socket
 import struct
+import sys
 from typing import Any
 
 from fullcourt._transport.blocks import open_block, raw_views, write_block
-from fullcourt._transport.carried import MAX_DESCRIPTORS, NotCarried, Rights, arriving, collecting
-from fullcourt._transport.codec import MAX_BUFFERS, Codec, is_small
+from fullcourt._transport.carried import MAX_DESCRIPTORS, NotCarried, Rights, arriving, collecting, give, take
+from fullcourt._transport.codec import MAX_BUFFERS, Codec, is_small, keep_large
 from fullcourt.errors import PicklingError
 
 __all__ = ["Message", "bytes_message", "encode", "in_one_piece", "read", "receive"]
@@ -67,12 +69,13 @@ def encode(obj: object) -> bytes | Message:
         PicklingError: it cannot be pickled; the message names the attribute in the way.
     """
     buffers: list[pickle.PickleBuffer] = []
+    data = b""
     try:
         data = pickle.dumps(obj, PROTOCOL, buffer_callback=buffers.append)
-    except NotCarried:
+    except Exception:  # noqa: BLE001, S110  it has descriptors, or cloudpickle may know better
+        pass
+    if not data or b"multiprocessing.connection" in data:
         return encode_with_rights(obj)
-    except Exception:  # noqa: BLE001  whatever __reduce__ raised: cloudpickle may know better
-        return encode_by_value(obj)
     if b"__main__" in data:
         return encode_both_ways(obj)
     if not buffers and len(data) <= MAX_INLINE:
@@ -94,19 +97,46 @@ def in_block(kind: int, by_name: int, parts: list[Any], rights: Rights | None = 
     return Message(HEADER.pack(kind, by_name, len(parts), n_beside) + table, all_rights)
 
 
-def encode_with_rights(obj: object) -> Message:
+class ForeignPickler(pickle.Pickler):
+    """Knows how connections and sockets of the standard library travel; pickle would take a connection's number."""
+
+    def reducer_override(self, obj: object) -> Any:
+        """The reduction of such an object, or that it is none."""
+        connection = sys.modules.get("multiprocessing.connection")
+        if connection is not None and isinstance(obj, connection.Connection):
+            token = give([obj.fileno()], "a connection")
+            return rebuild_connection, (token, obj.readable, obj.writable)
+        if isinstance(obj, socket.socket):
+            return rebuild_socket, (give([obj.fileno()], "a socket"), int(obj.family), int(obj.type), obj.proto)
+        return NotImplemented
+
+
+def rebuild_connection(token: tuple[Any, ...], readable: bool, writable: bool) -> Any:
+    from multiprocessing.connection import Connection
+
+    return Connection(take(token)[0], readable, writable)
+
+
+def rebuild_socket(token: tuple[Any, ...], family: int, kind: int, proto: int) -> socket.socket:
+    return socket.socket(family, kind, proto, fileno=take(token)[0])
+
+
+def encode_with_rights(obj: object) -> bytes | Message:
+    buffers: list[pickle.PickleBuffer] = []
     with collecting() as rights:
-        data, buffers = Codec().encode(obj)
-    return in_block(BLOCK, 0, [data, *raw_views(buffers)], rights)
-
-
-def encode_by_value(obj: object) -> bytes | Message:
-    data, buffers = Codec().encode_by_value(obj)
-    if hasattr(buffers, "rights"):
-        return encode_with_rights(obj)
-    if not buffers and len(data) <= MAX_INLINE:
+        try:
+            file = io.BytesIO()
+            ForeignPickler(file, PROTOCOL, buffer_callback=keep_large(buffers)).dump(obj)
+            data = file.getvalue()
+        except Exception:  # noqa: BLE001  cloudpickle may know better
+            rights.close()
+            buffers.clear()
+            data = b""
+        if not data:
+            data, buffers = Codec().encode_by_value(obj)
+    if not rights.fds and not buffers and len(data) <= MAX_INLINE:
         return data
-    return in_block(BLOCK, 0, [data, *raw_views(buffers)])
+    return in_block(BLOCK, 0, [data, *raw_views(buffers)], rights)
 
 
 class EitherWay:
