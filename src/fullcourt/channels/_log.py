@@ -36,9 +36,6 @@ class Log:
         self._epoch = -1  # how many items had ever been added when that was read
         self._punched = 0
 
-    def forked(self, memory: int) -> None:
-        self._memory = memory
-
     @property
     def n_waiting(self) -> int:
         """How many items are there. Without the lock: at that moment, or a moment ago."""

@@ -15,18 +15,22 @@ Cost: a plain item 0.5 us to pickle, 0.6 us to read; with a block about 15 us an
 from __future__ import annotations
 
 import array
+import contextlib
 import io
 import os
 import pickle
 import socket
 import struct
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 from fullcourt._transport.blocks import open_block, raw_views, write_block
 from fullcourt._transport.carried import MAX_DESCRIPTORS, NotCarried, Rights, arriving, collecting, give, take
 from fullcourt._transport.codec import MAX_BUFFERS, Codec, is_small, keep_large
 from fullcourt.errors import PicklingError
+
+if TYPE_CHECKING:
+    from multiprocessing.connection import Connection
 
 __all__ = ["Message", "bytes_message", "encode", "in_one_piece", "read", "receive"]
 
@@ -70,10 +74,8 @@ def encode(obj: object) -> bytes | Message:
     """
     buffers: list[pickle.PickleBuffer] = []
     data = b""
-    try:
+    with contextlib.suppress(Exception):  # it has descriptors, or cloudpickle may know better
         data = pickle.dumps(obj, PROTOCOL, buffer_callback=buffers.append)
-    except Exception:  # noqa: BLE001, S110  it has descriptors, or cloudpickle may know better
-        pass
     if not data or b"multiprocessing.connection" in data:
         return encode_with_rights(obj)
     if b"__main__" in data:
@@ -104,6 +106,7 @@ class ForeignPickler(pickle.Pickler):
         """The reduction of such an object, or that it is none."""
         connection = sys.modules.get("multiprocessing.connection")
         if connection is not None and isinstance(obj, connection.Connection):
+            obj = cast("Connection", obj)
             token = give([obj.fileno()], "a connection")
             return rebuild_connection, (token, obj.readable, obj.writable)
         if isinstance(obj, socket.socket):
