@@ -114,7 +114,6 @@ class Line(Handle):
         self._listeners: list[Listener] = []
         self._lock = threading.Lock()  # protects _n_users and the closing of descriptors
         self._n_users = 0
-        self._use = Use(self)
         self._closed = False
         self._has_put = False
         self._mark = 0  # when so many items were taken from the log, ours were
@@ -193,6 +192,11 @@ class Line(Handle):
     def _check_open(self) -> None:
         if self._closed:
             raise ValueError(f"this {type(self).__name__} is closed: close() was called on it in this process")
+
+    @property
+    def _use(self) -> Use:
+        """A context in which the descriptors stay open. Not kept: a cycle would keep them open for long."""
+        return Use(self)
 
     # -- how much --------------------------------------------------------------------------------------------------
 
