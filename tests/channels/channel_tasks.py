@@ -35,7 +35,7 @@ def echo(source: Any, target: Any, n: int) -> None:
 
 def echo_pipe(end: Any) -> None:
     with end:
-        for item in end:
+        while (item := end.recv()) != "stop":
             end.send(item)
 
 

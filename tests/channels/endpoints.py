@@ -11,11 +11,17 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import pytest
+
 import fullcourt
 
 KINDS = ["thread", "fork", "forkserver", "spawn", "pool-fork", "pool-forkserver", "pool-spawn", "pool-threads"]
 if sys.version_info >= (3, 14):
     KINDS.append("pool-interpreters")
+# The same, those that start interpreters marked as slow: one test runs against all of them in any case.
+QUICK_KINDS = [
+    pytest.param(kind, marks=pytest.mark.slow) if kind.endswith(("forkserver", "spawn")) else kind for kind in KINDS
+]
 # Those whose endpoints can be killed, one by one.
 PROCESS_KINDS = ["fork", "forkserver", "spawn"]
 

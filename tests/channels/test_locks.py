@@ -12,26 +12,30 @@ from typing import Any
 
 import pytest
 from channel_tasks import count_up, hold, hold_and_die, wait_and_tell, wait_on_condition
-from endpoints import KINDS, PROCESS_KINDS, endpoint, fork, kill, reap
+from endpoints import KINDS, PROCESS_KINDS, QUICK_KINDS, endpoint, fork, kill, reap
 
 import fullcourt
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="locks need Linux")
 
-MAKERS = [fullcourt.Lock, fullcourt.RLock, lambda: fullcourt.Semaphore(1), lambda: fullcourt.BoundedSemaphore(1)]
+MAKERS = [fullcourt.Lock, fullcourt.RLock, fullcourt.Semaphore, fullcourt.BoundedSemaphore]
 
 
-@pytest.fixture(params=range(len(MAKERS)), ids=["Lock", "RLock", "Semaphore", "BoundedSemaphore"])
-def lock(request: pytest.FixtureRequest) -> Any:
-    return MAKERS[request.param]()
+@pytest.fixture(params=MAKERS, ids=lambda make: make.__name__)
+def make(request: pytest.FixtureRequest) -> Any:
+    return request.param
 
 
-@pytest.fixture(params=KINDS)
+@pytest.fixture(params=QUICK_KINDS)
 def kind(request: pytest.FixtureRequest) -> str:
     return request.param
 
 
-def test_only_one_at_a_time(kind: str, lock: Any) -> None:
+@pytest.mark.parametrize(
+    ("kind", "make"), [*((kind, fullcourt.Lock) for kind in KINDS), *(("fork", make) for make in MAKERS[1:])]
+)
+def test_only_one_at_a_time(kind: str, make: Any) -> None:
+    lock = make()
     cell = fullcourt.Queue()
     cell.put(0)
     with endpoint(kind) as there:
@@ -41,7 +45,8 @@ def test_only_one_at_a_time(kind: str, lock: Any) -> None:
     assert cell.get() == 120
 
 
-def test_try_wait_a_while_and_release(lock: Any) -> None:
+def test_try_wait_a_while_and_release(make: Any) -> None:
+    lock = make()
     held, gate = fullcourt.Queue(), fullcourt.Queue()
     with endpoint("fork") as there:
         there.start(hold, lock, held, gate)
@@ -57,9 +62,10 @@ def test_try_wait_a_while_and_release(lock: Any) -> None:
         lock.release()
 
 
-def test_the_holders_death_is_told_once_with_the_lock_held(lock: Any) -> None:
+def test_the_holders_death_is_told_once_with_the_lock_held(make: Any) -> None:
+    lock = make()
     held = fullcourt.Queue()
-    with endpoint("spawn") as there:
+    with endpoint("forkserver") as there:
         process = there.start(hold_and_die, lock, held)
         pid = held.get(timeout=30)
         with pytest.raises(fullcourt.OwnerDied, match=f"pid {pid} ended while it held") as caught:
@@ -71,7 +77,8 @@ def test_the_holders_death_is_told_once_with_the_lock_held(lock: Any) -> None:
     lock.release()
 
 
-def test_the_holders_death_wakes_who_waits(lock: Any) -> None:
+def test_the_holders_death_wakes_who_waits(make: Any) -> None:
+    lock = make()
     held, gate = fullcourt.Queue(), fullcourt.Queue()
     told: list[Any] = []
 
@@ -91,7 +98,8 @@ def test_the_holders_death_wakes_who_waits(lock: Any) -> None:
     assert told == [pid]
 
 
-def test_a_with_statement_leaves_the_lock_free_when_it_reports_a_death(lock: Any) -> None:
+def test_a_with_statement_leaves_the_lock_free_when_it_reports_a_death(make: Any) -> None:
+    lock = make()
     held = fullcourt.Queue()
     pid = fork(lambda: hold_and_die(lock, held))
     reap(pid)

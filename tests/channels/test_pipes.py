@@ -13,14 +13,14 @@ from typing import Any
 
 import pytest
 from channel_tasks import echo_pipe
-from endpoints import KINDS, endpoint, fork, reap
+from endpoints import QUICK_KINDS, endpoint, fork, reap
 
 import fullcourt
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="pipes need Linux")
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", QUICK_KINDS)
 def test_objects_of_every_size_go_there_and_back(kind: str) -> None:
     numpy = pytest.importorskip("numpy") if kind != "pool-interpreters" else None
     items: list[Any] = [1, "two", None, b"", bytes(100_000), {"a": [1, 2]}, "x" * 70_000]
@@ -38,6 +38,7 @@ def test_objects_of_every_size_go_there_and_back(kind: str) -> None:
             arrived = mine.recv()
             assert (arrived == array).all()
             assert arrived.flags.writeable
+        mine.send("stop")
         mine.close()
 
 

@@ -25,7 +25,7 @@ from channel_tasks import (
     put_numbers_and_stay,
     take_and_die,
 )
-from endpoints import KINDS, PROCESS_KINDS, endpoint, fork, kill, reap
+from endpoints import KINDS, PROCESS_KINDS, QUICK_KINDS, endpoint, fork, kill, reap
 
 import fullcourt
 from fullcourt.channels._line import Line
@@ -37,7 +37,7 @@ QUEUES = [fullcourt.Queue, fullcourt.SimpleQueue, fullcourt.JoinableQueue]
 MANY = 1200
 
 
-@pytest.fixture(params=KINDS)
+@pytest.fixture(params=QUICK_KINDS)
 def kind(request: pytest.FixtureRequest) -> str:
     return request.param
 
@@ -62,6 +62,7 @@ def test_what_was_put_first_comes_first_whatever_the_size(make: Any) -> None:
     items.close()
 
 
+@pytest.mark.parametrize("kind", KINDS)
 def test_a_round_trip_through_every_kind_of_endpoint(kind: str) -> None:
     to, back = fullcourt.Queue(), fullcourt.SimpleQueue()
     items = [1, "two", None, {"three": [3]}, bytes(100_000), 2.5]

@@ -266,6 +266,7 @@ class Barrier(Monitored):
             index = self.n_waiting
             this_round = words[ROUND]
             mine = room.add(me(), WAITS, this_round)
+            self._monitor.ring()  # so that those who wait watch this process, too
             if index + 1 == words[PARTIES]:
                 words[ROUND] += 1
         try:
