@@ -8,6 +8,7 @@ from __future__ import annotations
 import multiprocessing
 import sys
 import unittest
+
 from test import _test_multiprocessing as suite
 
 import fullcourt
@@ -44,7 +45,7 @@ for name in CLASSES:  # in the children of spawn and forkserver, too, which find
 
 
 class Result(unittest.TestResult):
-    def stopTest(self, test):
+    def stopTest(self, test):  # noqa: N802
         bad = [text for case, text in self.errors + self.failures if case is test]
         outcome = "skip" if any(case is test for case, _ in self.skipped) else "fail" if bad else "ok"
         print(f"{test.id().rpartition('.')[2]} {outcome}", flush=True)

@@ -211,7 +211,7 @@ def test_coroutines_take_turns() -> None:
     assert asyncio.run(main()) == 1
 
 
-# -- events, conditions, barriers ----------------------------------------------------------------------------------------
+# -- events, conditions, barriers --------------------------------------------------------------------------------------
 
 
 def test_an_event_wakes_all(kind: str) -> None:

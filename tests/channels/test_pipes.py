@@ -131,8 +131,7 @@ def test_several_threads_share_an_end_without_mixing_messages() -> None:
             one.send_bytes(letter * (i * 700 + 1))
 
     def read() -> None:
-        for _ in range(100):
-            got.append(other.recv_bytes())
+        got.extend(other.recv_bytes() for _ in range(100))
 
     threads = [threading.Thread(target=write, args=(letter,)) for letter in (b"a", b"b", b"c", b"d")]
     threads += [threading.Thread(target=read) for _ in range(2)]

@@ -105,7 +105,7 @@ def test_order_holds_for_each_producer_while_the_log_is_used() -> None:
         return run
 
     pids = [fork(produce(name)) for name in range(3)]
-    seen = {name: -1 for name in range(3)}
+    seen = dict.fromkeys(range(3), -1)
     for name, i in items:
         assert i == seen[name] + 1
         seen[name] = i
@@ -257,7 +257,7 @@ def test_groups_go_through_in_order_between_processes() -> None:
     reap(pid)
 
 
-# -- what can be put -----------------------------------------------------------------------------------------------------
+# -- what can be put ---------------------------------------------------------------------------------------------------
 
 
 def test_arrays_arrive_without_a_copy_as_the_receivers_own(kind: str) -> None:
@@ -359,8 +359,8 @@ def test_a_queue_can_be_sent_through_the_standard_librarys_pipes() -> None:
 def test_a_function_may_take_a_queue_along(method: str) -> None:
     items: Any = fullcourt.Queue()
     with fullcourt.Pool(processes=1, start_method=method) as pool:
-        assert pool.map(lambda x: items.put(x), [1, 2, 3]) == [None] * 3
-        assert items.get_many(3, timeout=30) == [1, 2, 3]
+        assert pool.map(lambda x: items.put((x, 1)), [1, 2, 3]) == [None] * 3
+        assert sorted(items.get(timeout=30) for _ in range(3)) == [(1, 1), (2, 1), (3, 1)]
 
 
 def remember(queue: Any) -> None:
@@ -416,7 +416,7 @@ def test_other_systems_are_told_plainly(monkeypatch: pytest.MonkeyPatch) -> None
             make()
 
 
-# -- the end ---------------------------------------------------------------------------------------------------------------
+# -- the end -----------------------------------------------------------------------------------------------------------
 
 
 def test_a_closed_queue_refuses_and_the_others_go_on() -> None:
@@ -488,7 +488,7 @@ def test_descriptors_and_memory_go_with_the_last_handle() -> None:
     assert len(os.listdir("/proc/self/fd")) == before
 
 
-# -- threads, event loops ------------------------------------------------------------------------------------------------
+# -- threads, event loops ----------------------------------------------------------------------------------------------
 
 
 def test_threads_of_one_process_wait_for_each_other() -> None:
@@ -542,7 +542,7 @@ def test_a_coroutine_and_a_process_exchange_items() -> None:
     assert reap(pid) == 0
 
 
-# -- tasks to be done ------------------------------------------------------------------------------------------------------
+# -- tasks to be done --------------------------------------------------------------------------------------------------
 
 
 def test_join_waits_until_all_is_done() -> None:
@@ -575,7 +575,7 @@ def test_join_does_not_wait_for_the_dead() -> None:
     assert joined == [True]
 
 
-# -- deaths ----------------------------------------------------------------------------------------------------------------
+# -- deaths ------------------------------------------------------------------------------------------------------------
 
 
 def test_the_death_of_a_consumer_that_was_woken_wakes_another() -> None:
