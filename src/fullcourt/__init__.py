@@ -36,6 +36,7 @@ if TYPE_CHECKING:
         PoolClosed,
         RemoteError,
         TaskCancelled,
+        TaskMemoryExceeded,
         TaskTimeout,
         WorkerDied,
     )
@@ -68,6 +69,7 @@ __all__ = [
     "ShutDown",
     "SimpleQueue",
     "TaskCancelled",
+    "TaskMemoryExceeded",
     "TaskTimeout",
     "WorkerDied",
     "map",

@@ -130,3 +130,49 @@ def start_a_child_and_wait(journal: str) -> None:
         os._exit(0)
     append_line(journal, pid)
     os.kill(os.getpid(), signal.SIGKILL)
+
+
+# --- tasks of the sweeps
+
+
+def result_of(kind: str, i: int) -> Any:
+    """What the task of that kind and number gives; an exception: it raises that."""
+    if kind == "none":
+        return None
+    if kind == "text":
+        return f"result {i}"
+    if kind == "block":
+        return bytes([i % 256]) * 80_000  # beyond what travels in a frame
+    if kind == "error":
+        return ValueError(i)
+    return i * i
+
+
+def note_and_give(log: str, kinds: tuple[str, ...], i: int) -> Any:
+    """Append one's number to the log, then give (or raise) the result of one's kind."""
+    append_line(log, i)
+    result = result_of(kinds[i % len(kinds)], i)
+    if isinstance(result, Exception):
+        raise result
+    return result
+
+
+def note_and_tell(log: str, kinds: tuple[str, ...], i: int) -> tuple[int, Any]:
+    """The same, with one's number."""
+    return i, note_and_give(log, kinds, i)
+
+
+class LoadingError(Exception):
+    """An argument that will not load."""
+
+
+class LoadsToAnError:
+    def __init__(self, i: int) -> None:
+        self.i = i
+
+    def __reduce__(self) -> Any:
+        return raise_loading_error, (self.i,)
+
+
+def raise_loading_error(i: int) -> None:
+    raise LoadingError(i)

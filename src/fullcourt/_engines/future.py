@@ -42,7 +42,7 @@ class Settler(Protocol):
     """Who brings futures to their end: the driver."""
 
     def wait(self, future: Future[Any], timeout: float | None) -> bool: ...
-    def cancel(self, future: Future[Any]) -> bool: ...
+    def cancel(self, future: Future[Any], *, waits: bool = True) -> bool: ...
     def hurry(self) -> None: ...
     def is_running(self, future: Future[Any]) -> bool: ...
 
@@ -158,12 +158,23 @@ class Future(concurrent.futures.Future, Generic[T]):  # type: ignore[type-arg]
             logging.getLogger("concurrent.futures").exception("exception calling callback for %r", self)
 
     def cancel(self) -> bool:
-        """Cancel the task. True: it will give no result. False: it has ended, or cannot be stopped any more."""
+        """Cancel the task, also one that runs in a worker process. Returns whether it was: then it gives no result.
+
+        A running task is stopped as :meth:`fullcourt.Pool.options` says, and this waits until it has stopped (or given
+        its result after all: then the answer is False). In a thread that runs an event loop, it does not wait: the
+        future is cancelled at once, and its task is stopped meanwhile. What runs on a thread or in a sub-interpreter
+        cannot be stopped: False.
+        """
         if self._state in ENDED:
             return self.cancelled()
         if self._settler is not None:
             return self._settler.cancel(self)
         return self._state != RUNNING and self._settle_cancelled()
+
+    def request_cancel(self) -> None:
+        """As :meth:`cancel`, without waiting: the future ends when its task has stopped."""
+        if self._state not in ENDED and self._settler is not None:
+            self._settler.cancel(self, waits=False)
 
     # -- settling: once, by the driver (or by whoever made a future by hand) ---------------------------------------
 
@@ -184,17 +195,22 @@ class Future(concurrent.futures.Future, Generic[T]):  # type: ignore[type-arg]
 
     def set_result(self, result: T) -> None:
         """End it with a result. Raises concurrent.futures.InvalidStateError if it has ended."""
-        self._must_be_open()
-        self._settle(result, None)
+        self._settle_by_hand(result, None)
 
     def set_exception(self, exception: BaseException | None) -> None:
         """End it with an exception. Raises concurrent.futures.InvalidStateError if it has ended."""
-        self._must_be_open()
-        self._settle(None, exception)
+        self._settle_by_hand(None, exception)
 
-    def _must_be_open(self) -> None:
-        if self._state in ENDED:
-            raise concurrent.futures.InvalidStateError(f"{self._state}: {self!r}")
+    def _settle_by_hand(self, result: Any, exception: BaseException | None) -> None:
+        """End it, if nobody else does at the same time."""
+        if self._on_end is not None and self._state not in ENDED:
+            self._call_on_end(result, exception)
+        with self._condition:
+            if self._state in ENDED:
+                raise concurrent.futures.InvalidStateError(f"{self._state}: {self!r}")
+            self.work = None
+            self._end_and_notify(result, exception)
+        self._call_done_callbacks()
 
     def _settle(self, result: Any, exception: BaseException | None) -> None:
         """End it. The callbacks of ``apply_async`` come first, then the waiters, then the done-callbacks."""
@@ -206,15 +222,19 @@ class Future(concurrent.futures.Future, Generic[T]):  # type: ignore[type-arg]
                 self._end(FINISHED, result, exception)
                 return
         with self._cond:
-            with guard:  # against block and unblock
-                self._end(FINISHED, result, exception)
-            for waiter in self._waiters:
-                if exception is None:
-                    waiter.add_result(self)
-                else:
-                    waiter.add_exception(self)
-            self._cond.notify_all()
+            self._end_and_notify(result, exception)
         self._call_done_callbacks()
+
+    def _end_and_notify(self, result: Any, exception: BaseException | None) -> None:
+        """Under the condition."""
+        with guard:  # against block and unblock
+            self._end(FINISHED, result, exception)
+        for waiter in self._waiters:
+            if exception is None:
+                waiter.add_result(self)
+            else:
+                waiter.add_exception(self)
+        self._condition.notify_all()
 
     def _end(self, state: str, result: Any, exception: BaseException | None) -> None:
         self._result = result

@@ -101,7 +101,8 @@ class ProcessEngine(LinkedEngine):
     def _template_lost(self, events: list[Event]) -> None:
         """The template is gone (killed from outside). A new one is started, and workers that outlived it are replaced.
 
-        They finish what they were sent, and end; a pidfd tells when, since nobody is left to reap them.
+        They finish what they were sent, and end; a pidfd tells when, since nobody is left to reap them. Of one that was
+        just being started nobody knows whether it runs: it tells its pid when it is ready, and its link when it ends.
         """
         assert self._control is not None
         self._unwatch(self._control.fileno())
@@ -111,18 +112,20 @@ class ProcessEngine(LinkedEngine):
         for handle in list(self.handles.values()):
             if handle.orphaned:
                 continue
-            if handle.pidfd < 0:  # it was just being started
-                self._remove(handle)
-                events.append(Lost(handle, -signal.SIGKILL, None))
-                continue
             handle.orphaned = True
-            self._watch(handle.pidfd, partial(self._orphan_ended, handle))
+            if handle.pidfd >= 0:
+                self._watch(handle.pidfd, partial(self._orphan_ended, handle))
+            elif handle.at_end:
+                self._orphan_ended(handle, events)
+                continue
             events.append(Orphaned(handle))
         if self._ending:
             return
         self._restarts += 1
         if self._restarts > 10:
-            events.append(Broken(PoolBroken("the process that starts the workers was killed ten times; giving up")))
+            events.append(
+                Broken(PoolBroken("the process that starts the workers was killed ten times in a row; giving up"))
+            )
             return
         try:
             self.open()
@@ -133,7 +136,19 @@ class ProcessEngine(LinkedEngine):
         self._unwatch(handle.pidfd)
         self._drain(handle, events)
         self._remove(handle)
-        events.append(Lost(handle, None, None))
+        # One that was never ready has most likely died with its template, or was not started any more.
+        events.append(Lost(handle, None if handle.ready else -signal.SIGKILL, None))
+
+    def worker_ready(self, handle: Handle, pid: int) -> None:
+        """A worker has said that it is ready. Its template has said before that it was started, unless it died."""
+        self._restarts = 0  # the template does its work
+        if handle.orphaned and handle.pidfd < 0 and handle.id in self.handles:
+            handle.pid = pid
+            handle.pidfd = open_pidfd(pid)
+            if handle.pidfd >= 0:
+                self._watch(handle.pidfd, partial(self._orphan_ended, handle))
+                if self._ending:
+                    self.kill(handle.id)
 
     def _order(self, message: tuple[Any, ...], fds: list[int] | None = None) -> bool:
         control = self._control
@@ -170,15 +185,31 @@ class ProcessEngine(LinkedEngine):
             for _ in range(self.n_slots):
                 handle.link.send(make_frame(frames.STOP, 0, 0, 0, 0, 0.0, b"", b"", []))
 
+    def signal(self, worker_id: int, number: int) -> None:
+        handle = self.handles.get(worker_id)
+        if handle is None or handle.pid is None or not number:
+            return
+        with contextlib.suppress(OSError):
+            if handle.pidfd >= 0:
+                signal.pidfd_send_signal(handle.pidfd, number)
+            else:
+                os.kill(handle.pid, number)  # not yet reaped: its template would have told
+
     def kill(self, worker_id: int) -> bool:
         handle = self.handles.get(worker_id)
         if handle is not None and handle.orphaned:
+            if handle.pidfd < 0:  # it still starts, if it lives: it sees the end of file
+                handle.link.hang_up()
+                return True
             with contextlib.suppress(OSError):
                 signal.pidfd_send_signal(handle.pidfd, signal.SIGKILL)
             return True
         return self._order(("kill", worker_id, int(signal.SIGKILL)))
 
     def _link_ended(self, handle: Handle, events: list[Event]) -> None:
+        if handle.pidfd < 0 and (handle.orphaned or self._control is None):  # nobody else will tell
+            self._orphan_ended(handle, events)
+            return
         # Usually it has died, and the template says so at once. If it lives, it has closed its end: it is of no use.
         self.kill(handle.id)
 

@@ -78,9 +78,9 @@ class Template:
         prepared = False
         try:
             while os.getppid() == self._pool_pid:
-                # The first workers are on their way before ctypes is imported (10 ms) for what protects against
-                # our own death and for adopting orphans.
-                events = poll.poll(None if prepared or not self._pids else 20)
+                # The first workers are on their way before what adopts orphans is loaded (1 ms); then at once, for
+                # a short-lived pool has orphans, too.
+                events = poll.poll(None if prepared or not self._pids else 0)
                 if not events and not prepared:
                     prepared = True
                     become_subreaper()
@@ -184,7 +184,7 @@ def worker_main(worker_id: int, tasks_fd: int, results_fd: int, page_fd: int, se
         from fullcourt._transport.journal import REGION_BYTES
         from fullcourt._transport.link import WorkerEnd
 
-        if "ctypes" in sys.modules:
+        if "_ctypes" in sys.modules:
             die_with_parent(parent_pid)
         page = mmap.mmap(page_fd, setup.n_slots * REGION_BYTES)
         os.close(page_fd)

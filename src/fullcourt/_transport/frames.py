@@ -19,11 +19,12 @@ A frame is one datagram of a ``SOCK_SEQPACKET`` socket (one message of the porta
                                 multiple of 64 bytes, in the order: function, payload, out-of-band buffers
                                 PARTS: the same table; each part follows in messages of at most PIECE_BYTES
 
-To a worker: CALL (payload: ``(args, kwargs)``), MAP and STARMAP (payload: list of items), STOP; over the portable link
+To a worker: CALL (payload: ``(args, kwargs)``), MAP and STARMAP (payload: list of items), the same
+as TIMED_MAP and TIMED_STARMAP (the start of each item is recorded in the journal), STOP; over the portable link
 TAKE_BACK (give back what no slot has begun).
 
 To the pool: RESULT (of a call), RESULTS (list: the next ``count`` items of a map chunk from ``start`` on), ERROR (the
-task at ``start`` failed), READY, INIT_FAILED. Where nothing ran: MISSING (the worker no longer has the function: send
+task at ``start`` failed), READY (with the process's id in the place of the chunk's), INIT_FAILED. Where nothing ran: MISSING (the worker no longer has the function: send
 it again), UNLOADABLE (the payload of several items would not load: send them one by one), UNLOADABLE_FUNCTION (with
 the error), REVOKED (the rest of a chunk, as the pool told it in the journal), and over the portable link TAKEN_BACK
 (one u64 per chunk: its id; these will not run here).
@@ -53,6 +54,8 @@ MAP = 2
 STARMAP = 3
 STOP = 4
 TAKE_BACK = 5
+TIMED_MAP = 6  # MAP and STARMAP + 4
+TIMED_STARMAP = 7
 
 RESULT = 16
 RESULTS = 17

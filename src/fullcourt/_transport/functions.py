@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import pickle
 import sys
+import threading
 from collections.abc import Callable
 from types import BuiltinFunctionType, FunctionType, ModuleType
 from typing import Any
@@ -20,7 +21,7 @@ __all__ = ["Function", "FunctionTable", "function_name", "with_fallback"]
 class Function:
     """A function as it travels: its pickle, and a number under which workers keep it (0: they do not)."""
 
-    __slots__ = ("captured", "data", "estimate", "fell_back", "id", "name", "rights", "tried")
+    __slots__ = ("captured", "data", "estimate", "fell_back", "id", "n_fatal_loads", "name", "rights", "tried")
 
     def __init__(
         self,
@@ -34,6 +35,7 @@ class Function:
         self.estimate = estimate
         self.fell_back = False  # whether `data` is that of `with_fallback`
         self.tried: set[int] = set()  # workers that were sent that
+        self.n_fatal_loads = 0  # workers in a row that ended while they loaded it
         self.id = function_id
         self.data = data
         self.rights = rights  # the descriptors of queues, pipes and locks that it takes along; never of a kept one
@@ -56,6 +58,7 @@ class FunctionTable:
         self._known: dict[object, Function] = {}
         self._unkept: dict[str, Estimate] = {}  # of functions that are pickled at each use, by name
         self._ids = itertools.count(1)
+        self._lock = threading.Lock()  # on free-threaded Python two threads could draw the same number
 
     def get(self, fn: Callable[..., Any]) -> Function:
         """The function's entry. Raises PicklingError. From any thread: at worst a function is numbered twice."""
@@ -79,7 +82,9 @@ class FunctionTable:
                 return self._unnumbered(fn, data, rights)
         if len(self._known) >= self.MAX:
             self._known.pop(next(iter(self._known)), None)
-        entry = Function(next(self._ids), data, function_name(fn), captured, Estimate())
+        with self._lock:
+            number = next(self._ids)
+        entry = Function(number, data, function_name(fn), captured, Estimate())
         self._known[fn] = entry
         return entry
 

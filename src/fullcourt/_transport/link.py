@@ -300,6 +300,11 @@ class PoolEnd:
             self.send(frame)
         return ids
 
+    def hang_up(self) -> None:
+        """Have the worker see the end of file, after what it was sent."""
+        with contextlib.suppress(OSError):
+            self._out.shutdown(socket.SHUT_RDWR)
+
     def close(self) -> None:
         """Close the pool's end. Idempotent."""
         with self._lock:
