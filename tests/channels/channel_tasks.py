@@ -35,7 +35,7 @@ def echo(source: Any, target: Any, n: int) -> None:
 
 def echo_pipe(end: Any) -> None:
     with end:
-        while (item := end.recv()) != "stop":
+        while not isinstance(item := end.recv(), str) or item != "stop":
             end.send(item)
 
 

@@ -6,15 +6,11 @@ Usage: cpython_suite.py START_METHOD CLASS... It prints one line for each test: 
 from __future__ import annotations
 
 import multiprocessing
+import multiprocessing.connection
 import sys
 import unittest
 
-from test import _test_multiprocessing as suite
-
 import fullcourt
-
-METHOD, *CLASSES = sys.argv[1:]
-multiprocessing.set_start_method(METHOD, force=True)
 
 NAMES = (
     "Pipe", "Queue", "SimpleQueue", "JoinableQueue", "Lock", "RLock", "Semaphore", "BoundedSemaphore", "Condition",
@@ -34,16 +30,6 @@ class Ours:
         """Looks into the semaphores that their Condition consists of; ours has none."""
 
 
-for name in THEIRS:
-    setattr(Ours, name, staticmethod(getattr(multiprocessing, name)))
-for name in NAMES:
-    setattr(Ours, name, staticmethod(getattr(fullcourt, name)))
-for name in CLASSES:  # in the children of spawn and forkserver, too, which find them here by their names
-    globals()[f"Ours{name}"] = type(
-        f"Ours{name}", (Ours, getattr(suite, name), unittest.TestCase), {"__module__": __name__}
-    )
-
-
 class Result(unittest.TestResult):
     def stopTest(self, test):  # noqa: N802
         bad = [text for case, text in self.errors + self.failures if case is test]
@@ -53,8 +39,25 @@ class Result(unittest.TestResult):
             print(text, file=sys.stderr, flush=True)
 
 
+def prepare(method, classes):
+    """Make the classes; in the children of spawn and forkserver, too, which find them here by their names."""
+    from test import _test_multiprocessing as suite
+
+    multiprocessing.set_start_method(method, force=True)
+    for name in THEIRS:
+        setattr(Ours, name, staticmethod(getattr(multiprocessing, name)))
+    for name in NAMES:
+        setattr(Ours, name, staticmethod(getattr(fullcourt, name)))
+    for name in classes:
+        bases = (Ours, getattr(suite, name), unittest.TestCase)
+        globals()[f"Ours{name}"] = type(f"Ours{name}", bases, {"__module__": __name__})
+
+
+if __name__ in {"__main__", "__mp_main__"}:
+    prepare(sys.argv[1], sys.argv[2:])
+
 if __name__ == "__main__":
     tests = unittest.TestSuite()
-    for name in CLASSES:
+    for name in sys.argv[2:]:
         tests.addTests(unittest.TestLoader().loadTestsFromTestCase(globals()[f"Ours{name}"]))
     tests.run(Result())

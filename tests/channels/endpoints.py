@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 import os
+import random
 import signal
 import sys
 import threading
@@ -126,11 +127,11 @@ def die_at(n: int) -> None:
 
 
 def sweep(operation: Callable[[], object], check: Callable[[bool], object], step: int = 1) -> int:
-    """Run an operation in a child that is killed at its 1st, 2nd, 3rd ... instruction, until one finishes unharmed.
+    """Run an operation in a child that is killed at its nth instruction, for n up to where one finishes unharmed.
 
-    After each, `check` is called in this process; with whether the child finished. Returns how many were killed.
+    After each, `check` is called in this process; with whether the child finished. Returns about how many were killed.
     """
-    n = 1
+    n = random.randint(1, step)
     while True:
 
         def child(n: int = n) -> None:

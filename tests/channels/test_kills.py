@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import queue
 import sys
 import threading
@@ -32,9 +33,10 @@ def drained(items: Any) -> list[Any]:
         return got
 
 
-@pytest.fixture(params=[pytest.param(1, marks=pytest.mark.slow), 17], ids=["every", "some"])
-def step(request: pytest.FixtureRequest) -> int:
-    return request.param
+@pytest.fixture
+def step() -> int:
+    """At every so many instructions; the first is drawn, so that repeated runs come to all. 1 takes half an hour."""
+    return int(os.environ.get("FULLCOURT_SWEEP_STEP", "17"))
 
 
 @pytest.mark.parametrize("filled", [0, FILL], ids=["socket", "log"])
@@ -57,7 +59,7 @@ def test_a_putter_killed_anywhere(step: int, filled: int, maxsize: int, joinable
         items.put_many(range(filled))
 
     items.put_many(range(filled))
-    assert sweep(operation, check, step) >= 3
+    assert sweep(operation, check, step) >= 2
 
 
 @pytest.mark.parametrize("filled", [3, FILL], ids=["socket", "log"])
@@ -82,7 +84,7 @@ def test_a_taker_killed_anywhere(step: int, filled: int, joinable: bool) -> None
         items.put_many(range(filled))
 
     items.put_many(range(filled))
-    assert sweep(operation, check, step) >= 3
+    assert sweep(operation, check, step) >= 2
 
 
 def test_one_killed_anywhere_while_it_waits_for_an_item(step: int) -> None:

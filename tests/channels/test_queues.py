@@ -619,7 +619,8 @@ def test_a_stopped_consumer_holds_nobody_up() -> None:
             got.put(item)
 
     first, second = fork(consume), fork(consume)
-    ready.get_many(2)
+    for _ in range(2):
+        wait_until_asleep(ready.get(timeout=30))
     os.kill(first, signal.SIGSTOP)
     for i in range(100):
         items.put(i)
