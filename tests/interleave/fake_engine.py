@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 from collections import deque
 from types import SimpleNamespace
@@ -11,6 +12,7 @@ from fullcourt._core.scheduler import Scheduler
 from fullcourt._engines import driver as driver_module
 from fullcourt._engines import future as future_module
 from fullcourt._engines import roles as roles_module
+from fullcourt._engines import supervisor as supervisor_module
 from fullcourt._engines.driver import Driver
 from fullcourt._engines.jobs import Call
 from fullcourt._engines.linked import FrameArrived, Lost
@@ -18,9 +20,11 @@ from fullcourt._transport import frames
 from fullcourt._transport.codec import Codec
 from fullcourt._transport.journal import RUNNING
 from fullcourt._transport.link import make_frame
+from fullcourt._transport.remote_errors import dump_exception
+from fullcourt.errors import TaskCancelled
 from tests.interleave.interleaver import Interleaver, Queue
 
-MODULES = [driver_module, roles_module, future_module]
+MODULES = [driver_module, roles_module, future_module, supervisor_module]
 
 
 class Death(BaseException):
@@ -31,11 +35,17 @@ def die() -> None:
     raise Death
 
 
+def nap() -> None:
+    """A task that runs until it is stopped."""
+    raise Death
+
+
 class Worker:
     """A worker's handle, and the worker."""
 
     def __init__(self, worker_id: int, engine: FakeEngine) -> None:
-        self.id = self.pid = worker_id
+        self.id = worker_id
+        self.pid = os.getpid()  # never another number: what a process started is killed with it
         self.name = f"worker-{worker_id}"
         self.known: set[int] = set()
         self.ready = True
@@ -49,6 +59,7 @@ class Worker:
         self.results: list[Any] = []
         self.revoked: set[int] = set()
         self.killed = False
+        self.stopped = 0  # the chunk whose task an exception is to be raised in
         self._engine = engine
 
     def serve(self) -> None:
@@ -65,6 +76,11 @@ class Worker:
         self.results = []
         self.started = chunk.id
         if type(chunk) is Call:
+            if chunk.fn is nap:
+                world.block(lambda: self.killed or self.stopped == chunk.id)
+                if not self.killed:
+                    self._answer(frames.ERROR, chunk, 1, TaskCancelled("stopped"))
+                    return
             self._answer(frames.RESULT, chunk, 1, chunk.fn(*chunk.args))
             return
         for item in chunk.items:
@@ -80,7 +96,8 @@ class Worker:
     def _answer(self, kind: int, chunk: Any, count: int, value: Any) -> None:
         if self.killed:
             raise Death
-        frame = make_frame(kind, 0, chunk.id, chunk.start, count, 0.001, b"", pickle.dumps(value), [])
+        payload = dump_exception(value, "", Codec()) if kind == frames.ERROR else pickle.dumps(value)
+        frame = make_frame(kind, 0, chunk.id, chunk.start, count, 0.001, b"", payload, [])
         fields = frames.unpack(frame.data)
         self._engine.post(FrameArrived(self, fields, frame.data, -1))  # type: ignore[arg-type]
 
@@ -89,6 +106,9 @@ class FakeEngine:
     needs_driving = True
     runs_inline = False
     can_take_back = True
+    can_stop = can_kill = True
+    abandons_at_once = False
+    n_slots = 1
 
     def __init__(self, world: Interleaver) -> None:
         self.world = world
@@ -166,6 +186,19 @@ class FakeEngine:
         self.world.point("wake")
 
     def worker_ready(self, handle: Any, pid: int) -> None: ...
+
+    def signal(self, worker_id: int, number: int) -> None: ...
+
+    def interrupt(self, worker_id: int, chunk_id: int, stop: int) -> None:
+        if worker_id in self.handles:
+            self.handles[worker_id].stopped = chunk_id
+
+    def running(self, worker_id: int, chunk_id: int) -> Any:
+        return (0, 0.0) if self.started_by(worker_id, chunk_id) else None
+
+    def started_by(self, worker_id: int, chunk_id: int) -> bool:
+        worker = self.handles.get(worker_id)
+        return worker is not None and worker.started == chunk_id
 
     def started(self, handle: Worker) -> dict[int, int]:
         return {handle.started: 0}

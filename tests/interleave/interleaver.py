@@ -224,6 +224,7 @@ class Interleaver:
             main_thread=threading.main_thread,
         )
         stand_ins = {
+            "kill_tree": refuse,  # there are no processes here: whatever would be killed is somebody else's
             "threading": names,
             "make_thread": self.make_thread,
             "monotonic": lambda: self.now,
@@ -243,6 +244,10 @@ class Interleaver:
         finally:
             for module, name, value in old:
                 setattr(module, name, value)
+
+
+def refuse(*args: object, **kwargs: object) -> None:
+    raise AssertionError(f"a test without processes was about to kill some: {args}")
 
 
 class Lock:

@@ -12,7 +12,7 @@ from fullcourt._engines.driver import Driver
 from fullcourt._engines.future import Future
 from fullcourt._engines.jobs import MAP, MapJob
 from fullcourt.errors import WorkerDied
-from tests.interleave.fake_engine import MODULES, die, end, make_driver
+from tests.interleave.fake_engine import MODULES, die, end, make_driver, nap
 from tests.interleave.interleaver import Interleaver, explore
 
 
@@ -140,6 +140,62 @@ def test_a_cancellation_beside_a_death() -> None:
         return check
 
     explore(scenario, MODULES, n_random=40, n_preempted=60)
+
+
+def test_a_running_call_is_cancelled_beside_another_that_waits_behind_it() -> None:
+    def scenario(world: Interleaver) -> Any:
+        all_ = new(world, 2)
+        naps = [all_.submit(nap), all_.submit(nap)]
+        work = [all_.submit(), all_.submit()]
+        seen: list[Any] = []
+        answers: list[bool] = []
+        actors = [
+            world.add("canceller", lambda: answers.append(naps[0].cancel())),
+            world.add("other canceller", lambda: answers.append(naps[1].cancel())),
+            world.add("waiter", lambda: seen.extend(map(outcome, work))),
+        ]
+        world.add("end", lambda: end(world, all_.driver, actors))
+
+        def check() -> None:
+            assert answers == [True, True]
+            assert seen == [4, 9]
+            all_.check()
+
+        return check
+
+    explore(scenario, MODULES, n_random=60, n_preempted=80)
+
+
+def test_calls_that_wait_behind_others_are_cancelled_by_two() -> None:
+    """Each takes back what lies beside the other's, and what a free worker takes over meanwhile."""
+
+    def scenario(world: Interleaver) -> Any:
+        all_ = new(world, 2)
+        futures = [all_.submit() for _ in range(5)]
+        answers: dict[int, bool] = {}
+
+        def cancel(*numbers: int) -> None:
+            for i in numbers:
+                answers[i] = futures[i].cancel()
+
+        actors = [
+            world.add("canceller", lambda: cancel(4, 2)),
+            world.add("other canceller", lambda: cancel(3)),
+            world.add("waiter", lambda: list(map(outcome, futures))),
+        ]
+        world.add("end", lambda: end(world, all_.driver, actors))
+
+        def check() -> None:
+            for i, future in enumerate(futures):
+                assert future.cancelled() == answers.get(i, False)
+                if not future.cancelled():
+                    assert future.result(0) == i * i
+                    assert i in all_.ran
+            all_.check()
+
+        return check
+
+    explore(scenario, MODULES, n_random=60, n_preempted=80)
 
 
 def start_map(all_: Outcomes, n: int, chunksize: int, *, deadly: int = -1) -> Future[Any]:

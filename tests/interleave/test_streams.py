@@ -45,6 +45,7 @@ class Input:
 def make_pool(world: Interleaver) -> Any:
     pool = Pool.__new__(Pool)
     pool._driver = make_driver(world)
+    pool._options = None
     return pool
 
 

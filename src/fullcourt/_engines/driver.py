@@ -21,6 +21,7 @@ Invariants:
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import signal
@@ -95,6 +96,7 @@ class Driver:
         self.n_failed = 0
         self.functions = FunctionTable(engine.codec) if engine.codec is not None else None
         self._deferred: deque[Callable[[], None]] = deque()  # to be done without the lock
+        self._arrived: deque[Any] = deque()  # events that were received and not yet read; the leader's
         self._outcomes: deque[Settlement] = deque()  # futures to be settled without the lock
         self._abandoned_jobs: list[StreamJob] = []
         self._held: list[StreamJob] = []
@@ -158,28 +160,47 @@ class Driver:
             if options.priority:
                 priority = options.priority
                 me = (me, priority)
-        with self.roles.shield, self._lock:
-            self._check_open()
-            stream = self._streams.get(me)
-            if stream is None:
-                stream = self._streams[me] = CallStream(Estimate(), priority)
-                self._forget_streams(me)
-            if self._limited and not self._n_open:
-                self.supervisor.work_came(monotonic())
-            self._n_open += 1
-            call.id = self.new_id()  # under the lock: on free-threaded Python two could draw the same number
-            call.stream = stream
-            stream.append(call)
-            if not stream.queued:
-                self.scheduler.stream_filled(stream, monotonic())
-        if self.scheduler.actions:
-            self._perform()
+        self._hand_in(call, me, priority)
         if not waits and self.engine.needs_driving:
             self._since_driven += 1
             if self.roles.parked:
                 self.roles.arm()
             if self._since_driven >= DRIVE_EVERY:
                 self.roles.try_step(0)
+
+    def _hand_in(self, call: Call, me: object, priority: int) -> None:
+        """Give a call to the scheduler and, as a rule, at once to a worker."""
+        scheduler = self.scheduler
+        chunk: Any = None
+        worker_id = 0
+        with self.roles.shield:
+            with self._lock:
+                self._check_open()
+                stream = self._streams.get(me)
+                if stream is None:
+                    stream = self._streams[me] = CallStream(Estimate(), priority)
+                    self._forget_streams(me)
+                if self._limited and not self._n_open:
+                    self.supervisor.work_came(monotonic())
+                self._n_open += 1
+                call.id = self.new_id()  # under the lock: on free-threaded Python two could draw the same number
+                call.stream = stream
+                stream.append(call)
+                if not stream.queued:
+                    scheduler.stream_filled(stream, monotonic())
+                    actions = scheduler.actions
+                    # The usual case, written out: this call goes to a worker, and nothing else is to be done.
+                    if len(actions) == 1 and actions[0][0] == "send" and not self.engine.runs_inline:
+                        _, worker_id, chunk = actions[0]
+                        actions.clear()
+            if chunk is not None:
+                problem = self.engine.send(worker_id, chunk)
+                if problem is not None:
+                    self._settle(self._cannot_send(chunk, worker_id, problem))
+                elif chunk.options is not None and chunk.options.is_watched:
+                    self._watch(chunk, worker_id)
+        if scheduler.actions:
+            self._perform()
 
     def cannot_part(self, options: Options | None) -> bool:
         """Whether items with these options must travel one by one: a stuck one cannot be parted from others here."""
@@ -497,13 +518,27 @@ class Driver:
                 chunks = [worker.sent[i] for i in ids if i in worker.sent]
                 self._forget_functions(worker_id, chunks)
                 self._requeue(chunks, monotonic())
+        if self._outcomes:
+            self._settle([])
 
     def _requeue(self, chunks: list[Any], now: float) -> None:
         """Chunks that did not start go elsewhere, unless their job is over."""
         for chunk in chunks:
-            if type(chunk) is MapChunk and not chunk.job.open:
+            if (type(chunk) is MapChunk and not chunk.job.open) or self._was_being_stopped(chunk):
                 self.scheduler.withdrawn(chunk, now)
         self.scheduler.taken_back(chunks, now)
+
+    def _was_being_stopped(self, chunk: Any) -> bool:
+        """A chunk comes back unrun: whether it is a call that was being cancelled. Then that is its end."""
+        stop = self.supervisor.stops.get(chunk.id)
+        if stop is None or type(chunk) is not Call:
+            return False
+        self.supervisor.chunk_ended(chunk)
+        self._n_open -= 1
+        if chunk.future is not None:
+            self._outcomes.append((chunk.future, None, stop.error))
+            chunk.future = None
+        return True
 
     def _stop_sent(self, job: MapJob) -> None:
         """A job is over before its end: what was sent of it shall not run, what waits unread is taken back."""
@@ -523,18 +558,57 @@ class Driver:
 
     def handle_events(self, events: list[Any]) -> None:
         """Take in what the engine reported."""
-        if not events:
+        if not events and not self._arrived:
             if self.scheduler.look_again_at is not None or self.supervisor.due < NEVER:
                 self.tend()
             return
+        if (
+            len(events) == 1
+            and type(events[0]) is FrameArrived
+            and events[0].fields[0] < frames.OUTPUT
+            and not self._arrived
+        ):
+            self._handle_frame(events[0])
+            return
+        # In a queue of the driver's: while what workers print is delivered, an interrupt may come, or a log handler may
+        # wait for a task; neither must lose what comes after.
+        self._arrived.extend(events)
         read: list[Any] = []
         began = perf_counter()
-        for event in events:  # reading runs user code: before the lock
-            if type(event) is FrameArrived:
+        while self._arrived:  # reading runs user code: before the lock
+            event = self._arrived.popleft()
+            if type(event) is not FrameArrived:
+                read.append((event, None, None))
+            elif event.fields[0] < frames.OUTPUT:
                 read.append((event, *self._read(event)))
             else:
-                read.append((event, None, None))
+                if read:
+                    self._take_in(read)
+                    read = []
+                began += self._deliver(event)
         self.pickling_s += perf_counter() - began
+        self._take_in(read)
+
+    def _deliver(self, event: FrameArrived) -> float:
+        """A worker printed, logged or warned. May block; an interrupt comes through, and only this output is lost.
+
+        Returns the seconds that it took.
+        """
+        began = perf_counter()
+        kind, _, _, _, number, flush, _, _ = event.fields
+        output = self.engine.output
+        shield = self.roles.shield
+        with contextlib.suppress(OSError):  # no memory to read it
+            payload = read_body(event.data, event.fields, event.fd).payload
+            shield.wait_begins()
+            try:
+                output.deliver(event.handle, kind, number, bool(flush), payload)
+            finally:
+                shield.wait_ends()
+        return perf_counter() - began
+
+    def _take_in(self, read: list[Any]) -> None:
+        """Take in events that were read."""
         settlements: list[Settlement] = []
         with self._lock:
             now = monotonic()
@@ -552,9 +626,29 @@ class Driver:
         self._perform()
         self._settle(settlements)
 
+    def _handle_frame(self, event: FrameArrived) -> None:
+        """A single frame, as most come: :meth:`handle_events` without its lists."""
+        sampled = not (self.n_done & SAMPLED)
+        began = perf_counter() if sampled else 0.0
+        value, problem = self._read(event)
+        if sampled:
+            self.pickling_s += (perf_counter() - began) * (SAMPLED + 1)
+        with self._lock:
+            now = monotonic()
+            settlements = self._frame(event, value, problem, now)
+            if self.scheduler.look_again_at is not None or self.supervisor.due <= now:
+                settlements += self._tend(now)
+            if self.closed or self._abandoned_jobs or self.supervisor.condemned:
+                self._after_event()
+        if self.scheduler.actions:
+            self._perform()
+        self._settle(settlements)
+
     def _read(self, event: FrameArrived) -> tuple[Any, BaseException | None]:
-        kind = event.fields[0]
+        kind, flags = event.fields[:2]
         try:
+            if kind == frames.RESULT and not flags:
+                return decode(memoryview(event.data)[frames.HEADER_BYTES :]), None
             body = read_body(event.data, event.fields, event.fd)
             if kind in (frames.RESULT, frames.RESULTS):
                 return decode(body.payload, body.buffers, body.descriptors), None
@@ -583,7 +677,7 @@ class Driver:
             return []  # told twice, or of a job that is over
         if kind == frames.MISSING:
             handle.known.discard(chunk.function.id)
-            self.scheduler.taken_back([chunk], now)
+            self._requeue([chunk], now)
             return []
         if kind == frames.UNLOADABLE:
             self.supervisor.chunk_ended(chunk)
@@ -708,7 +802,8 @@ class Driver:
         for chunk in held:
             if chunk.id not in started:
                 self.supervisor.not_started(chunk)
-                back.append(chunk)
+                if not self._was_being_stopped(chunk):
+                    back.append(chunk)
                 continue
             phase = self.engine.phase(handle, started[chunk.id])
             if phase == LOADING_FUNCTION and chunk.id not in self.supervisor.stops:  # no task of it had started
@@ -812,8 +907,16 @@ class Driver:
 
     def _settle(self, settlements: list[Settlement]) -> None:
         """Tell the users; their callbacks run here, without any lock."""
-        if not settlements and not self._deferred and not self._outcomes:
-            return
+        if not self._deferred and not self._outcomes:
+            if not settlements:
+                return
+            if len(settlements) == 1 and settlements[0][2] is None and settlements[0][0] is not None:
+                settlements[0][0]._settle(settlements[0][1], None)
+                if self._deferred or self._outcomes:  # by its callback
+                    self._settle([])
+                elif self.engine.needs_driving:
+                    self.roles.tell()
+                return
         # In a queue of the driver's: a callback may wait for another of these, and then hands it out itself.
         self._outcomes.extend(settlements)
         while True:
@@ -874,6 +977,8 @@ class Driver:
         if self._abandoned and not self.closed:
             self.close()
         look_again_at = self.scheduler.look_again_at
+        if self._arrived:
+            timeout = 0.0  # an interrupt left them
         due = self.supervisor.due if look_again_at is None else min(look_again_at, self.supervisor.due)
         if due < NEVER:
             left = max(0.0, due - monotonic())
@@ -923,17 +1028,17 @@ class Driver:
             return future.cancelled()
         if not isinstance(work, Call):
             return future.cancelled()
-        with self.roles.shield, self._lock:
-            worker_id = work.worker_id
-            if worker_id is None and work.future is not None:
-                self._withdraw_waiting(work)
-                cancelled = True
-            else:
-                cancelled = False
-        if not cancelled and worker_id is not None:
-            cancelled = self._cancel_sent(work, worker_id)
-        if not cancelled:
-            return self._stop_running(future, work, waits)
+        while True:
+            with self.roles.shield, self._lock:
+                worker_id = work.worker_id
+                cancelled = worker_id is None and work.future is not None
+                if cancelled:
+                    self._withdraw_waiting(work)
+            if cancelled or (worker_id is not None and self._cancel_sent(work, worker_id)):
+                break
+            answer = self._stop_running(future, work, waits)
+            if answer is not None:
+                return answer
         with self.roles.shield, self._lock:
             self.supervisor.chunk_ended(work)
             self._after_event()
@@ -941,13 +1046,17 @@ class Driver:
         self._settle([(future, None, TaskCancelled("cancelled"))])
         return True
 
-    def _stop_running(self, future: Future[Any], call: Call, waits: bool) -> bool:
+    def _stop_running(self, future: Future[Any], call: Call, waits: bool) -> bool | None:
         """Stop a call that runs. Waits until it has stopped, or has ended otherwise: the answer shall be the truth.
+
+        None: it does not run, but came back from its worker meanwhile, and waits again.
 
         In a thread that runs an event loop nothing waits: there the future is cancelled at once, and its task is
         stopped meanwhile.
         """
         with self.roles.shield, self._lock:
+            if call.future is not None and call.worker_id is None:
+                return None
             if call.future is None or not self.supervisor.cancel(call, monotonic()):
                 return future.cancelled()
             at_once = waits and runs_event_loop()
@@ -1003,6 +1112,8 @@ class Driver:
                     self._n_open -= 1
                 self._requeue(chunks, now)
         self._perform()
+        if self._outcomes:
+            self._settle([])
         return found
 
     def close(self) -> None:

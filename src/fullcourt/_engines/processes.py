@@ -13,6 +13,7 @@ from typing import Any
 
 from fullcourt._engines.linked import Broken, Event, Handle, LinkedEngine, Lost, Orphaned
 from fullcourt._engines.template import Setup, fork_template, spawn_interpreter, write_setup
+from fullcourt._os.budget import worker_environment
 from fullcourt._os.system import open_pidfd
 from fullcourt._transport import frames
 from fullcourt._transport.codec import Codec
@@ -44,6 +45,8 @@ class ProcessEngine(LinkedEngine):
         """Start the template."""
         setup = self._setup
         setup.pool_pid = os.getpid()
+        setup.output = self.settings_now()
+        setup.environment = worker_environment(setup.share, os.environ)
         control, template_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         try:
             if self._method == "fork":
@@ -64,7 +67,7 @@ class ProcessEngine(LinkedEngine):
         setup_fd, rights = write_setup(self._setup, self.codec)
         try:
             code = f"from fullcourt._engines.template import main; main(3, 4, {self._method!r})"
-            return spawn_interpreter(code, [template_end.fileno(), setup_fd, *rights.fds])
+            return spawn_interpreter(code, [template_end.fileno(), setup_fd, *rights.fds], self._setup.environment)
         finally:
             rights.close()
             os.close(setup_fd)
@@ -224,6 +227,7 @@ class ProcessEngine(LinkedEngine):
 
     def close(self) -> None:
         self._ending = True
+        self._order(("stop",))  # a fork of this process may hold the socket open: then the template sees no end of it
         control, self._control = self._control, None
         if control is not None:
             self._unwatch(control.fileno())
