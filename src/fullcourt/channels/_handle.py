@@ -11,6 +11,7 @@ import sys
 from typing import Any, Self
 
 from fullcourt._transport import carried
+from fullcourt._transport.arena import Arena, worker_arena
 from fullcourt.errors import NotSupported
 
 __all__ = ["Handle"]
@@ -34,11 +35,18 @@ class Handle:
     """
 
     _fds: list[int]  # in the order that `_restore` expects
+    _arena: Arena | None = None
 
     def _own(self, fds: list[int]) -> None:
         """Take possession of descriptors, and hear of forks."""
         self._fds = fds
         carried.register(self)
+
+    def _blocks(self) -> Arena:
+        """The memory that large items are sent in, used again when nobody reads it any more."""
+        if self._arena is None:
+            self._arena = worker_arena()
+        return self._arena
 
     # -- travelling ------------------------------------------------------------------------------------------------
 
@@ -65,6 +73,7 @@ class Handle:
 
     def _forked(self) -> None:
         """This is a forked child."""
+        self._arena = None  # its blocks are our parent's
 
     def _dropped(self) -> None:
         """This is a forked child that inherited this handle by chance."""
@@ -72,6 +81,9 @@ class Handle:
     # -- the end ---------------------------------------------------------------------------------------------------
 
     def _close_all(self) -> None:
+        arena, self._arena = self._arena, None
+        if arena is not None:
+            arena.close()
         fds, self._fds = self._fds, []
         for fd in fds:
             if fd >= 0:

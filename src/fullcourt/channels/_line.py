@@ -153,6 +153,7 @@ class Line(Handle):
         self._is_shared = True
 
     def _forked(self) -> None:
+        super()._forked()
         if not self._fds:
             return
         self._monitor.forked(self._fds[MEMORY], self._fds[LEFT])

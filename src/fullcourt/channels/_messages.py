@@ -4,7 +4,7 @@ A message is either the pickle itself, whose first byte is 0x80, or::
 
     byte 0     BLOCK: pickle and out-of-band buffers are in a memfd block whose descriptor came along
                BYTES: as BLOCK, for bytes that are no pickle
-         1     BY_NAME: the pickle names things of ``__main__``; a second part says how they travel by value
+         1     unused
          2-3   number of the parts in the block
          4-7   descriptors that came beside the block's
          8-    the lengths of the parts, 8 bytes each
@@ -22,10 +22,12 @@ import pickle
 import socket
 import struct
 import sys
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, cast
 
+from fullcourt._transport.arena import Arena
 from fullcourt._transport.blocks import open_block, raw_views, write_block
-from fullcourt._transport.carried import MAX_DESCRIPTORS, NotCarried, Rights, arriving, collecting, give, take
+from fullcourt._transport.carried import MAX_DESCRIPTORS, Rights, arriving, collecting, give, take
 from fullcourt._transport.codec import MAX_BUFFERS, Codec, is_small, keep_large
 from fullcourt.errors import PicklingError
 
@@ -34,11 +36,14 @@ if TYPE_CHECKING:
 
 __all__ = ["Message", "bytes_message", "encode", "in_one_piece", "read", "receive"]
 
+# Gives the arena of whoever sends; called only when there is something large.
+Blocks = Callable[[], Arena]
+
 PROTOCOL = 5
 PLAIN = 0x80  # how every pickle since protocol 2 begins
 BLOCK = 1
 BYTES = 2
-HEADER = struct.Struct("<BBHI")
+HEADER = struct.Struct("<BxHI")
 
 # With a larger buffer a receive costs twice as much; a block costs 15 us more.
 MAX_INLINE = 16_000
@@ -66,8 +71,8 @@ class Message:
         sock.sendmsg([self.data if data is None else data], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, fds)])
 
 
-def encode(obj: object) -> bytes | Message:
-    """Turn an item into a message.
+def encode(obj: object, blocks: Blocks) -> bytes | Message:
+    """Turn an item into a message; what is large goes into a block of that arena.
 
     Raises:
         PicklingError: it cannot be pickled; the message names the attribute in the way.
@@ -77,26 +82,26 @@ def encode(obj: object) -> bytes | Message:
     with contextlib.suppress(Exception):  # it has descriptors, or cloudpickle may know better
         data = pickle.dumps(obj, PROTOCOL, buffer_callback=buffers.append)
     if not data or b"multiprocessing.connection" in data:
-        return encode_with_rights(obj)
+        return encode_with_rights(obj, blocks)
     if b"__main__" in data:
-        return encode_both_ways(obj)
+        return encode_both_ways(obj, blocks)
     if not buffers and len(data) <= MAX_INLINE:
         return data
     if len(buffers) > MAX_BUFFERS or any(map(is_small, buffers)):
         data, buffers = Codec().encode(obj)
         if not buffers and len(data) <= MAX_INLINE:
             return data
-    return in_block(BLOCK, 0, [data, *raw_views(buffers)])
+    return in_block(BLOCK, [data, *raw_views(buffers)], blocks)
 
 
-def in_block(kind: int, by_name: int, parts: list[Any], rights: Rights | None = None) -> Message:
+def in_block(kind: int, parts: list[Any], blocks: Blocks, rights: Rights | None = None) -> Message:
     n_beside = len(rights.fds) if rights is not None else 0
-    fd, table = write_block(parts)
+    fd, table = write_block(parts, blocks())
     all_rights = Rights([fd])
     if rights is not None:
         all_rights.fds += rights.fds
         rights.fds = []
-    return Message(HEADER.pack(kind, by_name, len(parts), n_beside) + table, all_rights)
+    return Message(HEADER.pack(kind, len(parts), n_beside) + table, all_rights)
 
 
 class ForeignPickler(pickle.Pickler):
@@ -124,7 +129,7 @@ def rebuild_socket(token: tuple[Any, ...], family: int, kind: int, proto: int) -
     return socket.socket(family, kind, proto, fileno=take(token)[0])
 
 
-def encode_with_rights(obj: object) -> bytes | Message:
+def encode_with_rights(obj: object, blocks: Blocks) -> bytes | Message:
     buffers: list[pickle.PickleBuffer] = []
     with collecting() as rights:
         try:
@@ -139,7 +144,7 @@ def encode_with_rights(obj: object) -> bytes | Message:
             data, buffers = Codec().encode_by_value(obj)
     if not rights.fds and not buffers and len(data) <= MAX_INLINE:
         return data
-    return in_block(BLOCK, 0, [data, *raw_views(buffers)], rights)
+    return in_block(BLOCK, [data, *raw_views(buffers)], blocks, rights)
 
 
 class EitherWay:
@@ -159,7 +164,7 @@ def load_either_way(by_name: bytes, by_value: bytes) -> Any:
         return pickle.loads(by_value)
 
 
-def encode_both_ways(obj: object) -> bytes | Message:
+def encode_both_ways(obj: object, blocks: Blocks) -> bytes | Message:
     """An item that names things of ``__main__``. Nobody knows here whether its receiver has that or an empty one."""
     by_name = pickle.dumps(obj, PROTOCOL)
     try:
@@ -169,16 +174,11 @@ def encode_both_ways(obj: object) -> bytes | Message:
     except Exception:  # noqa: BLE001  a string that merely contains "__main__", beside something cloudpickle refuses
         by_value = by_name
     data = pickle.dumps(EitherWay(by_name, by_value), PROTOCOL)
-    return data if len(data) <= MAX_INLINE else in_block(BLOCK, 0, [data])
+    return data if len(data) <= MAX_INLINE else in_block(BLOCK, [data], blocks)
 
 
 def in_one_piece(obj: object) -> bytes:
-    """An item as one pickle of any length."""
-    message = encode(obj)
-    if isinstance(message, bytes):
-        return message
-    if message.has_guests:
-        raise NotCarried("an item with queues, pipes or locks needs a message of its own")
+    """A large item, which holds no descriptors, as one pickle of any length."""
     try:
         data = pickle.dumps(obj, PROTOCOL)
         if b"__main__" not in data:
@@ -191,9 +191,9 @@ def in_one_piece(obj: object) -> bytes:
     return pickle.dumps(EitherWay(data, by_value), PROTOCOL) if data else by_value
 
 
-def bytes_message(data: memoryview) -> Message:
+def bytes_message(data: memoryview, blocks: Blocks) -> Message:
     """Bytes that are too many for one message of a socket."""
-    return in_block(BYTES, 0, [data])
+    return in_block(BYTES, [data], blocks)
 
 
 def receive(sock: socket.socket, flags: int = 0) -> tuple[bytes, Rights | None]:
@@ -222,7 +222,7 @@ def read(data: bytes, rights: Rights | None) -> Any:
     """
     if data[0] == PLAIN:
         return pickle.loads(data)
-    kind, _, n_parts, n_beside = HEADER.unpack_from(data)
+    kind, n_parts, n_beside = HEADER.unpack_from(data)
     if rights is None or len(rights.fds) < 1 + n_beside:
         raise PicklingError(
             "the descriptors of a large item could not be received: this process has as many open as it may. The item "

@@ -143,7 +143,7 @@ class Connection(Handle):
             PicklingError: it cannot be pickled; the message names the attribute in the way.
         """
         sock = self._to_write()
-        send_message(sock, encode(obj))
+        send_message(sock, encode(obj, self._blocks))
 
     def send_bytes(self, buf: Any, offset: int = 0, size: int | None = None) -> None:
         """Send bytes as one message: ``size`` of them from ``offset`` on, by default all.
@@ -167,14 +167,14 @@ class Connection(Handle):
         elif offset + size > n:
             raise ValueError("buffer length < offset + size")
         part = view[offset : offset + size]
-        send_message(sock, RAW_HEAD + part if size < MAX_INLINE else bytes_message(part))
+        send_message(sock, RAW_HEAD + part if size < MAX_INLINE else bytes_message(part, self._blocks))
 
     async def asend(self, obj: object) -> None:
         """As :meth:`send`, for a coroutine."""
         import asyncio
 
         sock = self._to_write()
-        message = encode(obj)
+        message = encode(obj, self._blocks)
         room = select.poll()
         room.register(sock, select.POLLOUT)
         while not room.poll(0):

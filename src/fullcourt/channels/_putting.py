@@ -68,7 +68,7 @@ class Putting(Line):
             except Exception:  # noqa: BLE001  it has buffers, descriptors, or what only cloudpickle can pickle
                 plain = False
             if not plain:
-                message = encode(obj)
+                message = encode(obj, self._blocks)
             if type(message) is bytes:
                 try:
                     self._send(message.ljust(513, b"\0") if len(message) <= LONGEST_SHORT else pad(message))
@@ -81,7 +81,7 @@ class Putting(Line):
             return
         if self._closed:
             self._check_open()
-        message = encode(obj)
+        message = encode(obj, self._blocks)
         if self._mark and type(message) is bytes and not self._maxsize and not self._words[SHUT]:
             with self._monitor:
                 ahead = self._mark - self._log.n_taken

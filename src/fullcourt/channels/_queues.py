@@ -140,7 +140,7 @@ class Queue(Iterable_[T]):
     async def aput(self, obj: T, timeout: float | None = None) -> None:
         """As :meth:`put`, for a coroutine."""
         self._check_open()
-        message = encode(obj)
+        message = encode(obj, self._blocks)
         with self._use:
             self._begin_to_put()
             done = await self._monitor.wait_until_async(lambda: (self._try_to_put(obj, message), ()), timeout=timeout)
@@ -172,7 +172,7 @@ class Queue(Iterable_[T]):
         source = iter(items)
         n_put = 0
         while group := list(islice(source, GROUP)):
-            messages = [encode(item) for item in group]
+            messages = [encode(item, self._blocks) for item in group]
             left = None if until is None else until - monotonic()
             small = [message for message in messages if type(message) is bytes]
             if len(small) == len(group) >= LEAST_GROUP:
