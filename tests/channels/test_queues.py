@@ -164,6 +164,23 @@ def test_get_tells_the_end_where_a_process_only_takes() -> None:
     assert reap(pid) == 0
 
 
+def test_a_queue_given_to_tasks_ends_when_they_have_ended_and_leaves_no_descriptors() -> None:
+    before = len(os.listdir("/proc/self/fd"))
+    with fullcourt.Pool(processes=2, start_method="fork") as pool:
+        opened = len(os.listdir("/proc/self/fd"))
+        first, second = fullcourt.Queue(), fullcourt.Queue()
+        tasks = [pool.submit(forward, first, second) for _ in range(2)]
+        first.put_many(range(40))
+        first.close()
+        assert sorted(second) == list(range(40))
+        for task in tasks:
+            task.result()
+        kept = len(os.listdir("/proc/self/fd")) - opened
+        assert kept < 2 * 7 * 2 + 5  # the two handles and what they wait with; nothing of the tasks that have ended
+        del first, second, task, tasks
+    assert len(os.listdir("/proc/self/fd")) <= before
+
+
 def test_a_pool_that_was_forked_later_is_not_waited_for() -> None:
     items = fullcourt.Queue()
     with fullcourt.Pool(processes=1, start_method="fork") as pool:

@@ -59,6 +59,7 @@ __all__ = ["Driver"]
 DRIVE_EVERY = 32
 # Of single calls, one in 16 is timed while it is pickled: reading the clock costs a tenth of that pickling.
 SAMPLED = 15
+SENT: tuple[bytes, list[Any]] = (b"", [])  # the payload of a call that has ended
 # Below this a task is not worth a frame of its own; so long its item may wait for company.
 TINY_S = 0.0001
 HOLD_S = 0.001
@@ -754,6 +755,7 @@ class Driver:
             self._n_open -= 1
             future = chunk.future
             chunk.future = None
+            chunk.payload = SENT  # its descriptors, if it has any, are closed though the future is kept
             return [(future, values[0], None)] if future is not None else []
         settlements: list[Settlement] = chunk.job.put(start, values)
         self._close_job(chunk.job)
@@ -773,6 +775,7 @@ class Driver:
             self._n_open -= 1
             future = chunk.future
             chunk.future = None
+            chunk.payload = SENT
             return [(future, None, error)] if future is not None else []
         job = chunk.job
         annotate(error, describe_task(chunk, index - chunk.start), index, handle, chunk.attempt)

@@ -199,6 +199,7 @@ class Worker:
         try:
             try:
                 args, kwargs = decode(body.payload, body.buffers, body.descriptors)
+                body.close_descriptors()
                 body = None  # type: ignore[assignment]
                 slot.running = chunk_id << TOKEN_BITS
                 began = perf_counter_ns()
@@ -229,6 +230,7 @@ class Worker:
         journal.start(chunk_id, count, LOADING)
         try:
             items = decode(body.payload, body.buffers, body.descriptors)
+            body.close_descriptors()
         except BaseException as error:  # noqa: BLE001
             journal.start(0, 0, RUNNING)
             if count > 1:  # one bad item must not take the others with it: have them sent one by one

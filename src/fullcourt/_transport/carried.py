@@ -31,18 +31,40 @@ class NotCarried(PicklingError):
 
 
 class Rights:
-    """Descriptors that go with a pickle, or have come with one; closed with this object."""
+    """Descriptors that go with a pickle, or have come with one; closed with this object.
 
-    __slots__ = ("fds",)
+    Of a pipe that tells by its hang-up that nobody may write any more, the writing end is held only until it is sent:
+    a task that is kept in case it must be sent again is no writer.
+    """
+
+    __slots__ = ("fds", "pipes")
 
     def __init__(self, fds: Sequence[int] = ()) -> None:
         self.fds = list(fds)
+        self.pipes: list[tuple[int, int]] = []  # positions of reading and writing ends
+
+    def hold(self) -> None:
+        """Have the writing ends open."""
+        for reading, writing in self.pipes:
+            if self.fds[writing] < 0:
+                self.fds[writing] = os.open(f"/proc/self/fd/{self.fds[reading]}", os.O_WRONLY | os.O_CLOEXEC)
+
+    def to_send(self) -> tuple[list[int], list[int]]:
+        """All descriptors, to be sent; and the writing ends among them, to be closed when that is done."""
+        self.hold()
+        fds = list(self.fds)
+        mine: list[int] = []
+        for _, writing in self.pipes:
+            mine.append(self.fds[writing])
+            self.fds[writing] = -1
+        return fds, mine
 
     def close(self) -> None:
         """Close them. Idempotent."""
         fds, self.fds = self.fds, []
         for fd in fds:
-            os.close(fd)
+            if fd >= 0:
+                os.close(fd)
 
     def __del__(self) -> None:
         with contextlib.suppress(Exception):
@@ -82,8 +104,13 @@ def arriving(fds: Sequence[int]) -> Iterator[None]:
         local.inbox = before
 
 
-def give(fds: Sequence[int], what: str) -> tuple[Any, ...]:
+def give(fds: Sequence[int], what: str, pipe: tuple[int, int] | None = None) -> tuple[Any, ...]:
     """What an object's pickle holds in place of its descriptors, which stay the caller's.
+
+    Args:
+        fds: the descriptors.
+        what: the object's name, for messages.
+        pipe: the positions of a pipe's reading and writing end among them, where that is a life line.
 
     Raises:
         NotCarried: this pickle's way cannot carry descriptors.
@@ -97,6 +124,8 @@ def give(fds: Sequence[int], what: str) -> tuple[Any, ...]:
                 f"of them, a lock 2, the end of a pipe 1. Send fewer queues, pipes and locks at once."
             )
         outbox.fds.extend(map(os.dup, fds))
+        if pipe is not None:
+            outbox.pipes.append((start + pipe[0], start + pipe[1]))
         return (start, len(fds))
     context = sys.modules.get("multiprocessing.context")
     if context is not None and (context.get_spawning_popen() is not None or called_by_multiprocessing()):

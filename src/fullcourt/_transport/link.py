@@ -15,6 +15,7 @@ import os
 import pickle
 import socket
 import threading
+import weakref
 from collections import deque
 from functools import partial
 
@@ -70,26 +71,33 @@ class Body:
             self.function_descriptors = rights.fds[:n_function]
             self.descriptors = rights.fds[n_function:]
 
+    def close_descriptors(self) -> None:
+        """All is loaded: while the task runs, only what it was given counts."""
+        if self._rights is not None:
+            self._rights.close()
+
 
 class Frame:
     """A frame to be sent: its bytes and, for a BLOCK, the descriptor that goes along; for RIGHTS, further ones."""
 
-    __slots__ = ("chunk_id", "data", "fd", "kept", "rights")
+    __slots__ = ("chunk_id", "data", "fd", "kept", "mine", "rights")
 
-    def __init__(
-        self, data: bytes, fd: int, chunk_id: int, rights: list[int] | None = None, kept: object = None
-    ) -> None:
+    def __init__(self, data: bytes, fd: int, chunk_id: int) -> None:
         self.data = data
         self.fd = fd
         self.chunk_id = chunk_id
-        self.rights = rights
-        self.kept = kept  # who owns those
+        self.rights: list[int] | None = None
+        self.mine: list[int] = []  # those of them that go with this frame
+        self.kept: Buffers | None = None  # who owns the others
 
     def close(self) -> None:
         """Give up the block, if it has one."""
         if self.fd >= 0:
             os.close(self.fd)
             self.fd = -1
+        mine, self.mine = self.mine, []
+        for fd in mine:
+            os.close(fd)
 
 
 def make_frame(
@@ -130,15 +138,22 @@ def make_frame_with_rights(
     arena: Arena | None,
 ) -> Frame:
     """Build a frame for what holds descriptors: a block, whose last part says how many are the function's."""
-    of_function = buffers.function_rights.fds if buffers.function_rights is not None and function else []
-    of_payload = buffers.rights.fds if buffers.rights is not None else []
-    if len(of_function) + len(of_payload) >= MAX_DESCRIPTORS:
+    function_rights = buffers.function_rights if buffers.function_rights is not None and function else Rights()
+    payload_rights = buffers.rights if buffers.rights is not None else Rights()
+    n_function = len(function_rights.fds)
+    if n_function + len(payload_rights.fds) >= MAX_DESCRIPTORS:
         raise OSError(
             errno.EMFILE, f"more than {MAX_DESCRIPTORS - 1} descriptors in one task: the kernel takes no more"
         )
-    fd, table = write_block([function, payload, *raw_views(buffers), len(of_function).to_bytes(2, "little")], arena)
+    fd, table = write_block([function, payload, *raw_views(buffers), n_function.to_bytes(2, "little")], arena)
     header = pack(kind, BLOCK | RIGHTS, function_id, chunk_id, start, count, len(function), seconds)
-    return Frame(header + table, fd, chunk_id, [*of_function, *of_payload], buffers)
+    frame = Frame(header + table, fd, chunk_id)
+    frame.kept = buffers
+    of_function, frame.mine = function_rights.to_send()
+    of_payload, mine = payload_rights.to_send()
+    frame.mine += mine
+    frame.rights = [*of_function, *of_payload]
+    return frame
 
 
 def read_body(data: bytes, fields: Fields, attached: Attached) -> Body:
@@ -195,6 +210,14 @@ def send_with_fd(sock: socket.socket, data: bytes, frame: Frame) -> None:
     sock.sendmsg([data], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, fds)])
 
 
+def hold_rights(buffers: Buffers | None) -> None:
+    """What was sent has come back, and is held here again until it is sent elsewhere."""
+    if buffers is not None:
+        for rights in (buffers.rights, buffers.function_rights):
+            if rights is not None:
+                rights.hold()
+
+
 class PoolEnd:
     """The pool's end of a link. ``send`` and ``take_back`` from any thread; ``receive`` from the one that drives."""
 
@@ -210,6 +233,8 @@ class PoolEnd:
         self._receive = results_in.recv
         self._lock = threading.Lock()  # protects _waiting and the order of sends; taken by send, flush, take_back
         self._waiting: deque[Frame] = deque()
+        # By chunk: what was sent with descriptors, in case it comes back.
+        self._lent: weakref.WeakValueDictionary[int, Buffers] = weakref.WeakValueDictionary()
         self._descriptor_follows = False
         self.closed = False
         self.bytes_out = 0
@@ -240,6 +265,8 @@ class PoolEnd:
             if self._waiting:
                 self._waiting.append(frame)
                 return False
+            if frame.kept is not None:
+                self._lent[frame.chunk_id] = frame.kept
             try:
                 if frame.fd < 0:
                     self._send(frame.data)
@@ -307,19 +334,22 @@ class PoolEnd:
                 if data and data[0] in (STOP, SETTINGS):
                     kept.append(Frame(data, fd if isinstance(fd, int) else -1, 0))
                     continue
+                if data:
+                    ids.append(unpack(data)[3])
                 if isinstance(fd, Rights):
+                    hold_rights(self._lent.pop(ids[-1], None))
                     fd.close()
                 elif fd >= 0:
                     os.close(fd)
                 if not data:
                     break
-                ids.append(unpack(data)[3])
             while self._waiting:
                 frame = self._waiting.popleft()
                 if frame.data[0] in (STOP, SETTINGS):
                     kept.append(frame)
                     continue
                 ids.append(frame.chunk_id)
+                hold_rights(frame.kept)
                 frame.close()
         for frame in kept:
             self.send(frame)

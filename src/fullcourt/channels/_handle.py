@@ -35,6 +35,7 @@ class Handle:
     """
 
     _fds: list[int]  # in the order that `_restore` expects
+    _pipe: tuple[int, int] | None = None  # the positions of the life line's ends among them
     _arena: Arena | None = None
 
     def _own(self, fds: list[int]) -> None:
@@ -52,7 +53,7 @@ class Handle:
 
     def __reduce__(self) -> tuple[Any, ...]:
         cls = type(self)
-        return restore, (cls, self._state(), carried.give(self._to_give(), f"a fullcourt.{cls.__name__}"))
+        return restore, (cls, self._state(), carried.give(self._to_give(), f"a fullcourt.{cls.__name__}", self._pipe))
 
     def _to_give(self) -> list[int]:
         """The descriptors that travel."""

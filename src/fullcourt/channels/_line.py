@@ -79,6 +79,8 @@ class Use:
 class Line(Handle):
     """A queue's handle in one process: its objects, and their life."""
 
+    _pipe = (LIFE, LIVES)
+
     def __init__(self, maxsize: int = 0) -> None:
         check_supported(type(self).__name__)
         with contextlib.ExitStack() as on_failure:
