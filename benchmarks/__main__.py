@@ -44,6 +44,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument(
         "--json", type=Path, default=None, help="where the numbers go (default: benchmarks/results.json)"
     )
+    parser.add_argument("--rounds", type=int, default=None, help="rounds of each row (default: each row's own number)")
     parser.add_argument("--no-docs", action="store_true", help="do not write docs/benchmarks.md and its charts")
     options = parser.parse_args(arguments)
     rows = all_rows(quick=options.quick)
@@ -69,7 +70,9 @@ def main(arguments: list[str]) -> int:
         if options.only and row.key not in options.only:
             continue
         print(f"{row.key}: {row.title}", flush=True)
-        result = measure(row, peers, quick=options.quick, say=lambda line: print(line, flush=True))
+        result = measure(
+            row, peers, quick=options.quick, say=lambda line: print(line, flush=True), n_rounds=options.rounds
+        )
         print(console_table(result), flush=True)
         merge(data, machine, as_json(result), quick=options.quick)  # at once: an interrupted run keeps what it has
     if not options.quick and not options.no_docs:

@@ -141,7 +141,9 @@ def per_task(work: Callable[[], object], n: int, scale: float = 1e6) -> Once:
     return once
 
 
-def measure(row: Row, peers: set[str] | None, *, quick: bool, say: Callable[[str], None]) -> Result:
+def measure(
+    row: Row, peers: set[str] | None, *, quick: bool, say: Callable[[str], None], n_rounds: int | None = None
+) -> Result:
     """Measure one row; a contender that fails or is missing is told of, and the others go on."""
     result = Result(row, ways={c.peer: c.way for c in row.contenders})
     for module in row.needs:
@@ -153,7 +155,7 @@ def measure(row: Row, peers: set[str] | None, *, quick: bool, say: Callable[[str
         if contender.missing:
             result.absent[contender.peer] = "not installed"
     present = [c for c in chosen if not c.missing]
-    n_rounds = row.quick_rounds if quick else row.n_rounds
+    n_rounds = n_rounds or (row.quick_rounds if quick else row.n_rounds)
     for group in (0, 1):
         members = [c for c in present if c.group == group]
         if not members:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,7 @@ def merge(path: Path, machine: dict[str, Any], row: dict[str, Any], *, quick: bo
         data = json.loads(path.read_text())
     data["machine"] = machine
     data["quick"] = quick
-    row["load"] = machine["load"]
+    row["load"] = round(os.getloadavg()[0], 1)
     keys = [old["key"] for old in data["rows"]]
     if row["key"] in keys:
         data["rows"][keys.index(row["key"])] = row
@@ -125,7 +126,10 @@ def document(data: dict[str, Any]) -> str:
             " fresh interpreter each time."
         ),
         "",
-        "Two cores shared with other work make single numbers shaky; the ratios hold better. Read the ratios.",
+        (
+            "Where a machine's cores are shared with other work, single numbers are shaky; the ratios hold better. Each"
+            " table says how busy the machine was."
+        ),
         "",
         "## In short",
         "",
@@ -164,6 +168,7 @@ def document(data: dict[str, Any]) -> str:
             way = f"`{row['ways'][peer]}`" if peer in row["ways"] else ""
             name = f"**{peer}**" if peer == OURS else peer
             lines.append(f"| {name} | {number(row['median'][peer])} | {ratio} | {spread} | {way} |")
+        lines += ["", f"{row['load']} processes wanted a core when this ended (load average)."]
         lines += ["", *(f"Without {peer}: {why}." for peer, why in row["absent"].items())]
         if len(row["median"]) > 1:
             lines += ["", f"![{row['title'].replace('`', '')}](images/benchmark-{row['key']}.svg)"]

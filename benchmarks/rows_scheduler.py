@@ -22,6 +22,7 @@ class SimulatedStream:
         self.next_id = 1
         self.queued = False
         self.last_size = 1
+        self.priority = 0
         self.estimate = Estimate()
 
     def available(self) -> int:

@@ -129,6 +129,8 @@ class Pool:
         [1, 2, 3]
     """
 
+    _engine_options: Mapping[str, Any] = {}  # what the faces of the standard library ask of the engine beside
+
     def __init__(
         self,
         processes: int | None = None,
@@ -190,6 +192,7 @@ class Pool:
             preload=tuple(preload),
             output=output,
             limits=limits,
+            **self._engine_options,
         )
         self._options: Options | None = None
         self._driver.open()
@@ -276,9 +279,7 @@ class Pool:
     def apply(self, func: Callable[..., R], args: Iterable[Any] = (), kwds: Mapping[str, Any] | None = None) -> R:
         """Call ``func(*args, **kwds)`` in a worker, wait, and return its result or raise its exception."""
         must_be_callable(func)
-        future: Future[R] = Future(self._driver)
-        self._driver.submit(func, tuple(args), dict(kwds) if kwds else {}, future, options=self._options, waits=True)
-        return future.result()
+        return self._driver.call(func, tuple(args), dict(kwds) if kwds else {}, self._options)
 
     def apply_async(
         self,
@@ -645,6 +646,11 @@ class Pool:
         await leave(lambda: self.__exit__(kind, error, tb), self.terminate)
 
     # -- questions -------------------------------------------------------------------------------------------------
+
+    @property
+    def _max_workers(self) -> int:
+        """How many tasks run at once: what dask, among others, asks an executor for."""
+        return self._driver.scheduler.n_workers * self._driver.scheduler.n_slots
 
     def statistics(self) -> PoolStatistics:
         """A frozen snapshot of what the pool did so far. Waits until the workers that are being started have pids."""

@@ -40,6 +40,7 @@ EXCEPTIONS = {
 def test_joblibs_own_tests_pass(tmp_path: Path) -> None:
     source = Path(fullcourt.__file__).parents[1]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(source), str(HERE)])}
+    environment["JOBLIB_START_METHOD"] = "fork"  # hundreds of pools, each of which would import NumPy
     command = [sys.executable, "-m", "pytest", "-p", "joblib_suite_plugin", "--pyargs", "joblib.test.test_parallel"]
     options = ["-q", "-rfE", "-p", "no:cacheprovider", "-W", "ignore", f"--timeout={TEST_LIMIT_S}", "-c", os.devnull]
     done = subprocess.run(

@@ -37,6 +37,7 @@ class Player:
     n_ended: int = 0
     n_left: int = 0  # tasks that were withdrawn or taken back
     told_to_stop: bool = False
+    orphaned: bool = False  # told to stop while it may hold work: it ends when that has ended
 
     @property
     def held(self) -> list[Piece]:
@@ -52,6 +53,8 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.open: set[Task] = set()  # tasks that have not ended
         self.fate: dict[Task, str] = {}  # of the others
         self.take_backs: list[int] = []  # orders that were given and not yet carried out
+        self.later: list[Piece] = []  # tasks that failed, and wait for their next attempt
+        self.under_pressure = False
         self.n_started = 0
         self.n_lost = 0
         self.closed = False
@@ -88,9 +91,15 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.add(stream, n_calls)
 
     @precondition(work_may_come)
-    @rule(n_items=st.integers(1, 60), chunksize=st.none() | st.integers(1, 9), length_known=st.booleans())
-    def a_map_comes(self, n_items: int, chunksize: int | None, length_known: bool) -> None:
+    @rule(
+        n_items=st.integers(1, 60),
+        chunksize=st.none() | st.integers(1, 9),
+        length_known=st.booleans(),
+        priority=st.sampled_from([0, 0, 0, 1, -1]),
+    )
+    def a_map_comes(self, n_items: int, chunksize: int | None, length_known: bool, priority: int) -> None:
         stream = Work(0, chunksize, length_known=length_known)
+        stream.priority = priority
         self.add(stream, n_items)
 
     @precondition(lambda self: not self.closed and self.streams)
@@ -157,12 +166,55 @@ class SchedulerMachine(RuleBasedStateMachine):
             n_ended = data.draw(st.integers(0, len(piece.open_tasks)))
             self.settle(piece.open_tasks[:n_ended], "ended")
             culprit = piece.done + n_ended
-            self.settle(piece.tasks[culprit : culprit + 1], "lost")
+            if culprit < piece.count and data.draw(st.booleans()):
+                self.later.append(Piece(piece.stream, piece.start + culprit, 1))
+            else:
+                self.settle(piece.tasks[culprit : culprit + 1], "lost")
             if culprit + 1 < piece.count:
                 back.append(piece.cut(culprit + 1))
         self.scheduler.came_back(back, self.now)
 
+    @precondition(lambda self: self.running())
+    @rule(data=st.data())
+    def a_task_fails_and_is_to_be_tried_again(self, data: st.DataObject) -> None:
+        worker_id, piece = data.draw(st.sampled_from(self.running()))
+        player = self.players[worker_id]
+        self.later.append(Piece(piece.stream, piece.start + piece.done, 1))
+        player.n_ended += 1
+        if piece.done + 1 == piece.count:
+            player.slots.remove(piece)
+        self.scheduler.ended(piece, 1, 1e-4, self.now)
+
+    @precondition(lambda self: [p for p in self.players.values() if not p.told_to_stop])
+    @rule(data=st.data())
+    def a_worker_is_orphaned(self, data: st.DataObject) -> None:
+        """It goes on, but nobody looks after it (its template died), or it is worn out: it is replaced at once."""
+        worker_id = data.draw(st.sampled_from(sorted(i for i, p in self.players.items() if not p.told_to_stop)))
+        self.players[worker_id].orphaned = True
+        self.scheduler.worker_orphaned(worker_id, self.now)
+
+    @precondition(lambda self: [p for p in self.players.values() if p.told_to_stop and not p.held])
+    @rule(data=st.data())
+    def a_worker_ends_as_it_was_told(self, data: st.DataObject) -> None:
+        free = sorted(i for i, p in self.players.items() if p.told_to_stop and not p.held)
+        worker_id = data.draw(st.sampled_from(free))
+        del self.players[worker_id]
+        self.n_lost += 1
+        assert self.scheduler.worker_lost(worker_id, self.now) == []
+
     # -- what the driver does -------------------------------------------------------------------------------------
+
+    @precondition(lambda self: self.later)
+    @rule(data=st.data())
+    def a_next_attempt_is_due(self, data: st.DataObject) -> None:
+        piece = data.draw(st.sampled_from(self.later))
+        self.later.remove(piece)
+        self.scheduler.came_back([piece], self.now)
+
+    @rule(under_pressure=st.booleans())
+    def memory_is_short_or_is_not(self, under_pressure: bool) -> None:
+        self.under_pressure = under_pressure
+        self.scheduler.pressure_changed(under_pressure, self.now)
 
     def ordered_back(self) -> list[int]:
         self.take_backs = [i for i in self.take_backs if i in self.players]
@@ -230,6 +282,9 @@ class SchedulerMachine(RuleBasedStateMachine):
 
     def perform(self) -> None:
         actions, self.scheduler.actions = self.scheduler.actions, []
+        if self.under_pressure and any(action[0] == "send" for action in actions):
+            assert sum(action[0] == "send" for action in actions) == 1, "more than one was sent though memory is short"
+            assert not any(piece.open_tasks for player in self.players.values() for piece in player.held)
         for action in actions:
             worker_id = action[1]
             if action[0] == "start":
@@ -239,7 +294,8 @@ class SchedulerMachine(RuleBasedStateMachine):
                 continue
             assert worker_id in self.players, f"{action} names a worker that is not there"
             player = self.players[worker_id]
-            assert not player.told_to_stop, f"{action}: it was told to stop"
+            may_be_asked = action[0] == "take_back" and player.orphaned
+            assert not player.told_to_stop or may_be_asked, f"{action}: it was told to stop"
             if action[0] == "send":
                 piece = action[2]
                 assert isinstance(piece, Piece)
@@ -250,9 +306,9 @@ class SchedulerMachine(RuleBasedStateMachine):
                 assert self.may_take_back
                 self.take_backs.append(worker_id)
             else:
-                assert not player.held, "told to stop while it holds work"
+                assert not player.held or player.orphaned, "told to stop while it holds work"
                 player.told_to_stop = True
-                if not self.closed and not player.n_left:
+                if not self.closed and not player.n_left and not player.orphaned:
                     assert player.n_ended == self.max_tasks, "told to stop before it had done its share"
 
     @invariant()
@@ -264,6 +320,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.scheduler.check()
         self.every_open_task_is_in_one_place()
         self.nothing_waits_while_there_is_room()
+        self.what_is_urgent_comes_first()
         self.a_free_slot_looks_for_work()
         self.workers_are_as_many_as_they_should_be()
         self.broke_a_rule = False
@@ -272,6 +329,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         found = [task for player in self.players.values() for piece in player.held for task in piece.open_tasks]
         assert self.scheduler.n_sent_tasks == len(found)
         found += [task for piece in self.scheduler.returned if isinstance(piece, Piece) for task in piece.open_tasks]
+        found += [task for piece in self.later for task in piece.open_tasks]
         found += [(stream.number, i) for stream in self.streams for i in range(stream.taken, stream.total)]
         assert len(found) == len(self.open)
         assert set(found) == self.open
@@ -281,7 +339,7 @@ class SchedulerMachine(RuleBasedStateMachine):
 
     def nothing_waits_while_there_is_room(self) -> None:
         assert self.scheduler.has_waiting() == self.waits()
-        if not self.waits():
+        if not self.waits() or (self.under_pressure and self.scheduler.n_sent_tasks):
             return
         n_holders = sum(bool(player.held) for player in self.players.values())
         for player in self.players.values():
@@ -290,6 +348,10 @@ class SchedulerMachine(RuleBasedStateMachine):
             # A successor waits for the worker in whose place it comes; all others have a link full.
             in_reserve = not player.held and n_holders >= self.n_workers
             assert in_reserve or len(player.held) >= 2 * self.n_slots, "work waits while a worker has room"
+
+    def what_is_urgent_comes_first(self) -> None:
+        priorities = [stream.priority for stream in self.scheduler.streams]
+        assert priorities == sorted(priorities, reverse=True)
 
     def a_free_slot_looks_for_work(self) -> None:
         """A slot is free while a chunk lies in another worker's link: it is asked for, now or soon."""
@@ -325,7 +387,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         if not self.closed:
             self.the_pool_closes()
             self.the_rules_are_kept()
-        assert all(player.told_to_stop for player in self.players.values())
+        assert all(player.told_to_stop and not player.held for player in self.players.values())
         n_started = self.n_started
         for worker_id in list(self.players):
             del self.players[worker_id]
@@ -337,16 +399,21 @@ class SchedulerMachine(RuleBasedStateMachine):
     def drain(self, stuck: Piece | None) -> None:
         """Deliver fairly all that can happen, until nothing is open but what is stuck."""
         stuck_tasks = set() if stuck is None else set(stuck.open_tasks)
+        self.memory_is_short_or_is_not(under_pressure=False)
+        self.the_rules_are_kept()
         for _ in range(50 + 3 * len(self.open)):
             if self.open <= stuck_tasks:
                 return
+            while self.later:
+                self.scheduler.came_back([self.later.pop()], self.now)
+                self.the_rules_are_kept()
             for worker_id, player in list(self.players.items()):
                 while player.link and len(player.slots) < self.n_slots:
                     self.read_by(worker_id)
                 for piece in [piece for piece in player.slots if piece is not stuck]:
                     self.end(worker_id, piece, len(piece.open_tasks), 1e-4)
                     self.the_rules_are_kept()
-                if player.told_to_stop:
+                if player.told_to_stop and not player.held:
                     del self.players[worker_id]
                     self.n_lost += 1
                     assert self.scheduler.worker_lost(worker_id, self.now) == []

@@ -1,8 +1,8 @@
-"""A program of the sweep over the parent: forks one parent after another, each of which dies at its next step.
+"""A program of the sweep over the parent: forks one parent after another, each of which dies at a step.
 
-It is the subreaper of all that they leave, so that whatever outlives them falls to it: nothing can hide. For each parent
-it prints a line of JSON: the step, the exit status, how long until nobody was left, who was still there when the time was
-over.
+It is the subreaper of all that they leave, so that whatever outlives them falls to it: nothing can hide. For each
+parent it prints a line of JSON: the step, the exit status, how long until nobody was left, who was still there when the
+time was over.
 
     python -m tests.faults.parents ENGINE FOLDER STEP...      0: no death, the steps are counted
 """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import time
@@ -28,10 +29,8 @@ def sleep_deaf(path: str, seconds: float) -> str:
     note(path, f"begun {os.getpid()}")
     until = time.monotonic() + seconds
     while time.monotonic() < until:
-        try:
+        with contextlib.suppress(Exception):
             time.sleep(0.02)
-        except Exception:  # noqa: BLE001, S110  that is what it is for
-            pass
     note(path, "ended")
     return "done"
 

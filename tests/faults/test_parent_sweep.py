@@ -1,7 +1,7 @@
 """The parent dies at its n-th step, for every n, and the template at its: nothing outlives the one, no task the other.
 
-A step is a call of the system made by the package, before and after it (:mod:`steps`). Parents are run by a program that
-is the subreaper of all that they leave (:mod:`parents`): a process that outlives its parent cannot hide from it.
+A step is a call of the system made by the package, before and after it (:mod:`steps`). Parents are run by a program
+that is the subreaper of all that they leave (:mod:`parents`): a process that outlives its parent cannot hide from it.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ pytestmark = [
 
 ROOT = Path(__file__).parents[2]
 # Of a parent's steps so many are tried, drawn by chance, where not all are; it has about a thousand.
-PARENT_SAMPLES = {"fork": 50, "forkserver": 12, "spawn": 5, "fork-x-threads": 20, "portable": 4}
-TEMPLATE_SAMPLES = {"fork": 40, "forkserver": 8, "spawn": 3, "fork-x-threads": 15}  # of about 200
+PARENT_SAMPLES = {"fork": 25, "forkserver": 6, "spawn": 2, "fork-x-threads": 10, "portable": 2}
+TEMPLATE_SAMPLES = {"fork": 20, "forkserver": 4, "spawn": 2, "fork-x-threads": 8}  # of about 200
 
 
 # --- the parent

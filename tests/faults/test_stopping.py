@@ -1,9 +1,10 @@
-"""What runs can be stopped, truly; and what was asked for a task (time, retries, memory, place in the queue) is kept."""
+"""What runs can be stopped, truly; and what was asked for a task (time, retries, memory, priority) is kept."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import os
 import sys
 import threading
@@ -330,8 +331,7 @@ def test_cancelling_from_an_event_loop_does_not_block_it(new_pool: Any, notes: N
 
     async def main() -> None:
         future = pool.options(grace=0.3).submit(tasks.sleep_deaf, notes.path, 20)
-        while not notes.lines():
-            await asyncio.sleep(0.01)
+        await asyncio.to_thread(notes.wait_for, "begun")
         began = time.monotonic()
         assert future.cancel()
         assert time.monotonic() - began < 0.25
@@ -351,8 +351,7 @@ def test_cancelling_the_asyncio_task_that_awaits_stops_the_work(new_pool: Any, n
             await pool.submit(tasks.sleep_then_note, notes.path, 20)
 
         task = asyncio.create_task(wait_for_it())
-        while not notes.lines():
-            await asyncio.sleep(0.01)
+        await asyncio.to_thread(notes.wait_for, "begun")
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
@@ -375,12 +374,16 @@ def test_cancelling_a_map_stops_what_runs_of_it(engine: str, new_pool: Any, note
     assert "ended" not in notes.lines()
 
 
+def cancel_and_tell(future: fullcourt.Future[Any], answers: list[bool]) -> None:
+    answers.append(future.cancel())
+
+
 def test_cancelling_again_and_again_from_many_threads(new_pool: Any, notes: Notes) -> None:
     pool = new_pool("fork")
     for _ in range(30):
         future = pool.submit(time.sleep, 20)
         answers: list[bool] = []
-        threads = [threading.Thread(target=lambda f=future: answers.append(f.cancel())) for _ in range(4)]
+        threads = [threading.Thread(target=cancel_and_tell, args=(future, answers)) for _ in range(4)]
         for thread in threads:
             thread.start()
         for thread in threads:
@@ -413,7 +416,7 @@ def test_retries_wait_longer_and_longer(
         pool.options(retries=3, backoff=0.1).apply(tasks.fail_until, (notes.path, 99))
     assert any("attempt 4" in note for note in caught.value.__notes__)
     times = [float(line) for line in notes.lines()]
-    waits = [b - a for a, b in zip(times, times[1:], strict=False)]
+    waits = [later - earlier for earlier, later in itertools.pairwise(times)]
     assert all(wait >= least for wait, least in zip(waits, [0.05, 0.1, 0.2], strict=True))
 
 

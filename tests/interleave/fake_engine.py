@@ -18,7 +18,7 @@ from fullcourt._engines.jobs import Call
 from fullcourt._engines.linked import FrameArrived, Lost
 from fullcourt._transport import frames
 from fullcourt._transport.codec import Codec
-from fullcourt._transport.journal import RUNNING
+from fullcourt._transport.journal import REGION_BYTES, RUNNING
 from fullcourt._transport.link import make_frame
 from fullcourt._transport.remote_errors import dump_exception
 from fullcourt.errors import TaskCancelled
@@ -48,6 +48,7 @@ class Worker:
         self.pid = os.getpid()  # never another number: what a process started is killed with it
         self.name = f"worker-{worker_id}"
         self.known: set[int] = set()
+        self.page = bytes(REGION_BYTES)
         self.ready = True
         self.failure = None
         self.n_done = 0

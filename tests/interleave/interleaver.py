@@ -1,12 +1,12 @@
 """Runs threads one at a time, and decides at every line which goes on: so any interleaving can be had, and had again.
 
-The threads under test are *actors*. Each is a real thread with a trace function; at each line of the modules under test,
-and wherever it would block, it asks the :class:`Interleaver` who is next. Locks, semaphores, conditions and the clock of
-those modules are replaced by ones that belong to it (:func:`Interleaver.installed`), so it knows who can go on, time-outs
-come when it says so, and a deadlock is seen at once: no actor can go on.
+The threads under test are *actors*. Each is a real thread with a trace function; at each line of the modules under
+test, and wherever it would block, it asks the :class:`Interleaver` who is next. Locks, semaphores, conditions and the
+clock of those modules are replaced by ones that belong to it (:func:`Interleaver.installed`), so it knows who can go
+on, time-outs come when it says so, and a deadlock is seen at once: no actor can go on.
 
-A schedule is given by a chooser, and is the same each time. :func:`explore` tries all with one preemption, and some drawn
-by chance with several.
+A schedule is given by a chooser, and is the same each time. :func:`explore` tries all with one preemption, and some
+drawn by chance with several.
 """
 
 from __future__ import annotations

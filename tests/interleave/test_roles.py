@@ -1,4 +1,4 @@
-"""Leader, followers, background: whatever the order, somebody leads while there is work, never two, and all are woken."""
+"""Leader, followers, background: in every order somebody leads while there is work, never two, and all are woken."""
 
 from __future__ import annotations
 
@@ -129,7 +129,7 @@ def test_a_waiter_that_comes_while_the_background_leads_and_one_that_times_out()
             if not engine.futures[1].wait(0.001):
                 engine.futures[1].wait(None)
 
-        world.add("waiter", lambda: engine.futures[0].result())
+        world.add("waiter", engine.futures[0].result)
         world.add("impatient", impatient)
         world.add("worker", lambda: [engine.arrive(i) for i in range(2)])
         world.add("end", engine.end)
@@ -153,7 +153,7 @@ def test_one_who_submits_and_looks_beside_one_who_waits() -> None:
 
         engine.n_busy += 1
         world.add("submitter", submit)
-        world.add("waiter", lambda: engine.futures[1].result())
+        world.add("waiter", engine.futures[1].result)
         world.add("end", engine.end)
         return check_of(engine)
 

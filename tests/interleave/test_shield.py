@@ -1,6 +1,7 @@
 """SIGINT at every line, and at every two lines, of what the shield protects: none is lost, none tears a step.
 
-The signal is raised for real, by a trace function, in the main thread; Python runs the handler between two instructions.
+The signal is raised for real, by a trace function, in the main thread; Python runs the handler between two
+instructions.
 """
 
 from __future__ import annotations
@@ -116,7 +117,7 @@ def test_two_interrupts_at_any_lines_come_through() -> None:
 
 
 def test_an_interrupt_at_any_line_of_a_wait_leaves_the_roles_usable() -> None:
-    """A KeyboardInterrupt out of `wait` at whatever line: nobody leads afterwards, and the next waiter gets its result."""
+    """An exception out of `wait` at whatever line: nobody leads afterwards, and the next waiter gets its result."""
 
     def wait_interrupted(at: tuple[int, ...]) -> Interrupter:
         arrived: list[Future[int]] = []

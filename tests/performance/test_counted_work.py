@@ -81,7 +81,7 @@ def system_calls(work: str, n: int) -> tuple[int, dict[str, int]]:
     ("work", "n", "per_task"),
     [
         # one call: send, wait, receive, and holding Ctrl-C back (two each)
-        ("calls", N, 14.0),
+        ("calls", N, 9.0),
         # of a burst, only the sending is each task's own
         ("burst", N, 9.0),
         ("map", 100 * N, 0.05),
@@ -108,13 +108,13 @@ class Counter:
 
 
 def test_an_argument_is_pickled_once() -> None:
-    with fullcourt.Pool(2) as pool:
+    with fullcourt.Pool(1) as pool:  # with two, some may be taken back from the busy one, and are pickled again
         Counter.n = 0
         for _ in range(20):
             pool.apply(type_name, (Counter(),))
         assert Counter.n == 20
         pool.map(type_name, [Counter() for _ in range(50)])
-        assert 70 <= Counter.n <= 80  # a few may be taken back from a busy worker, and are pickled again
+        assert Counter.n == 70
 
 
 def type_name(x: object) -> str:
@@ -288,6 +288,7 @@ class Calls:
         self.ids = itertools.count(1)
         self.queued = False
         self.last_size = 1
+        self.priority = 0
         self.estimate = Estimate()
 
     def available(self) -> int:
@@ -372,4 +373,4 @@ def lines_of_a_call() -> float:
 
 def test_the_python_of_a_call_stays_short() -> None:
     found = lines_of_a_call()
-    assert found < 420, f"{found:.0f} lines of Python for one call and its result"
+    assert found < 330, f"{found:.0f} lines of Python for one call and its result"

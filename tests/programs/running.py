@@ -138,7 +138,8 @@ def describe(pid: int) -> str:
     return f"pid {pid} ({state}) {command}"
 
 
-# Every program of the tests of endings starts with these lines. A task says that it has started by a byte in the named pipe.
+# Every program of the tests of endings starts with these lines. A task says that it has started by a byte in the named
+# pipe.
 PRELUDE = """\
 import os, sys, time
 import fullcourt

@@ -1,9 +1,11 @@
-"""The rarer ends of programs: two interrupts, handlers that raise, `os._exit`, forks, exec, threads at exit, nested pools."""
+"""The rarer ends of programs: two interrupts, handlers that raise, `os._exit`, forks, exec, threads, nested pools."""
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
+import textwrap
 import time
 from typing import TYPE_CHECKING
 
@@ -19,14 +21,21 @@ pytestmark = pytest.mark.skipif(not HAS_PIDFD, reason="waits on pidfds, which on
 # How the main thread waits when the signal comes; two tasks have started by then.
 WAITS = {
     "for a map": "pool = fullcourt.Pool(2, start_method=METHOD)\npool.map(sleep, range(4), chunksize=1)",
-    "in a with block": "with fullcourt.Pool(2, start_method=METHOD) as pool:\n    pool.map(deaf, range(4), chunksize=1)",
+    "in a with block": (
+        "with fullcourt.Pool(2, start_method=METHOD) as pool:\n    pool.map(deaf, range(4), chunksize=1)"
+    ),
     "at the end of a with block": (
         "with fullcourt.Pool(2, start_method=METHOD) as pool:\n    [pool.submit(compute) for _ in range(4)]"
     ),
     "for something else": (
-        "pool = fullcourt.Pool(2, start_method=METHOD)\nfutures = [pool.submit(sleep) for _ in range(4)]\ntime.sleep(100)"
+        """
+        pool = fullcourt.Pool(2, start_method=METHOD)
+        futures = [pool.submit(sleep) for _ in range(4)]
+        time.sleep(100)
+        """
     ),
 }
+METHODS = multiprocessing.get_all_start_methods()
 DEAF = """
 import signal
 
@@ -41,9 +50,15 @@ def deaf(*_):
 """
 
 
+@pytest.fixture(params=[pytest.param(m, marks=[pytest.mark.slow] if m == "spawn" else []) for m in METHODS])
+def start_method(request: pytest.FixtureRequest) -> str:
+    """Spawn with the slow tests: its parent is the same."""
+    return str(request.param)
+
+
 def run_until_started(program: Program, starts: Starts, start_method: str, text: str, n: int = 2) -> int:
     """Start a program, wait until so many tasks have started; its pid."""
-    start(program, start_method, DEAF + text)
+    start(program, start_method, DEAF + textwrap.dedent(text))
     starts.wait(n)
     assert program.process is not None
     return program.process.pid
@@ -88,7 +103,7 @@ def test_a_second_ctrl_c_ends_a_program_that_holds_on(start_method: str, program
 def test_a_sigterm_handler_that_exits_is_obeyed(
     waits: str, start_method: str, program: Program, starts: Starts
 ) -> None:
-    text = "signal.signal(signal.SIGTERM, lambda *_: sys.exit(43))\n" + WAITS[waits]
+    text = "signal.signal(signal.SIGTERM, lambda *_: sys.exit(43))\n" + textwrap.dedent(WAITS[waits])
     pid = run_until_started(program, starts, start_method, text)
     terminated = time.monotonic()
     os.kill(pid, signal.SIGTERM)
@@ -119,8 +134,13 @@ ACTS: dict[str, tuple[str, int, str]] = {
         "",
     ),
     "calls os._exit from another thread": (
-        "import threading\nfuture = pool.submit(sleep)\nSTARTED\n"
-        "threading.Thread(target=os._exit, args=(5,)).start()\nfuture.result()",
+        """
+        import threading
+        future = pool.submit(sleep)
+        STARTED
+        threading.Thread(target=os._exit, args=(5,)).start()
+        future.result()
+        """,
         5,
         "",
     ),
@@ -263,9 +283,9 @@ def test_nobody_is_left_when_a_program(act: str, start_method: str, program: Pro
         program,
         start_method,
         DEAF
-        + "import warnings\nwarnings.simplefilter('ignore', DeprecationWarning)  # of os.fork in a program with threads\n"
+        + "import warnings\nwarnings.simplefilter('ignore', DeprecationWarning)  # of os.fork beside threads\n"
         + "pool = fullcourt.Pool(2, start_method=METHOD)\n"
-        + dedented(text),
+        + textwrap.dedent(text),
     )
     assert program.wait(20) == status, program.stderr()
     program.assert_nobody_is_left()
@@ -275,12 +295,6 @@ def test_nobody_is_left_when_a_program(act: str, start_method: str, program: Pro
         assert all("TaskCancelled" in line or "PoolClosed" in line for line in endings), program.stderr()
     else:
         assert program.stderr() == ""
-
-
-def dedented(text: str) -> str:
-    import textwrap
-
-    return textwrap.dedent(text)
 
 
 @pytest.mark.faults
@@ -295,7 +309,7 @@ def test_workers_of_nested_pools_go_when_the_program_is_killed(
         with fullcourt.Pool(2, start_method=METHOD) as pool:
             pool.map(inner, range(2), chunksize=1)
     """
-    pid = run_until_started(program, starts, start_method, dedented(text), n=4)
+    pid = run_until_started(program, starts, start_method, textwrap.dedent(text), n=4)
     workers = program.workers()
     assert len(workers) >= 6
     os.kill(pid, signal.SIGKILL)
@@ -323,7 +337,7 @@ def test_workers_go_when_the_program_is_killed_and_a_fork_of_it_lives_on(
         print(fork, flush=True)
         time.sleep(100)
     """
-    pid = run_until_started(program, starts, start_method, dedented(text), n=3)
+    pid = run_until_started(program, starts, start_method, textwrap.dedent(text), n=3)
     while not program.stdout().endswith("\n"):
         time.sleep(0.01)
     fork = int(program.stdout())

@@ -16,6 +16,8 @@ Invariants (``check`` asserts them; the property tests call it after every event
    than it has slots.
 4. A worker that was given its last task (``max_tasks``) gets no other; it is stopped when what it holds has ended,
    and its successor is started when that last task is given, so that recycling costs no stall.
+5. With ``on_demand``, a worker is started only when a task waits and no slot is free; ``n_unasked`` is how many more
+   may be.
 """
 
 from __future__ import annotations
@@ -48,9 +50,16 @@ class Scheduler:
     """Gives waiting tasks to workers; see the module's head for the rules."""
 
     def __init__(
-        self, n_workers: int, n_slots: int, *, max_tasks: int | None = None, may_take_back: bool = True
+        self,
+        n_workers: int,
+        n_slots: int,
+        *,
+        max_tasks: int | None = None,
+        may_take_back: bool = True,
+        on_demand: bool = False,
     ) -> None:
         self.n_workers = n_workers
+        self.n_unasked = n_workers if on_demand else 0
         self.n_slots = n_slots  # of each worker
         self.max_tasks = max_tasks
         self.may_take_back = may_take_back
@@ -72,15 +81,21 @@ class Scheduler:
     # -- events ---------------------------------------------------------------------------------------------------
 
     def opened(self, now: float) -> None:
-        """The pool was opened: start the workers."""
-        for _ in range(self.n_workers):
+        """The pool was opened: start the workers, unless they wait for demand."""
+        for _ in range(self.n_workers - self.n_unasked):
+            self._start_worker(now)
+
+    def worker_wanted(self, now: float) -> None:
+        """Somebody wants one worker more to be there, if there may be one, whether or not a task waits."""
+        if self.n_unasked:
+            self.n_unasked -= 1
             self._start_worker(now)
 
     def stream_filled(self, stream: Stream, now: float) -> None:
         """A stream that had nothing has tasks."""
         if not stream.queued and stream.available():
             self._enqueue(stream)
-            if self.roomy:
+            if self.roomy or self.n_unasked:
                 self._dispatch(now)
 
     def ended(self, chunk: Chunk, n_tasks: int, seconds: float, now: float) -> None:
@@ -132,7 +147,7 @@ class Scheduler:
     def came_back(self, chunks: list[Chunk], now: float) -> None:
         """Chunks that belong to no worker (the rest of one whose worker died, a retry) wait to be sent."""
         self.returned.extend(chunks)
-        if self.roomy:
+        if self.roomy or self.n_unasked:
             self._dispatch(now)
 
     def worker_lost(self, worker_id: int, now: float) -> list[Chunk]:
@@ -148,7 +163,7 @@ class Scheduler:
             self.n_sent_tasks -= chunk.count - chunk.done
         if not self.closing:
             self._promote(now)
-            if self._n_serving() < self.n_workers:
+            if self._n_serving() < self.n_workers - self.n_unasked:
                 self._start_worker(now)
             self._look_out(now)
         return held
@@ -161,8 +176,9 @@ class Scheduler:
         self._stop(worker)
         if not self.closing:
             self._promote(now)
-            if self._n_serving() < self.n_workers:
+            if self._n_serving() < self.n_workers - self.n_unasked:
                 self._start_worker(now)
+            self._look_out(now)  # its successor is free, and may take over what lies unread in its link
 
     def time_passed(self, now: float) -> None:
         """The moment ``look_again_at`` has come: a slot is free while work lies still in another worker's link."""
@@ -184,6 +200,7 @@ class Scheduler:
     def closed(self) -> None:
         """No more tasks will come and all have ended: stop the workers."""
         self.closing = True
+        self.n_unasked = 0
         for worker in list(self.workers.values()):
             if not worker.stopping:
                 self._stop(worker)
@@ -269,11 +286,15 @@ class Scheduler:
     def _dispatch(self, now: float) -> None:
         """Send what waits to whoever has room: first to those with a free slot, the last to fall idle first."""
         idle, roomy, streams, returned = self.idle, self.roomy, self.streams, self.returned
-        while roomy and (returned or streams):
+        while (roomy or self.n_unasked) and (returned or streams):
             if self.under_pressure and self.n_sent_tasks:
                 break
             if not returned and not streams[0].available():  # its map failed or was cancelled
                 self._unqueue_first()
+                continue
+            if self.n_unasked and not idle:
+                self.n_unasked -= 1
+                self._start_worker(now)  # it dispatches
                 continue
             if idle:
                 worker = idle[next(reversed(idle))]
@@ -325,7 +346,30 @@ class Scheduler:
             size = min(size, self.max_tasks - worker.n_given)
         return size
 
+    def placed_at_once(self, chunk: Chunk, now: float) -> int:
+        """A single task came: give it to a worker, past the streams, if nothing waits and one has room.
+
+        Returns that worker's id; sending it is the caller's. 0: it is to go through its stream.
+        """
+        if self.streams or self.returned or not self.roomy or self.under_pressure or self.max_tasks is not None:
+            return 0
+        if self.n_unasked and not self.idle:  # another worker is to be started for it
+            return 0
+        if self.idle:
+            worker = self.idle[next(reversed(self.idle))]
+        else:
+            worker = next(iter(self.roomy.values()))
+            del self.roomy[worker.id]
+        self._hold(worker, chunk, now)
+        return worker.id
+
     def _give(self, worker: Worker, chunk: Chunk, now: float) -> None:
+        self._hold(worker, chunk, now)
+        self.actions.append(("send", worker.id, chunk))
+        if worker.retiring and not self.closing:
+            self._start_worker(now)
+
+    def _hold(self, worker: Worker, chunk: Chunk, now: float) -> None:
         mean_s = chunk.estimate.mean_s
         n_tasks = chunk.count - chunk.done
         chunk.expected_s = UNKNOWN_S if mean_s is None else mean_s * n_tasks
@@ -339,9 +383,6 @@ class Scheduler:
         if worker.n_given == self.max_tasks:
             worker.retiring = True
         self._place(worker)
-        self.actions.append(("send", worker.id, chunk))
-        if worker.retiring and not self.closing:
-            self._start_worker(now)
 
     def _steal(self, now: float) -> None:
         """A slot is free and nothing waits: take back what lies unread behind a long task."""
@@ -361,8 +402,8 @@ class Scheduler:
 
     def check(self) -> None:
         """Assert the invariants of the module's head."""
-        if self.roomy and not (self.under_pressure and self.n_sent_tasks):
-            assert not self.streams and not self.returned, "work waits while a worker has room"
+        if (self.roomy or self.n_unasked) and not (self.under_pressure and self.n_sent_tasks):
+            assert not self.streams and not self.returned, "work waits while a worker has room, or may be started"
         for worker in self.workers.values():
             usable = not worker.stopping and not worker.retiring and worker.id not in self.reserve
             n_held = len(worker.sent)

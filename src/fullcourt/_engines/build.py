@@ -62,8 +62,13 @@ def build_driver(
     preload: tuple[str, ...],
     output: str = "forward",
     limits: Limits | None = None,
+    on_demand: bool = False,
+    thread_names: str = "{name}-{index}",
 ) -> Driver:
-    """Make a driver with its engine; its workers are not started yet. The arguments were checked."""
+    """Make a driver with its engine; its workers are not started yet. The arguments were checked.
+
+    ``on_demand``: workers are started when a task finds none free, as the standard library's executors do.
+    """
     engine: Any
     if interpreters is not None:
         if sys.hexversion < 0x030E0000:
@@ -80,11 +85,12 @@ def build_driver(
 
         n_workers = 1
         n_slots = threads or 1
-        engine = (
-            ThreadEngine(n_slots, name, initializer, initargs, share_of(n_slots))
-            if threads
-            else InlineEngine(name, initializer, initargs)
-        )
+        if threads:
+            share = share_of(n_slots)
+            engine = ThreadEngine(n_slots, name, initializer, initargs, share, on_demand=on_demand, names=thread_names)
+        else:
+            engine = InlineEngine(name, initializer, initargs)
+        on_demand = False  # its threads are; its one worker is there
     else:
         from fullcourt._engines.template import Setup
 
@@ -108,7 +114,9 @@ def build_driver(
             engine = ProcessEngine(n_slots, name, method, setup)
     if output != "inherit" and engine.needs_driving:
         engine.output = Output(tagged=output == "tag")
-    scheduler = Scheduler(n_workers, n_slots, max_tasks=max_tasks, may_take_back=engine.can_take_back)
+    scheduler = Scheduler(
+        n_workers, n_slots, max_tasks=max_tasks, may_take_back=engine.can_take_back, on_demand=on_demand
+    )
     driver = Driver(engine, scheduler, name, limits)
     engine.driver = driver
     return driver

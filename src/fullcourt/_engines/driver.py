@@ -31,7 +31,7 @@ from collections import deque
 from collections.abc import Callable
 from functools import partial
 from time import monotonic, perf_counter
-from typing import Any
+from typing import Any, TypeVar
 
 from fullcourt._core.model import Estimate
 from fullcourt._core.options import Durations, Options
@@ -49,10 +49,12 @@ from fullcourt._transport.codec import decode
 from fullcourt._transport.functions import FunctionTable, with_fallback
 from fullcourt._transport.journal import LOADING, LOADING_FUNCTION
 from fullcourt._transport.link import read_body
-from fullcourt._transport.remote_errors import load_exception
+from fullcourt._transport.remote_errors import RESULT_UNREADABLE, load_exception
 from fullcourt.errors import PicklingError, PoolBroken, PoolClosed, TaskCancelled, WorkerDied, exit_name
 
 __all__ = ["Driver"]
+
+R = TypeVar("R")
 
 # A thread that submits without waiting looks for results itself this often: the background thread, competing with it
 # for the GIL, would get its turn only every 5 ms.
@@ -129,9 +131,51 @@ class Driver:
         future: Future[Any],
         *,
         options: Options | None = None,
-        waits: bool = False,
-    ) -> None:
-        """Have ``fn(*args, **kwargs)`` run, and the future settled. ``waits``: the caller will wait at once."""
+    ) -> bool:
+        """Have ``fn(*args, **kwargs)`` run, and the future settled. False: it will not pickle, and has failed."""
+        call = self._prepare(fn, args, kwargs, future, options)
+        if call is None:
+            return False
+        with self.roles.shield:
+            self._hand_in(call)
+        if self.scheduler.actions:
+            self._perform()
+        if self.engine.needs_driving:
+            self._since_driven += 1
+            if self.roles.parked:
+                self.roles.arm()
+            if self._since_driven >= DRIVE_EVERY:
+                self.roles.try_step(0)
+        return True
+
+    def call(
+        self, fn: Callable[..., R], args: tuple[Any, ...], kwargs: dict[str, Any], options: Options | None = None
+    ) -> R:
+        """:meth:`submit` and wait: under one shield, and without the background thread."""
+        future: Future[R] = Future(self)
+        call = self._prepare(fn, args, kwargs, future, options)
+        if call is not None:
+            with self.roles.shield:
+                self._hand_in(call)
+                if self.engine.needs_driving:
+                    if self.scheduler.actions:
+                        self._perform()
+                    if self._outcomes or self._deferred:
+                        self._settle([])  # what an outer step of this thread has yet to hand out
+                    self.roles.wait_shielded(future, None)
+            if self.scheduler.actions:
+                self._perform()
+        return future.result()
+
+    def _prepare(
+        self,
+        fn: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        future: Future[Any],
+        options: Options | None,
+    ) -> Call | None:
+        """Make a call of it, and pickle it: outside of the lock and the shield. None: it will not pickle."""
         if self.functions is None:
             call = Call(0, Estimate() if options is None else self._estimate_of(fn, options), future, fn, args, kwargs)
         else:
@@ -147,61 +191,48 @@ class Driver:
                 with self._lock:
                     self.n_failed += 1
                 future._settle(None, error)
-                return
+                return None
             call = Call(0, function.estimate, future, fn, args, kwargs)
             call.function = function
             call.payload = payload
         future.work = call
-        me: object = threading.get_ident()
-        priority = 0
         if options is not None:
             call.options = options
             if options.factor is not None and call.estimate.durations is None:
                 call.estimate.durations = Durations()
-            if options.priority:
-                priority = options.priority
-                me = (me, priority)
-        self._hand_in(call, me, priority)
-        if not waits and self.engine.needs_driving:
-            self._since_driven += 1
-            if self.roles.parked:
-                self.roles.arm()
-            if self._since_driven >= DRIVE_EVERY:
-                self.roles.try_step(0)
+        return call
 
-    def _hand_in(self, call: Call, me: object, priority: int) -> None:
-        """Give a call to the scheduler and, as a rule, at once to a worker."""
+    def _hand_in(self, call: Call) -> None:
+        """Give a call to the scheduler and, as a rule, at once to a worker. In the shield; actions may be left over."""
+        me: object = threading.get_ident()
+        priority = 0
+        if call.options is not None and call.options.priority:
+            priority = call.options.priority
+            me = (me, priority)
         scheduler = self.scheduler
-        chunk: Any = None
-        worker_id = 0
-        with self.roles.shield:
-            with self._lock:
-                self._check_open()
-                stream = self._streams.get(me)
-                if stream is None:
-                    stream = self._streams[me] = CallStream(Estimate(), priority)
-                    self._forget_streams(me)
-                if self._limited and not self._n_open:
-                    self.supervisor.work_came(monotonic())
-                self._n_open += 1
-                call.id = self.new_id()  # under the lock: on free-threaded Python two could draw the same number
-                call.stream = stream
+        with self._lock:
+            self._check_open()
+            stream = self._streams.get(me)
+            if stream is None:
+                stream = self._streams[me] = CallStream(Estimate(), priority)
+                self._forget_streams(me)
+            if self._limited and not self._n_open:
+                self.supervisor.work_came(monotonic())
+            self._n_open += 1
+            call.id = self.new_id()  # under the lock: on free-threaded Python two could draw the same number
+            call.stream = stream
+            now = monotonic()
+            worker_id = 0 if stream.queued or self.engine.runs_inline else scheduler.placed_at_once(call, now)
+            if not worker_id:
                 stream.append(call)
                 if not stream.queued:
-                    scheduler.stream_filled(stream, monotonic())
-                    actions = scheduler.actions
-                    # The usual case, written out: this call goes to a worker, and nothing else is to be done.
-                    if len(actions) == 1 and actions[0][0] == "send" and not self.engine.runs_inline:
-                        _, worker_id, chunk = actions[0]
-                        actions.clear()
-            if chunk is not None:
-                problem = self.engine.send(worker_id, chunk)
-                if problem is not None:
-                    self._settle(self._cannot_send(chunk, worker_id, problem))
-                elif chunk.options is not None and chunk.options.is_watched:
-                    self._watch(chunk, worker_id)
-        if scheduler.actions:
-            self._perform()
+                    scheduler.stream_filled(stream, now)
+        if worker_id:
+            problem = self.engine.send(worker_id, call)
+            if problem is not None:
+                self._settle(self._cannot_send(call, worker_id, problem))
+            elif call.options is not None and call.options.is_watched:
+                self._watch(call, worker_id)
 
     def cannot_part(self, options: Options | None) -> bool:
         """Whether items with these options must travel one by one: a stuck one cannot be parted from others here."""
@@ -220,6 +251,13 @@ class Driver:
         except TypeError:  # it cannot be hashed
             return Estimate()
         return estimate
+
+    def want_worker(self) -> None:
+        """Have one worker more be started, if it waits for demand."""
+        with self.roles.shield, self._lock:
+            if not self.closed:
+                self.scheduler.worker_wanted(monotonic())
+        self._perform()
 
     def start_job(self, job: MapJob) -> None:
         """Have a map run."""
@@ -563,14 +601,6 @@ class Driver:
             if self.scheduler.look_again_at is not None or self.supervisor.due < NEVER:
                 self.tend()
             return
-        if (
-            len(events) == 1
-            and type(events[0]) is FrameArrived
-            and events[0].fields[0] < frames.OUTPUT
-            and not self._arrived
-        ):
-            self._handle_frame(events[0])
-            return
         # In a queue of the driver's: while what workers print is delivered, an interrupt may come, or a log handler may
         # wait for a task; neither must lose what comes after.
         self._arrived.extend(events)
@@ -656,12 +686,40 @@ class Driver:
             if kind in (frames.ERROR, frames.INIT_FAILED, frames.UNLOADABLE_FUNCTION):
                 return None, load_exception(body.payload)
         except BaseException as error:  # noqa: BLE001
-            error.add_note("fullcourt: the task ran, but its result could not be read back in this process")
+            error.add_note(RESULT_UNREADABLE)
             return None, error
         return None, None
 
     def _frame(self, event: FrameArrived, value: Any, problem: BaseException | None, now: float) -> list[Settlement]:
         kind, _, _, chunk_id, start, count, _, seconds = event.fields
+        handle = event.handle
+        if kind > frames.ERROR:
+            return self._unusual_frame(event, problem, now)
+        worker = self.scheduler.workers.get(handle.id)
+        chunk: Any = worker.sent.get(chunk_id) if worker is not None else None
+        if chunk is None:
+            return []  # told twice, or of a job that is over
+        if problem is None:
+            handle.n_done += count
+        handle.busy_s += seconds
+        if self.supervisor.stops:
+            for index in range(start, start + count):
+                problem = self.supervisor.task_answered(chunk, index, problem)
+        self.scheduler.ended(chunk, count, seconds, now)
+        if chunk.function.n_fatal_loads:
+            chunk.function.n_fatal_loads = 0
+        if chunk.options is not None:
+            self._note_end(chunk, now)
+        if problem is None:
+            return self._tasks_done(chunk, start, value if kind == frames.RESULTS else [value])
+        settlements: list[Settlement] = []
+        for index in range(start, start + count):
+            settlements += self._task_failed(chunk, index, problem, handle)
+        return settlements
+
+    def _unusual_frame(self, event: FrameArrived, problem: BaseException | None, now: float) -> list[Settlement]:
+        """A frame that brings no outcome of a task."""
+        kind, _, _, chunk_id, *_ = event.fields
         handle = event.handle
         if kind == frames.READY:
             handle.ready = True
@@ -692,24 +750,7 @@ class Driver:
         if kind == frames.UNLOADABLE_FUNCTION:
             assert problem is not None
             self._deferred.append(partial(self._send_fallback, handle, chunk, problem))
-            return []
-        if problem is None:
-            handle.n_done += count
-        handle.busy_s += seconds
-        if self.supervisor.stops:
-            for index in range(start, start + count):
-                problem = self.supervisor.task_answered(chunk, index, problem)
-        self.scheduler.ended(chunk, count, seconds, now)
-        if chunk.function.n_fatal_loads:
-            chunk.function.n_fatal_loads = 0
-        if chunk.options is not None:
-            self._note_end(chunk, now)
-        if problem is None:
-            return self._tasks_done(chunk, start, value if kind == frames.RESULTS else [value])
-        settlements: list[Settlement] = []
-        for index in range(start, start + count):
-            settlements += self._task_failed(chunk, index, problem, handle)
-        return settlements
+        return []
 
     def _note_end(self, chunk: Any, now: float) -> None:
         """A task with options ended."""
@@ -885,6 +926,8 @@ class Driver:
                 call.future = None
         for job in list(self._jobs):
             settlements += job.abort(error)
+            if isinstance(job, StreamJob) and job.refill is not None:
+                self._deferred.append(job.refill)  # its feeder, which may wait for room, sees that it is over
         self._jobs.clear()
         self._n_open = 0
         return settlements
@@ -978,6 +1021,7 @@ class Driver:
         """Wait for something to happen, and deal with it. Only the leader calls this."""
         self._since_driven = 0
         if self._abandoned and not self.closed:
+            self._settle([])
             self.close()
         look_again_at = self.scheduler.look_again_at
         if self._arrived:
@@ -992,7 +1036,18 @@ class Driver:
             ready = self.engine.wait(timeout)
         finally:
             shield.wait_ends()
-        self.handle_events(self.engine.collect(ready))
+        if self._abandoned and self._deferred:
+            self._settle([])  # before what has come makes room for what shall not be run any more
+        events = self.engine.collect(ready)
+        if (
+            len(events) == 1
+            and type(events[0]) is FrameArrived
+            and events[0].fields[0] < frames.OUTPUT
+            and not self._arrived
+        ):
+            self._handle_frame(events[0])
+        else:
+            self.handle_events(events)
 
     def _has_work(self) -> bool:
         return self._n_open > 0 or ((self.closed or self._abandoned) and not self.ended.done())
@@ -1010,12 +1065,17 @@ class Driver:
     # -- cancelling and ending -------------------------------------------------------------------------------------
 
     def is_running(self, future: Future[Any]) -> bool:
-        """Whether a future's task was handed to a worker."""
+        """Whether a worker has begun a future's task."""
         work = future.work
-        return isinstance(work, Call) and work.worker_id is not None
+        worker_id = work.worker_id if isinstance(work, Call) else None
+        handle = None if worker_id is None else self.engine.handles.get(worker_id)
+        return handle is not None and work.id in self.engine.started(handle)
 
-    def cancel(self, future: Future[Any], *, waits: bool = True) -> bool:
-        """Cancel a call, or stop a map. ``waits``: until what runs has ended, so that the answer is the truth."""
+    def cancel(self, future: Future[Any], *, waits: bool = True, running: bool = True) -> bool:
+        """Cancel a call, or stop a map.
+
+        ``waits``: until what runs has ended, so that the answer is the truth. ``running``: also a call that runs.
+        """
         work = future.work
         if self.is_foreign():
             return False
@@ -1039,6 +1099,8 @@ class Driver:
                     self._withdraw_waiting(work)
             if cancelled or (worker_id is not None and self._cancel_sent(work, worker_id)):
                 break
+            if not running:
+                return False
             answer = self._stop_running(future, work, waits)
             if answer is not None:
                 return answer
@@ -1119,6 +1181,45 @@ class Driver:
             self._settle([])
         return found
 
+    def end_unstarted(self, error: BaseException) -> None:
+        """End all calls that no worker has begun or is just about to begin with this error; those that run go on."""
+        if self.is_foreign():
+            return
+        with self.roles.shield, self._lock:
+            calls = [call for stream in self._streams.values() for call in stream.drain()]
+            calls += [chunk for chunk in self.scheduler.returned if type(chunk) is Call]
+            self.scheduler.returned = deque(c for c in self.scheduler.returned if type(c) is not Call)
+            for stream in [s for s in self.scheduler.streams if not s.available()]:
+                self.scheduler.streams.remove(stream)
+                stream.queued = False
+            laden = list(self.scheduler.laden)
+        for worker_id in laden:
+            ids = self.engine.take_back(worker_id)
+            with self.roles.shield, self._lock:
+                worker = self.scheduler.workers.get(worker_id)
+                chunks = [worker.sent[i] for i in ids if i in worker.sent] if worker is not None else []
+                self._forget_functions(worker_id, chunks)
+                now = monotonic()
+                # What a free slot would have begun at once is let run.
+                n_begun = len(worker.sent) - len(chunks) if worker is not None else 0
+                n_spared = max(0, self.scheduler.n_slots - n_begun)
+                spared, rest = chunks[:n_spared], chunks[n_spared:]
+                taken = [chunk for chunk in rest if type(chunk) is Call]
+                for call in taken:
+                    self.scheduler.withdrawn(call, now)
+                calls += taken
+                self._requeue(spared + [chunk for chunk in rest if type(chunk) is not Call], now)
+        settlements: list[Settlement] = []
+        with self.roles.shield, self._lock:
+            for call in calls:
+                if call.future is not None:
+                    settlements.append((call.future, None, error))
+                    call.future = None
+                    self._n_open -= 1
+            self._after_event()
+        self._perform()
+        self._settle(settlements)
+
     def close(self) -> None:
         """Take no more work; end the workers when all is done. Does not wait."""
         if self.is_foreign():
@@ -1172,9 +1273,14 @@ class Driver:
         returned += self.supervisor.n_waiting()
         return scheduler.n_sent_tasks + waiting + returned + sum(job.available() for job in self._jobs)
 
-    def abandon(self) -> None:
-        """Nobody holds the pool any more. Called by the garbage collector: takes no lock that another may hold."""
+    def abandon(self, error: BaseException | None = None) -> None:
+        """Nobody holds the pool any more. Called by the garbage collector: takes no lock that another may hold.
+
+        With an error, what has not started ends with it; else all that was submitted is done.
+        """
         self._abandoned = True
+        if error is not None:
+            self._deferred.append(partial(self.end_unstarted, error))
         if self.engine.needs_driving:
             self.roles.ring()
         else:

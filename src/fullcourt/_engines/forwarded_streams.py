@@ -5,7 +5,8 @@ from __future__ import annotations
 import codecs
 import io
 import threading
-from collections.abc import Container
+from collections.abc import Callable, Container
+from functools import partial
 from typing import Any, NoReturn, Protocol, TextIO
 
 from fullcourt._engines.output import OUT, OutputSettings
@@ -25,6 +26,7 @@ class Speaker(Protocol):
     def settings(self) -> OutputSettings: ...
     def say_text(self, number: int, text: str, *, flush: bool = False) -> None: ...
     def flush_originals(self) -> None: ...
+    def unstopped(self, act: Callable[[], object]) -> None: ...
 
 
 class ForwardedStream(io.TextIOBase):
@@ -49,6 +51,10 @@ class ForwardedStream(io.TextIOBase):
             raise TypeError(f"write() argument must be str, not {type(text).__name__}")
         if not self._forwarder.active:
             return self._original.write(text) if self._original is not None else len(text)
+        self._forwarder.unstopped(partial(self._write, text))
+        return len(text)
+
+    def _write(self, text: str) -> None:
         with self._lock:
             me = threading.get_ident()
             head, newline, tail = str(text).rpartition("\n")
@@ -61,10 +67,12 @@ class ForwardedStream(io.TextIOBase):
                 parts.append(tail)
                 if len(parts) > MAX_PARTS or len(tail) > MAX_PART:
                     self._send(me)
-        return len(text)
 
     def flush(self) -> None:
         """Send what this thread has written, and have the program's stream flushed, too."""
+        self._forwarder.unstopped(self._flush)
+
+    def _flush(self) -> None:
         if self._forwarder.active:
             with self._lock:
                 text = "".join(self.pending.pop(threading.get_ident(), ()))

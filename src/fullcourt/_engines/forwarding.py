@@ -68,10 +68,14 @@ class Forwarder:
     def say(self, kind: int, number: int, flush: bool, payload: bytes) -> None:
         """Send something. Waits while the pool is behind. That the pool is gone is noticed elsewhere."""
         frame = self._end.make_frame(kind, 0, 0, number, flush, 0.0, b"", payload, [])
-        self.unstopped(partial(self._end.send, frame))
+        self.unstopped(partial(self._send, frame))
+
+    def _send(self, frame: Any) -> None:
+        with contextlib.suppress(OSError):
+            self._end.send(frame)
 
     def unstopped(self, act: Callable[[], object]) -> None:
-        """Do something that must not be torn by the exception which stops a task.
+        """Do something that must not be torn by the exception which stops a task: send a frame, hold a lock.
 
         For so long, this thread runs nothing that may be stopped.
 
@@ -81,14 +85,12 @@ class Forwarder:
         journal = self.slots.get(threading.get_ident())
         running = journal.slot.running if journal is not None else 0
         if not running or journal is None:
-            with contextlib.suppress(OSError):
-                act()
+            act()
             return
         slot = journal.slot
         slot.leave()
         try:
-            with contextlib.suppress(OSError):
-                act()
+            act()
         finally:
             slot.running = running
         stop = journal.words[STOP_WORD]

@@ -185,7 +185,18 @@ class Future(concurrent.futures.Future, Generic[T]):  # type: ignore[type-arg]
             return self.cancelled()
         if self._settler is not None:
             return self._settler.cancel(self)
-        return self._state != RUNNING and self._settle_cancelled()
+        return self._cancel_by_hand()
+
+    def _cancel_by_hand(self) -> bool:
+        """Cancel a future that somebody made by hand, and will ask with :meth:`set_running_or_notify_cancel`."""
+        with self._condition:
+            if self._state in ENDED or self._state == RUNNING:
+                return self.cancelled()
+            with guard:
+                self._end(CANCELLED, None, None)
+            self._condition.notify_all()
+        self._call_done_callbacks()
+        return True
 
     def request_cancel(self) -> None:
         """As :meth:`cancel`, without waiting: the future ends when its task has stopped."""
@@ -317,7 +328,8 @@ class Future(concurrent.futures.Future, Generic[T]):  # type: ignore[type-arg]
                 else "returned " + type(self._result).__name__
             )
             return f"<{type(self).__name__} at {id(self):#x} state=finished {what}>"
-        return f"<{type(self).__name__} at {id(self):#x} state={self._state.lower()}>"
+        state = "cancelled" if self.cancelled() else self._state.lower()
+        return f"<{type(self).__name__} at {id(self):#x} state={state}>"
 
 
 class Wake:

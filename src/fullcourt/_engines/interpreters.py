@@ -50,7 +50,7 @@ class InterpreterEngine(LinkedEngine):
     def open(self) -> None:
         self._setup.pool_pid = os.getpid()
         self._setup.output = self.settings_now()
-        self._setup_fd, self._rights = write_setup(self._setup, self.codec)
+        self._setup_fd, self._rights = write_setup(self._setup, self.codec, None)
 
     def start(self, worker_id: int) -> None:
         link, tasks, results = make_link()

@@ -57,6 +57,7 @@ class Handle:
         self.mid_line: set[int] = set()  # of its streams, those whose last line has not ended
         self.at_end = False  # its link has reported end-of-file
         self.ready = False
+        self.exitcode: int | None = None  # once it has ended, where that is known
         self.orphaned = False
         self.failure: Exception | None = None  # why it could not be started, where that is known
         self.n_due = 0  # frames sent less frames received: about how many answers may be expected
@@ -230,7 +231,7 @@ class RemoteEngine(abc.ABC):
             if chunk_id in chunk_ids:
                 revoke(handle.page, slot_index, chunk_id)
 
-    def worker_ready(self, handle: Handle, pid: int) -> None:
+    def worker_ready(self, handle: Handle, pid: int) -> None:  # noqa: B027  most engines have nothing to do
         """A worker has said that it is ready, and its process."""
 
     @abc.abstractmethod
@@ -331,6 +332,8 @@ class LinkedEngine(RemoteEngine):
             payload, buffers = chunk.payload
             function_id = chunk.function.id
             if not buffers and function_id in handle.known and len(payload) <= MAX_INLINE:
+                if self.output is not None and handle.told != self.output.look():
+                    self._tell_settings(handle, self.output)
                 handle.n_due += 1
                 handle.link.send_small(pack(CALL, 0, function_id, chunk.id, 0, 1, 0, 0.0) + payload, chunk.id)
                 return None

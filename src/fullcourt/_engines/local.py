@@ -47,6 +47,7 @@ class LocalHandle:
         self.n_done = 0
         self.busy_s = 0.0
         self.started_at = monotonic()
+        self.running: dict[int, int] = {}  # the calls that run now, by id
 
 
 class WatchedCall:
@@ -142,8 +143,8 @@ class LocalEngine:
         """Slots here see for themselves that a job has stopped."""
 
     def started(self, handle: LocalHandle) -> dict[int, int]:
-        """Local workers do not die."""
-        return {}
+        """The calls that run now, by id."""
+        return handle.running
 
     def wake(self) -> None:
         """Nobody sleeps here."""
@@ -155,6 +156,7 @@ class LocalEngine:
         """Run a chunk's tasks and report them."""
         report = self.driver.finished
         if type(chunk) is Call:
+            handle.running[chunk.id] = 0
             began = perf_counter()
             try:
                 value = chunk.fn(*chunk.args, **chunk.kwargs)
@@ -162,6 +164,8 @@ class LocalEngine:
                 report(handle, chunk, 0, [], error, perf_counter() - began)
             else:
                 report(handle, chunk, 0, [value], None, perf_counter() - began)
+            finally:
+                handle.running.pop(chunk.id, None)
             return
         fn: Callable[[Any], Any] = starred(chunk.job.fn) if chunk.job.kind == STARMAP else chunk.job.fn
         items = chunk.items
@@ -197,24 +201,42 @@ class LocalEngine:
 
 
 class ThreadEngine(LocalEngine):
-    """Runs tasks on threads of this process."""
+    """Runs tasks on threads of this process: all of them from the start, or each when a task finds none free."""
 
     def __init__(
-        self, n_slots: int, name: str, initializer: Callable[..., object] | None, initargs: tuple[Any, ...], share: int
+        self,
+        n_slots: int,
+        name: str,
+        initializer: Callable[..., object] | None,
+        initargs: tuple[Any, ...],
+        share: int,
+        *,
+        on_demand: bool = False,
+        names: str = "{name}-{index}",
     ) -> None:
         super().__init__(n_slots, name, initializer, initargs)
         self._share = share  # cores that each thread may use
         self._queue: queue.SimpleQueue[Any] = queue.SimpleQueue()
-        self._threads: list[threading.Thread] = []
-        self._n_left = n_slots
-        self._count_lock = threading.Lock()
+        self.threads: list[threading.Thread] = []
+        self._names = names
+        self._on_demand = on_demand
+        self._free = threading.Semaphore(0)  # on demand: threads that wait and were not yet counted on
+        self._n_left = 0
+        self._stopped = False
+        self._count_lock = threading.Lock()  # protects the counts, and the list of threads
 
     def start(self, worker_id: int) -> None:
         handle = self.handles[worker_id] = LocalHandle(worker_id, self.name)
-        for index in range(self.n_slots):
-            thread = make_thread(self._serve, f"{self.name}-{index}", (handle,))
-            self._threads.append(thread)
-            thread.start()
+        if not self._on_demand:
+            with self._count_lock:  # one whose initializer fails at once must not take itself for the last
+                for _ in range(self.n_slots):
+                    self._start_thread(handle)
+
+    def _start_thread(self, handle: LocalHandle) -> None:
+        self._n_left += 1
+        thread = make_thread(self._serve, self._names.format(name=self.name, index=len(self.threads)), (handle,))
+        self.threads.append(thread)
+        thread.start()
 
     def _serve(self, handle: LocalHandle) -> None:
         set_share(self._share, of_thread=True)
@@ -225,7 +247,7 @@ class ThreadEngine(LocalEngine):
         except BaseException as error:  # noqa: BLE001
             self.driver.initializer_failed(error)
         else:
-            get = self._queue.get
+            get = self._get_on_demand if self._on_demand else self._queue.get
             run = self.run_chunk
             while True:
                 chunk = get()
@@ -251,14 +273,25 @@ class ThreadEngine(LocalEngine):
     def abandon(self, worker_id: int, chunk_id: int, kind: type[BaseException]) -> bool:
         if not super().abandon(worker_id, chunk_id, kind):
             return False
-        thread = make_thread(self._serve, f"{self.name}-{len(self._threads)}", (self.handles[worker_id],))
-        self._threads.append(thread)
-        thread.start()
+        with self._count_lock:
+            self._n_left -= 1  # the abandoned one
+            self._start_thread(self.handles[worker_id])
         return True
+
+    def _get_on_demand(self) -> Any:
+        try:
+            return self._queue.get_nowait()
+        except queue.Empty:
+            self._free.release()
+            return self._queue.get()
 
     def send(self, worker_id: int, chunk: Any) -> None:
         """Give a chunk to whichever thread is free."""
         self._queue.put(chunk)
+        if self._on_demand and len(self.threads) < self.n_slots and not self._free.acquire(blocking=False):
+            with self._count_lock:
+                if not self._stopped and len(self.threads) < self.n_slots:
+                    self._start_thread(self.handles[worker_id])
 
     def call_soon(self, act: Callable[[], None]) -> None:
         self._queue.put(act)
@@ -278,13 +311,19 @@ class ThreadEngine(LocalEngine):
 
     def stop(self, worker_id: int) -> None:
         """Have the threads end when they have done what they were given."""
-        for _ in range(self.n_slots):
+        with self._count_lock:
+            self._stopped = True
+            n_threads = len(self.threads)
+        for _ in range(n_threads):
             self._queue.put(None)
+        if not n_threads:
+            self.driver.worker_ended(worker_id)
 
     def end(self) -> None:
         """Have the threads end after the task that each is in."""
         self.take_back(0)
-        self.stop(0)
+        for worker_id in list(self.handles):
+            self.stop(worker_id)
 
 
 class InlineEngine(LocalEngine):

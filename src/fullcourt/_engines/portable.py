@@ -42,6 +42,7 @@ from fullcourt._os.budget import worker_environment
 from fullcourt._os.system import kill_tree
 from fullcourt._transport import frames
 from fullcourt._transport.codec import Codec
+from fullcourt._transport.inheritance import Inheritance, adopt
 from fullcourt._transport.journal import page_bytes
 from fullcourt._transport.portable_link import Page, PoolEnd, WorkerEnd, make_link, make_message, open_page
 from fullcourt.errors import NotSupported
@@ -71,6 +72,7 @@ class PortableEngine(RemoteEngine):
         super().__init__(n_slots, name, Codec(carries=False))
         self._setup = setup
         self._start_data = b""
+        self._inheritance = Inheritance(renumbered=False)
         self._children: dict[int, Child] = {}
         self._mailbox = Mailbox()
 
@@ -78,7 +80,8 @@ class PortableEngine(RemoteEngine):
         self._setup.pool_pid = os.getpid()
         self._setup.output = self.settings_now()
         self._setup.environment = worker_environment(self._setup.share, os.environ)
-        self._start_data, _ = pickle_setup(self._setup, self.codec)
+        self._inheritance = Inheritance(renumbered=False)
+        self._start_data, _ = pickle_setup(self._setup, self.codec, self._inheritance)
 
     # -- waiting ---------------------------------------------------------------------------------------------------
 
@@ -112,7 +115,8 @@ class PortableEngine(RemoteEngine):
             on_failure.callback(link.close)
             arguments = f"{worker_id}, {inherited.numbers!r}, {page.token!r}, {n_bytes}"
             code = f"from fullcourt._engines.portable import main; main({arguments})"
-            process = start_interpreter(code, inherited.numbers + page.numbers, self._setup.environment)
+            numbers = inherited.numbers + page.numbers + self._inheritance.descriptors
+            process = start_interpreter(code, numbers, self._setup.environment)
             on_failure.pop_all()
         handle = Handle(worker_id, f"{self.name}-{worker_id}", link, page.memory)
         handle.pid = process.pid
@@ -350,6 +354,7 @@ def main(worker_id: int, inherited: list[int], page: Any, n_bytes: int) -> None:
         os._exit(1)
     end.start_reading()
     quiet_signals()
+    adopt(0, 0, setup.tracker)
     enter_world(setup)
     preload(setup)
     if sys.platform != "win32":

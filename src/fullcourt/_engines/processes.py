@@ -17,6 +17,7 @@ from fullcourt._os.budget import worker_environment
 from fullcourt._os.system import open_pidfd
 from fullcourt._transport import frames
 from fullcourt._transport.codec import Codec
+from fullcourt._transport.inheritance import Inheritance
 from fullcourt._transport.link import make_frame, make_link
 from fullcourt.errors import NotSupported, PoolBroken
 
@@ -64,12 +65,13 @@ class ProcessEngine(LinkedEngine):
         self._watch(control.fileno(), self._hear)
 
     def _start_fresh(self, template_end: socket.socket) -> int:
-        setup_fd, rights = write_setup(self._setup, self.codec)
+        inheritance = Inheritance(renumbered=True)
+        setup_fd, _ = write_setup(self._setup, self.codec, inheritance)
         try:
             code = f"from fullcourt._engines.template import main; main(3, 4, {self._method!r})"
-            return spawn_interpreter(code, [template_end.fileno(), setup_fd, *rights.fds], self._setup.environment)
+            descriptors = [template_end.fileno(), setup_fd, *inheritance.descriptors]
+            return spawn_interpreter(code, descriptors, self._setup.environment)
         finally:
-            rights.close()
             os.close(setup_fd)
 
     def _hear(self, events: list[Event]) -> None:
@@ -95,6 +97,7 @@ class ProcessEngine(LinkedEngine):
             elif what == "exited":
                 self._drain(handle, events)
                 self._remove(handle)
+                handle.exitcode = rest[0]
                 events.append(Lost(handle, rest[0], rest[1]))
             else:
                 self._remove(handle)
@@ -228,6 +231,7 @@ class ProcessEngine(LinkedEngine):
     def close(self) -> None:
         self._ending = True
         self._order(("stop",))  # a fork of this process may hold the socket open: then the template sees no end of it
+        self._setup.initializer, self._setup.initargs = None, ()  # what is the user's is not held any longer
         control, self._control = self._control, None
         if control is not None:
             self._unwatch(control.fileno())

@@ -40,6 +40,13 @@ class ForwardingHandler(logging.Handler):
         super().__init__()
         self._forwarder = forwarder
 
+    def handle(self, record: logging.LogRecord) -> bool:
+        """As of any handler, but without its lock: a task that is stopped in here would leave it taken."""
+        if self.filters and not self.filter(record):
+            return False
+        self.emit(record)
+        return True
+
     def emit(self, record: logging.LogRecord) -> None:
         """Send a record, once."""
         forwarder = self._forwarder

@@ -63,6 +63,7 @@ class Roles:
         self._bell = threading.Semaphore(0)  # rung to wake the background thread
         self._give_way = False
         self._urgent = False
+        self._n_steps = 0  # of threads that look without waiting
 
     @property
     def parked(self) -> bool:
@@ -71,22 +72,25 @@ class Roles:
 
     def wait(self, future: Future[Any], timeout: float | None) -> bool:
         """Wait for a future of this pool, leading if nobody does. Returns whether it has ended."""
-        me = threading.get_ident()
-        deadline = None if timeout is None else monotonic() + timeout
         with self.shield:
-            if self._leader == me:  # a callback waits, from inside of a step
-                self._lead_until(future, deadline)
-                return future.done()
-            while not future.done():
-                if self._try_lead(me):
-                    try:
-                        self._lead_until(future, deadline)
-                    finally:
-                        self._leave()
-                else:
-                    self._follow(future, deadline)
-                if deadline is not None and monotonic() >= deadline:
-                    break
+            return self.wait_shielded(future, None if timeout is None else monotonic() + timeout)
+
+    def wait_shielded(self, future: Future[Any], deadline: float | None) -> bool:
+        """:meth:`wait`, inside of the shield."""
+        me = threading.get_ident()
+        if self._leader == me:  # a callback waits, from inside of a step
+            self._lead_until(future, deadline)
+            return future.done()
+        while not future.done():
+            if self._try_lead(me):
+                try:
+                    self._lead_until(future, deadline)
+                finally:
+                    self._leave()
+            else:
+                self._follow(future, deadline)
+            if deadline is not None and monotonic() >= deadline:
+                break
         return future.done()
 
     def try_step(self, timeout: float) -> bool:
@@ -94,6 +98,7 @@ class Roles:
         with self.shield:
             if not self._try_lead(threading.get_ident()):
                 return False
+            self._n_steps += 1
             try:
                 self._step(timeout)
             finally:
@@ -190,8 +195,12 @@ class Roles:
         with self._lock:
             self._state = GRACE
         while True:
-            if not self._urgent:
-                self._bell.acquire(timeout=GRACE_S)
+            # A thread that submits and looks by itself now and then is left alone: two that drive in turn would hand
+            # the GIL to each other at every send.
+            while not self._urgent:
+                seen = self._n_steps
+                if self._bell.acquire(timeout=GRACE_S) or self._n_steps == seen:
+                    break
             with self._lock:
                 self._urgent = False
                 leads = self._leader is None and self._has_work()

@@ -34,6 +34,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, cast
 from fullcourt._os.budget import libraries_limited
 from fullcourt._os.system import become_subreaper, descendants, die_with_parent, kill_tree, open_pidfd
 from fullcourt._transport.carried import Rights, arriving, collecting, drop_inherited
+from fullcourt._transport.inheritance import Inheritance, adopt, dumps_inheriting, tracker_descriptor
 from fullcourt.errors import NotSupported
 
 if TYPE_CHECKING:
@@ -57,11 +58,13 @@ class Setup:
     cwd: str = ""
     preload: tuple[str, ...] = ()
     encoded_initializer: bytes | None = None
-    n_rights: int = 0  # descriptors that the initializer and its arguments hold
-    rights: Any = None  # these, where they are
+    rights: Any = None  # in a sub-interpreter: the descriptors that the initializer and its arguments hold
     share: int = 1  # cores that each slot may use
     environment: dict[str, str] = field(default_factory=dict)  # set in workers on top of the program's
     output: OutputSettings | None = None  # None: what tasks print and log stays with the worker
+    n_inherited: int = 0  # descriptors that a fresh interpreter is given beside its own
+    tracker: int | None = None  # which of them leads to the resource tracker
+    authkey: bytes = b""  # multiprocessing's, for proxies of managers
 
 
 class Template:
@@ -204,13 +207,15 @@ def run_worker(worker_id: int, setup: Setup, connect: Callable[[], tuple[Any, mm
     """Be a worker, to the end, behind any kind of link: ``connect`` gives the worker's end and its page."""
     code = 1
     try:
+        from fullcourt._engines import worker as this_worker
         from fullcourt._engines.forwarding import Forwarder
         from fullcourt._engines.worker import Worker, flush_streams
         from fullcourt._transport.codec import Codec
         from fullcourt._transport.mainspace import adopt_main
 
         end, page = connect()
-        be_a_child(f"{setup.name}-{worker_id}")
+        this_worker.name_here = f"{setup.name}-{worker_id}"
+        be_a_child(this_worker.name_here)
         adopt_main()
         codec = Codec(shares_main=setup.shares_main, carries=getattr(end, "carries_descriptors", True))
         initializer, initargs = setup.initializer, setup.initargs
@@ -387,10 +392,9 @@ def main(control_fd: int, setup_fd: int, method: str) -> None:
     control = socket.socket(fileno=control_fd)
     data = read_all(setup_fd)
     setup: Setup = pickle.loads(data)
-    setup.rights = Rights(range(setup_fd + 1, setup_fd + 1 + setup.n_rights))
-    for fd in setup.rights.fds:
-        os.set_inheritable(fd, False)
     quiet_signals()
+    inherited = range(setup_fd + 1, setup_fd + 1 + setup.n_inherited)
+    adopt(inherited.start, setup.n_inherited, setup.tracker)
     enter_world(setup)
     if method == "forkserver":
         run_template(control, setup.pool_pid, setup)
@@ -398,7 +402,7 @@ def main(control_fd: int, setup_fd: int, method: str) -> None:
 
     def spawn_worker(worker_id: int, fds: list[int]) -> int:
         code = f"from fullcourt._engines.template import spawned; spawned({worker_id})"
-        return spawn_interpreter(code, [*fds, setup_fd, *setup.rights.fds], {})  # they are ours already
+        return spawn_interpreter(code, [*fds, setup_fd, *inherited], {})  # the environment is ours already
 
     Template(control, setup.pool_pid, spawn_worker).run()
     os._exit(0)
@@ -412,17 +416,19 @@ def spawned(worker_id: int) -> None:
     parent_pid = os.getppid()
     setup: Setup = pickle.loads(read_all(6))
     os.close(6)
-    setup.rights = Rights(range(7, 7 + setup.n_rights))
     quiet_signals()
-    for fd in (3, 4, 5, *setup.rights.fds):
+    adopt(7, setup.n_inherited, setup.tracker)
+    for fd in (3, 4, 5):
         os.set_inheritable(fd, False)
     enter_world(setup)
     preload(setup)
     worker_main(worker_id, 3, 4, 5, setup, parent_pid)
 
 
-def pickle_setup(setup: Setup, codec: Any) -> tuple[bytes, Rights]:
-    """What a fresh interpreter needs to know, pickled, and the descriptors that it must get."""
+def pickle_setup(setup: Setup, codec: Any, inheritance: Inheritance | None) -> tuple[bytes, Rights]:
+    """What a fresh interpreter needs to know, pickled; with what it must inherit. None: it can inherit nothing,
+    and gets the descriptors that are returned in another way.
+    """
     rights = Rights()
     fresh = Setup(
         n_slots=setup.n_slots,
@@ -435,24 +441,40 @@ def pickle_setup(setup: Setup, codec: Any) -> tuple[bytes, Rights]:
         share=setup.share,
         output=setup.output,
     )
-    if setup.initializer is not None:
-        data, buffers = codec.encode((setup.initializer, setup.initargs))
-        carried = getattr(buffers, "rights", None)
-        if len(buffers):  # rare, and not worth a table
-            from fullcourt._transport.by_value import dumps
+    if "multiprocessing.managers" in sys.modules:
+        from multiprocessing.process import current_process
 
-            with collecting() as again:
-                data = dumps((setup.initializer, setup.initargs), 5)
-            carried = again
-        rights = carried or rights
-        fresh.n_rights = len(rights.fds)
-        fresh.encoded_initializer = data
+        fresh.authkey = bytes(current_process().authkey)
+    if setup.initializer is not None:
+        what = (setup.initializer, setup.initargs)
+        if inheritance is None:
+            fresh.encoded_initializer, rights = encode_whole(what, codec)
+        else:
+            fresh.encoded_initializer = dumps_inheriting(what, inheritance, lambda obj: encode_whole(obj, codec)[0])
+    if inheritance is not None:
+        tracker = tracker_descriptor()
+        if tracker is not None:
+            fresh.tracker = inheritance.duplicate_for_child(tracker)
+        fresh.n_inherited = len(inheritance.descriptors)
     return pickle.dumps(fresh), rights
 
 
-def write_setup(setup: Setup, codec: Any) -> tuple[int, Rights]:
+def encode_whole(obj: object, codec: Any) -> tuple[bytes, Rights]:
+    """Pickle with all buffers inside. Returns also the descriptors that go along."""
+    data: bytes
+    data, buffers = codec.encode(obj)
+    rights: Rights = getattr(buffers, "rights", None) or Rights()
+    if len(buffers):  # rare, and not worth a table
+        from fullcourt._transport.by_value import dumps
+
+        with collecting() as rights:
+            data = dumps(obj, 5)
+    return data, rights
+
+
+def write_setup(setup: Setup, codec: Any, inheritance: Inheritance | None) -> tuple[int, Rights]:
     """Write that into a memory block. Returns its descriptor, to be read by `read_all`, and the others to go along."""
-    data, rights = pickle_setup(setup, codec)
+    data, rights = pickle_setup(setup, codec, inheritance)
     fd = os.memfd_create("fullcourt-setup", os.MFD_CLOEXEC)
     try:
         done = 0
@@ -484,6 +506,10 @@ def enter_world(setup: Setup) -> None:
     Its ``__main__`` is never imported again: an empty one stands there, and is filled by what functions bring along.
     """
     sys.modules["__main__"] = ModuleType("__main__")
+    if setup.authkey:
+        from multiprocessing.process import current_process
+
+        current_process().authkey = setup.authkey
     sys.path[:] = setup.sys_path
     sys.argv[:] = setup.argv
     with contextlib.suppress(OSError):

@@ -40,7 +40,7 @@ from fullcourt._transport.journal import (
     token,
 )
 from fullcourt._transport.link import Attached, Body, Fields, read_body
-from fullcourt._transport.remote_errors import dump_exception, format_remote
+from fullcourt._transport.remote_errors import ARGUMENTS_UNREADABLE, FUNCTION_UNREADABLE, dump_exception, format_remote
 from fullcourt.errors import PicklingError, TaskCancelled, TaskTimeout
 
 if TYPE_CHECKING:
@@ -63,6 +63,7 @@ class End(Protocol):
 
 
 n_slots_here = 0  # how many slots this process has as a worker; 0 where it is none
+name_here = ""  # its name as a worker: the pool's, and its number in it
 
 
 class Worker:
@@ -170,7 +171,7 @@ class Worker:
             try:
                 fn = decode(body.function, None, body.function_descriptors)
             except BaseException as error:  # noqa: BLE001
-                error.add_note("fullcourt: the function could not be loaded in the worker")
+                error.add_note(FUNCTION_UNREADABLE)
                 if isinstance(error, (ImportError, AttributeError)):
                     journal.start(0, 0, RUNNING)  # nothing runs: it is sent again in another way
                     self._answer_error(frames.UNLOADABLE_FUNCTION, chunk_id, start, error, 0.0)
@@ -197,10 +198,16 @@ class Worker:
         words[SINCE_WORD] = began
         words[0] = chunk_id
         try:
+            args, kwargs = decode(body.payload, body.buffers, body.descriptors)
+            body.close_descriptors()
+        except BaseException as error:  # noqa: BLE001
+            words[ITEM_WORD] = 0
+            error.add_note(ARGUMENTS_UNREADABLE)
+            self._answer_error(frames.ERROR, chunk_id, 0, error, (perf_counter_ns() - began) * 1e-9)
+            return
+        body = None  # type: ignore[assignment]
+        try:
             try:
-                args, kwargs = decode(body.payload, body.buffers, body.descriptors)
-                body.close_descriptors()
-                body = None  # type: ignore[assignment]
                 slot.running = chunk_id << TOKEN_BITS
                 began = perf_counter_ns()
                 result = fn(*args, **kwargs)
@@ -216,7 +223,7 @@ class Worker:
         args = kwargs = None
         try:
             payload, buffers = self._codec.encode(result)
-        except PicklingError as error:
+        except BaseException as error:  # noqa: BLE001  its pickling is user code, and may even exit
             self._answer_error(frames.ERROR, chunk_id, 0, name_result(error), seconds)
             return
         result = None
@@ -359,7 +366,7 @@ class Worker:
         n = len(results)
         try:
             payload, buffers = self._codec.encode(results)
-        except PicklingError as error:
+        except BaseException as error:  # noqa: BLE001  as in _run_call
             if n == 1:
                 self._answer_error(frames.ERROR, chunk_id, first, name_result(error), seconds)
                 return
@@ -387,8 +394,11 @@ def starred(fn: Callable[..., Any]) -> Callable[[Any], Any]:
     return lambda item: fn(*item)
 
 
-def name_result(error: PicklingError) -> PicklingError:
+def name_result(error: BaseException) -> BaseException:
     """Say that it was the result."""
+    if not isinstance(error, PicklingError):
+        error.add_note("fullcourt: the task ran, but the pickling of its result raised this")
+        return error
     named = PicklingError(f"the task ran, but of its result, {error}")
     named.__cause__ = error.__cause__
     return named

@@ -10,6 +10,7 @@ receiver itself has bound the name to something else since it last came: what an
 
 from __future__ import annotations
 
+import copyreg
 import hashlib
 import io
 import pickle
@@ -36,6 +37,12 @@ class Pickler(cloudpickle.Pickler):
         buffer_callback: Callable[[Any], Any] | None,
         reducers: Mapping[type, Callable[[Any], Any]] | None = None,
     ) -> None:
+        reduction = sys.modules.get("multiprocessing.reduction")
+        if reduction is not None:  # it knows how connections and sockets travel; the base looks at this when it is made
+            base: Any = cloudpickle.Pickler
+            known: Any = reduction.ForkingPickler._extra_reducers
+            registered: Any = copyreg.dispatch_table
+            self.dispatch_table = ChainMap(base._dispatch_table, known, registered)
         if reducers is not None:  # the base class looks at it while it is made
             self.dispatch_table = ChainMap(dict(reducers), self.dispatch_table)
         super().__init__(file, protocol, buffer_callback)

@@ -18,6 +18,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from types import FrameType
 from typing import Any, Protocol, cast
 
+from fullcourt._transport.inheritance import Sharing
 from fullcourt.errors import PicklingError
 
 __all__ = ["Carrier", "NotCarried", "Rights", "arriving", "collecting", "drop_inherited", "give", "register", "take"]
@@ -128,7 +129,8 @@ def give(fds: Sequence[int], what: str, pipe: tuple[int, int] | None = None) -> 
             outbox.pipes.append((start + pipe[0], start + pipe[1]))
         return (start, len(fds))
     context = sys.modules.get("multiprocessing.context")
-    if context is not None and (context.get_spawning_popen() is not None or called_by_multiprocessing()):
+    popen = None if context is None else context.get_spawning_popen()
+    if context is not None and not isinstance(popen, Sharing) and (popen is not None or called_by_multiprocessing()):
         from multiprocessing import reduction
 
         return ("mp", *map(reduction.DupFd, fds))

@@ -20,6 +20,7 @@ from typing import Any, cast
 
 from fullcourt._transport.captures import SMALL_ATOMS, global_names
 from fullcourt._transport.carried import NotCarried, Rights, arriving, collecting
+from fullcourt._transport.inheritance import sharing
 from fullcourt.errors import PicklingError
 
 __all__ = ["Buffers", "Codec", "Encoded", "decode"]
@@ -31,6 +32,9 @@ OUT_OF_BAND_BYTES = 32768
 
 # The table of their lengths, 8 bytes each, must fit in one frame.
 MAX_BUFFERS = 4096
+
+# Plain pickle takes a connection for its descriptor's number, which means nothing elsewhere.
+CONNECTION = b"multiprocessing.connection"
 
 Encoded = tuple[bytes, list[pickle.PickleBuffer]]
 Reducers = Mapping[type, Callable[[Any], Any]]
@@ -81,7 +85,7 @@ class Codec:
         buffers: list[pickle.PickleBuffer] = []
         try:
             data = self._dumps(obj, buffers.append)
-            if b"__main__" not in data or self._shares_main():
+            if (b"__main__" not in data or self._shares_main()) and CONNECTION not in data:
                 if len(buffers) > MAX_BUFFERS or any(is_small(buffer) for buffer in buffers):
                     buffers = []
                     data = self._dumps(obj, keep_large(buffers))
@@ -120,7 +124,8 @@ class Codec:
         try:
             from fullcourt._transport.by_value import dumps
 
-            return dumps(obj, PROTOCOL, keep_large(buffers), self.reducers), buffers
+            with sharing():
+                return dumps(obj, PROTOCOL, keep_large(buffers), self.reducers), buffers
         except NotCarried:
             return self._encode_carried(self.encode_by_value, obj)
         except Exception as error:

@@ -24,11 +24,12 @@ as TIMED_MAP and TIMED_STARMAP (the start of each item is recorded in the journa
 of logs and warnings the program wants to have); over the portable link TAKE_BACK (give back what no slot has begun).
 
 To the pool: RESULT (of a call), RESULTS (list: the next ``count`` items of a map chunk from ``start`` on), ERROR (the
-task at ``start`` failed), READY (with the process's id in the place of the chunk's), INIT_FAILED. Where nothing ran: MISSING (the worker no longer has the function: send
-it again), UNLOADABLE (the payload of several items would not load: send them one by one), UNLOADABLE_FUNCTION (with
-the error), REVOKED (the rest of a chunk, as the pool told it in the journal), and over the portable link TAKEN_BACK
-(one u64 per chunk: its id; these will not run here). At any time, and always inline or as a block of their own: OUTPUT
-(text in UTF-8, of the stream ``start``: 1 stdout, 2 stderr; ``count`` 1: flush), LOG, WARNING (pickles).
+task at ``start`` failed), READY (the process's id is in the place of the chunk's), INIT_FAILED. Where nothing ran:
+MISSING (the worker no longer has the function: send it again), UNLOADABLE (the payload of several items would not load:
+send them one by one), UNLOADABLE_FUNCTION (with the error), REVOKED (the rest of a chunk, as the pool told it in the
+journal), and over the portable link TAKEN_BACK (one u64 per chunk: its id; these will not run here). At any time, and
+always inline or as a block of their own: OUTPUT (text in UTF-8, of the stream ``start``: 1 stdout, 2 stderr; ``count``
+1: flush), LOG, WARNING (pickles).
 """
 
 from __future__ import annotations

@@ -8,7 +8,19 @@ import pickle
 from fullcourt._transport.codec import PROTOCOL, Codec, type_name
 from fullcourt.errors import RemoteError, RemoteTraceback
 
-__all__ = ["dump_exception", "format_remote", "load_exception"]
+__all__ = [
+    "ARGUMENTS_UNREADABLE",
+    "FUNCTION_UNREADABLE",
+    "RESULT_UNREADABLE",
+    "dump_exception",
+    "format_remote",
+    "load_exception",
+]
+
+# Notes on exceptions that are not the task's own, but of what was to be read for it.
+ARGUMENTS_UNREADABLE = "fullcourt: the arguments could not be loaded in the worker"
+FUNCTION_UNREADABLE = "fullcourt: the function could not be loaded in the worker"
+RESULT_UNREADABLE = "fullcourt: the task ran, but its result could not be read back in this process"
 
 
 def dump_exception(error: BaseException, text: str, codec: Codec) -> bytes:

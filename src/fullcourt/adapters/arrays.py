@@ -149,8 +149,8 @@ def describe_view(array: Array, file: Any) -> tuple[Any, ...]:
     mode = "r+" if file.mode == "w+" else file.mode  # not emptied again
     layout: object = "C" if array.flags.c_contiguous else "F" if array.flags.f_contiguous else array.strides
     inner = address(array) - low
-    place: tuple[Any, ...] = (os.fspath(file.filename), mode, first, high - low)
-    return (*place, inner, array.dtype, array.shape, layout)
+    path: str = os.fspath(file.filename)
+    return path, mode, first, high - low, inner, array.dtype, array.shape, layout
 
 
 def address(array: Array) -> int:

@@ -1,0 +1,7 @@
+"""``multiprocessing.connection``: that very module."""
+
+from multiprocessing.connection import *  # noqa: F403  for the type checkers
+
+from fullcourt._faces.alias import be
+
+be(__name__, "multiprocessing.connection")

@@ -1,0 +1,7 @@
+"""``multiprocessing.forkserver``: that very module."""
+
+from multiprocessing.forkserver import *  # noqa: F403  for the type checkers
+
+from fullcourt._faces.alias import be
+
+be(__name__, "multiprocessing.forkserver")

@@ -1,0 +1,7 @@
+"""``multiprocessing.sharedctypes``: that very module."""
+
+from multiprocessing.sharedctypes import *  # noqa: F403  for the type checkers
+
+from fullcourt._faces.alias import be
+
+be(__name__, "multiprocessing.sharedctypes")
