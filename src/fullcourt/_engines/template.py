@@ -426,8 +426,9 @@ def spawned(worker_id: int) -> None:
 
 
 def pickle_setup(setup: Setup, codec: Any, inheritance: Inheritance | None) -> tuple[bytes, Rights]:
-    """What a fresh interpreter needs to know, pickled; with what it must inherit. None: it can inherit nothing,
-    and gets the descriptors that are returned in another way.
+    """What a fresh interpreter needs to know, pickled; with what it must inherit.
+
+    None: it can inherit nothing, and gets the descriptors that are returned in another way.
     """
     rights = Rights()
     fresh = Setup(
