@@ -12,9 +12,25 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from fullcourt.channels import (
+        Barrier,
+        BoundedSemaphore,
+        Condition,
+        Connection,
+        Event,
+        JoinableQueue,
+        Lock,
+        Pipe,
+        Queue,
+        RLock,
+        Semaphore,
+        ShutDown,
+        SimpleQueue,
+    )
     from fullcourt.errors import (
         FullcourtError,
         NotSupported,
+        OwnerDied,
         PicklingError,
         PoolBroken,
         PoolClosed,
@@ -29,15 +45,29 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "Barrier",
+    "BoundedSemaphore",
+    "Condition",
+    "Connection",
+    "Event",
     "Failure",
     "FullcourtError",
     "Future",
+    "JoinableQueue",
+    "Lock",
     "NotSupported",
+    "OwnerDied",
     "PicklingError",
+    "Pipe",
     "Pool",
     "PoolBroken",
     "PoolClosed",
+    "Queue",
+    "RLock",
     "RemoteError",
+    "Semaphore",
+    "ShutDown",
+    "SimpleQueue",
     "TaskCancelled",
     "TaskMemoryExceeded",
     "TaskTimeout",
@@ -45,7 +75,25 @@ __all__ = [
     "map",
 ]
 
-_IN_POOL = ("Failure", "Future", "Pool", "map")
+_MODULES = {
+    "fullcourt.pool": ("Failure", "Future", "Pool", "map"),
+    "fullcourt.channels": (
+        "Barrier",
+        "BoundedSemaphore",
+        "Condition",
+        "Connection",
+        "Event",
+        "JoinableQueue",
+        "Lock",
+        "Pipe",
+        "Queue",
+        "RLock",
+        "Semaphore",
+        "ShutDown",
+        "SimpleQueue",
+    ),
+}
+_HOMES = {name: module for module, names in _MODULES.items() for name in names}
 
 
 def __getattr__(name: str) -> Any:
@@ -53,7 +101,7 @@ def __getattr__(name: str) -> Any:
     if name in __all__:
         from importlib import import_module
 
-        value = getattr(import_module("fullcourt.pool" if name in _IN_POOL else "fullcourt.errors"), name)
+        value = getattr(import_module(_HOMES.get(name, "fullcourt.errors")), name)
         globals()[name] = value
         return value
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -62,6 +62,7 @@ R = TypeVar("R")
 DRIVE_EVERY = 32
 # Of single calls, one in 16 is timed while it is pickled: reading the clock costs a tenth of that pickling.
 SAMPLED = 15
+SENT: tuple[bytes, list[Any]] = (b"", [])  # the payload of a call that has ended
 # Below this a task is not worth a frame of its own; so long its item may wait for company.
 TINY_S = 0.0001
 HOLD_S = 0.001
@@ -710,9 +711,9 @@ class Driver:
                 return decode(memoryview(event.data)[frames.HEADER_BYTES :]), None
             body = read_body(event.data, event.fields, event.fd)
             if kind >= frames.NESTED or event.fields[3] in self.relays.open:
-                return (decode(body.payload), body.buffers) if kind == frames.NESTED else body, None
+                return (decode(body.payload), body.to_pass_on()) if kind == frames.NESTED else body, None
             if kind in (frames.RESULT, frames.RESULTS):
-                return decode(body.payload, body.buffers), None
+                return decode(body.payload, body.buffers, body.descriptors), None
             if kind in (frames.ERROR, frames.INIT_FAILED, frames.UNLOADABLE_FUNCTION):
                 return None, load_exception(body.payload)
         except BaseException as error:  # noqa: BLE001
@@ -834,6 +835,7 @@ class Driver:
             self._n_open -= 1
             future = chunk.future
             chunk.future = None
+            chunk.payload = SENT  # its descriptors, if it has any, are closed though the future is kept
             return [(future, values[0], None)] if future is not None else []
         settlements: list[Settlement] = chunk.job.put(start, values)
         self._close_job(chunk.job)
@@ -855,6 +857,7 @@ class Driver:
             self._n_open -= 1
             future = chunk.future
             chunk.future = None
+            chunk.payload = SENT
             return [(future, None, error)] if future is not None else []
         job = chunk.job
         annotate(error, describe_task(chunk, index - chunk.start), index, handle, chunk.attempt)

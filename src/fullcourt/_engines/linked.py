@@ -26,7 +26,7 @@ from fullcourt._engines.output import Output, OutputSettings
 from fullcourt._os.soft_stop import STOP_SIGNAL
 from fullcourt._transport import frames
 from fullcourt._transport.arena import pool_arena
-from fullcourt._transport.codec import Codec
+from fullcourt._transport.codec import Buffers, Codec
 from fullcourt._transport.frames import CALL, MAX_INLINE, pack
 from fullcourt._transport.journal import (
     page_bytes,
@@ -150,6 +150,8 @@ class RemoteEngine(abc.ABC):
         if function.id == 0 or function.id not in handle.known:
             data = function.data
             handle.known.add(function.id)
+            if function.rights is not None:
+                buffers = with_function_rights(buffers, function)
         try:
             frame = self._make_frame(
                 chunk.kind, function.id, chunk.id, chunk.start, chunk.count, 0.0, data, payload, buffers
@@ -291,6 +293,14 @@ class RemoteEngine(abc.ABC):
     @abc.abstractmethod
     def close(self) -> None:
         """Give back everything. All workers have ended, or are killed."""
+
+
+def with_function_rights(buffers: list[Any], function: Any) -> Buffers:
+    """The payload's buffers, with the descriptors of what the function takes along."""
+    both = Buffers(buffers)
+    both.rights = getattr(buffers, "rights", None)
+    both.function_rights = function.rights
+    return both
 
 
 class LinkedEngine(RemoteEngine):

@@ -64,7 +64,7 @@ class PortableEngine(RemoteEngine):
                 f"start_method='fork' cannot be had with the portable transport{forced}. Its workers are fresh "
                 f"interpreters, which share nothing by a fork. Leave start_method out, or give 'spawn' or 'forkserver'."
             )
-        super().__init__(n_slots, name, Codec())
+        super().__init__(n_slots, name, Codec(carries=False))
         self._setup = setup
         self._start_data = b""
         self._inheritance = Inheritance(renumbered=False)
@@ -76,7 +76,7 @@ class PortableEngine(RemoteEngine):
         self._setup.output = self.settings_now()
         self._setup.environment = worker_environment(self._setup.share, os.environ)
         self._inheritance = Inheritance(renumbered=False)
-        self._start_data = pickle_setup(self._setup, self.codec, self._inheritance)
+        self._start_data, _ = pickle_setup(self._setup, self.codec, self._inheritance)
 
     # -- waiting ---------------------------------------------------------------------------------------------------
 

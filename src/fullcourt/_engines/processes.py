@@ -68,7 +68,7 @@ class ProcessEngine(LinkedEngine):
 
     def _start_fresh(self, template_end: socket.socket) -> int:
         inheritance = Inheritance(renumbered=True)
-        setup_fd = write_setup(self._setup, self.codec, inheritance)
+        setup_fd, _ = write_setup(self._setup, self.codec, inheritance)
         try:
             code = f"from fullcourt._engines.template import main; main(3, 4, {self._method!r})"
             descriptors = [template_end.fileno(), setup_fd, *inheritance.descriptors]

@@ -34,6 +34,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, cast
 from fullcourt._engines.face import Face
 from fullcourt._os.budget import libraries_limited
 from fullcourt._os.system import become_subreaper, descendants, die_with_parent, kill_tree, open_pidfd
+from fullcourt._transport.carried import Rights, arriving, collecting, drop_inherited
 from fullcourt._transport.inheritance import Inheritance, adopt, dumps_inheriting, fork_with_tracker, tracker_descriptor
 from fullcourt.errors import NotSupported
 
@@ -63,6 +64,7 @@ class Setup:
     encoded_initializer: bytes | None = None
     face: Face | None = None
     adopt: Callable[[], None] | None = None  # called in a worker that inherits the pool's own objects by a fork
+    rights: Any = None  # in a sub-interpreter: the descriptors that the initializer and its arguments hold
     share: int = 1  # cores that each slot may use
     environment: dict[str, str] = field(default_factory=dict)  # set in workers on top of the program's
     output: OutputSettings | None = None  # None: what tasks print and log stays with the worker
@@ -224,7 +226,7 @@ def run_worker(worker_id: int, setup: Setup, connect: Callable[[], tuple[Any, mm
         this_worker.name_here = f"{setup.name}-{worker_id}"
         be_a_child(this_worker.name_here)
         adopt_main()
-        codec = Codec(shares_main=setup.shares_main)
+        codec = Codec(shares_main=setup.shares_main, carries=getattr(end, "carries_descriptors", True))
         initializer, initargs = setup.initializer, setup.initargs
         name = f"{setup.name}-{worker_id}"
         forwarder = Forwarder(end, codec, name, setup.output) if setup.output is not None else None
@@ -348,6 +350,7 @@ def fork_template(control: socket.socket, pool_socket: socket.socket, setup: Set
     try:
         pool_socket.close()
         quiet_signals()
+        drop_inherited(kept=setup.initargs)
         os.environ.update(setup.environment)
         run_template(control, pool_pid, setup)
     finally:
@@ -430,7 +433,10 @@ def main(control_fd: int, setup_fd: int, method: str) -> None:
 
 
 def spawned(worker_id: int) -> None:
-    """The entry of a worker that is a fresh interpreter: descriptors 3 to 6 are tasks, results, page, setup."""
+    """The entry of a worker that is a fresh interpreter.
+
+    Descriptors 3 to 6 are tasks, results, page, setup; after these come those that the initializer holds.
+    """
     parent_pid = os.getppid()
     setup: Setup = pickle.loads(read_all(6))
     os.close(6)
@@ -443,8 +449,12 @@ def spawned(worker_id: int) -> None:
     worker_main(worker_id, 3, 4, 5, setup, parent_pid)
 
 
-def pickle_setup(setup: Setup, codec: Any, inheritance: Inheritance | None) -> bytes:
-    """What a fresh interpreter needs to know, pickled; with what it must inherit. None: it can inherit nothing."""
+def pickle_setup(setup: Setup, codec: Any, inheritance: Inheritance | None) -> tuple[bytes, Rights]:
+    """What a fresh interpreter needs to know, pickled; with what it must inherit.
+
+    None: it can inherit nothing, and gets the descriptors that are returned in another way.
+    """
+    rights = Rights()
     fresh = Setup(
         n_slots=setup.n_slots,
         name=setup.name,
@@ -464,31 +474,33 @@ def pickle_setup(setup: Setup, codec: Any, inheritance: Inheritance | None) -> b
     if setup.initializer is not None:
         what = (setup.initializer, setup.initargs)
         if inheritance is None:
-            fresh.encoded_initializer = encode_whole(what, codec)
+            fresh.encoded_initializer, rights = encode_whole(what, codec)
         else:
-            fresh.encoded_initializer = dumps_inheriting(what, inheritance, lambda obj: encode_whole(obj, codec))
+            fresh.encoded_initializer = dumps_inheriting(what, inheritance, lambda obj: encode_whole(obj, codec)[0])
     if inheritance is not None:
         tracker = tracker_descriptor()
         if tracker is not None:
             fresh.tracker = inheritance.duplicate_for_child(tracker)
         fresh.n_inherited = len(inheritance.descriptors)
-    return pickle.dumps(fresh)
+    return pickle.dumps(fresh), rights
 
 
-def encode_whole(obj: object, codec: Any) -> bytes:
-    """Pickle with all buffers inside."""
+def encode_whole(obj: object, codec: Any) -> tuple[bytes, Rights]:
+    """Pickle with all buffers inside. Returns also the descriptors that go along."""
     data: bytes
     data, buffers = codec.encode(obj)
-    if buffers:  # rare, and not worth a table
+    rights: Rights = getattr(buffers, "rights", None) or Rights()
+    if len(buffers):  # rare, and not worth a table
         from fullcourt._transport.by_value import dumps
 
-        data = dumps(obj, 5)
-    return data
+        with collecting() as rights:
+            data = dumps(obj, 5)
+    return data, rights
 
 
-def write_setup(setup: Setup, codec: Any, inheritance: Inheritance | None) -> int:
-    """Write that into a memory block. Returns its descriptor, to be read by `read_all`."""
-    data = pickle_setup(setup, codec, inheritance)
+def write_setup(setup: Setup, codec: Any, inheritance: Inheritance | None) -> tuple[int, Rights]:
+    """Write that into a memory block. Returns its descriptor, to be read by `read_all`, and the others to go along."""
+    data, rights = pickle_setup(setup, codec, inheritance)
     fd = os.memfd_create("fullcourt-setup", os.MFD_CLOEXEC)
     try:
         done = 0
@@ -497,14 +509,18 @@ def write_setup(setup: Setup, codec: Any, inheritance: Inheritance | None) -> in
     except BaseException:
         os.close(fd)
         raise
-    return fd
+    return fd, rights
 
 
 def load_initializer(setup: Setup) -> Callable[[], None]:
     """The initializer as a function that first loads it: loading may fail as running may."""
 
     def initialize() -> None:
-        initializer, initargs = pickle.loads(setup.encoded_initializer or b"")
+        fds: list[int] = setup.rights.fds if setup.rights is not None else []
+        with arriving(fds):
+            initializer, initargs = pickle.loads(setup.encoded_initializer or b"")
+        if setup.rights is not None:
+            setup.rights.close()
         initializer(*initargs)
 
     return initialize

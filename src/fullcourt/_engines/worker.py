@@ -9,7 +9,6 @@ With several slots, each is a thread that does all this for itself; the kernel h
 from __future__ import annotations
 
 import os
-import pickle
 import sys
 import threading
 from collections.abc import Callable
@@ -191,7 +190,7 @@ class Worker:
                 return
             journal.start(chunk_id, n_items, LOADING_FUNCTION)
             try:
-                fn = decode(body.function)
+                fn = decode(body.function, None, body.function_descriptors)
             except BaseException as error:  # noqa: BLE001
                 error.add_note(FUNCTION_UNREADABLE)
                 if isinstance(error, (ImportError, AttributeError)):
@@ -220,7 +219,8 @@ class Worker:
         words[SINCE_WORD] = began
         words[0] = chunk_id
         try:
-            args, kwargs = pickle.loads(body.payload, buffers=body.buffers)
+            args, kwargs = decode(body.payload, body.buffers, body.descriptors)
+            body.close_descriptors()
         except BaseException as error:  # noqa: BLE001
             words[ITEM_WORD] = 0
             error.add_note(ARGUMENTS_UNREADABLE)
@@ -257,7 +257,8 @@ class Worker:
     ) -> None:
         journal.start(chunk_id, count, LOADING)
         try:
-            items = pickle.loads(body.payload, buffers=body.buffers)
+            items = decode(body.payload, body.buffers, body.descriptors)
+            body.close_descriptors()
         except BaseException as error:  # noqa: BLE001
             journal.start(0, 0, RUNNING)
             if count > 1:  # one bad item must not take the others with it: have them sent one by one
