@@ -18,16 +18,19 @@ if TYPE_CHECKING:
         PicklingError,
         PoolBroken,
         PoolClosed,
+        ProcessDied,
         RemoteError,
         TaskCancelled,
         TaskTimeout,
         WorkerDied,
     )
     from fullcourt.pool import Failure, Future, Pool, map  # noqa: A004
+    from fullcourt.process import Child, Process, Thread, fork
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "Child",
     "Failure",
     "FullcourtError",
     "Future",
@@ -36,14 +39,22 @@ __all__ = [
     "Pool",
     "PoolBroken",
     "PoolClosed",
+    "Process",
+    "ProcessDied",
     "RemoteError",
     "TaskCancelled",
     "TaskTimeout",
+    "Thread",
     "WorkerDied",
+    "fork",
     "map",
 ]
 
-_IN_POOL = ("Failure", "Future", "Pool", "map")
+# Where each name is; the others are errors.
+_HOMES = {
+    "fullcourt.pool": ("Failure", "Future", "Pool", "map"),
+    "fullcourt.process": ("Child", "Process", "Thread", "fork"),
+}
 
 
 def __getattr__(name: str) -> Any:
@@ -51,7 +62,8 @@ def __getattr__(name: str) -> Any:
     if name in __all__:
         from importlib import import_module
 
-        value = getattr(import_module("fullcourt.pool" if name in _IN_POOL else "fullcourt.errors"), name)
+        home = next((home for home, names in _HOMES.items() if name in names), "fullcourt.errors")
+        value = getattr(import_module(home), name)
         globals()[name] = value
         return value
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -19,6 +19,7 @@ from time import monotonic
 from typing import Any
 
 from fullcourt._engines.jobs import Call, MapChunk
+from fullcourt._os.inherited import note_holder
 from fullcourt._transport.codec import Codec
 from fullcourt._transport.journal import REGION_BYTES, read_phase, read_results, revoke, started_chunk
 from fullcourt._transport.link import Attached, Fields, PoolEnd, make_frame
@@ -208,6 +209,21 @@ class LinkedEngine(RemoteEngine):
         self._wake_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._lock = threading.Lock()  # protects _wake_fd: its number may be another file's after closing
         self._watch(self._wake_fd, self._woken)
+        note_holder(self)
+
+    def give_up(self) -> None:
+        """In a forked child: close the descriptors, and tell nobody. The kernel's epoll is the parent's, too."""
+        for handle in self.handles.values():
+            handle.link.give_up()
+            if handle.pidfd >= 0:
+                os.close(handle.pidfd)
+                handle.pidfd = -1
+        if self._wake_fd >= 0:
+            self._epoll.close()
+            os.close(self._wake_fd)
+            self._wake_fd = -1
+        self._sources.clear()
+        self.handles = {}
 
     # -- waiting ---------------------------------------------------------------------------------------------------
 

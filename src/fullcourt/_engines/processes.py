@@ -190,6 +190,12 @@ class ProcessEngine(LinkedEngine):
         if self._control is not None:
             self._order(("stop",))
 
+    def give_up(self) -> None:
+        control, self._control = self._control, None
+        if control is not None:
+            control.close()
+        super().give_up()
+
     def close(self) -> None:
         self._ending = True
         control, self._control = self._control, None

@@ -64,6 +64,7 @@ class Template:
         self._pids: dict[int, int] = {}  # worker id: pid
         self._watched: dict[int, int] = {}  # pidfd: worker id
         self._poll = select.poll()
+        self.done = False  # set by a subclass that ends of itself
 
     def run(self) -> None:
         """Serve until the pool's end; then end all workers."""
@@ -74,7 +75,7 @@ class Template:
             poll.register(pool_fd, select.POLLIN)
         prepared = False
         try:
-            while os.getppid() == self._pool_pid:
+            while not self.done and os.getppid() == self._pool_pid:
                 # The first workers are on their way before ctypes is imported (10 ms) for what protects against
                 # our own death and for adopting orphans.
                 events = poll.poll(None if prepared or not self._pids else 20)
@@ -112,11 +113,7 @@ class Template:
             finally:
                 for fd in fds:
                     os.close(fd)
-            self._pids[message[1]] = pid
-            watch = open_pidfd(pid)
-            self._watched[watch] = message[1]
-            self._poll.register(watch, select.POLLIN)
-            self._tell(("started", message[1], pid))
+            self.adopt(message[1], pid)
         elif message[0] == "kill":
             pid = self._pids.get(message[1], 0)
             if pid and message[2] == signal.SIGKILL:
@@ -126,6 +123,14 @@ class Template:
         else:
             return False
         return True
+
+    def adopt(self, worker_id: int, pid: int) -> None:
+        """Look after a child of this process from now on."""
+        self._pids[worker_id] = pid
+        watch = open_pidfd(pid)
+        self._watched[watch] = worker_id
+        self._poll.register(watch, select.POLLIN)
+        self._tell(("started", worker_id, pid))
 
     def _reap(self, watch: int) -> None:
         worker_id = self._watched.pop(watch)
@@ -258,6 +263,24 @@ def fork_template(control: socket.socket, pool_socket: socket.socket, setup: Set
     """Fork a template off this process. Returns its pid; in the template it never returns.
 
     Raises:
+        NotSupported: as :func:`fork_quietly`.
+    """
+    pool_pid = os.getpid()
+    pid = fork_quietly()
+    if pid:
+        return pid
+    try:
+        pool_socket.close()
+        quiet_signals()
+        run_template(control, pool_pid, setup)
+    finally:
+        os._exit(0)
+
+
+def fork_quietly() -> int:
+    """Fork this process, with its streams flushed before. Returns what ``os.fork`` does.
+
+    Raises:
         NotSupported: there are sub-interpreters in this process; the child would have to destroy them, and crashes.
     """
     interpreters = sys.modules.get("concurrent.interpreters")
@@ -266,7 +289,6 @@ def fork_template(control: socket.socket, pool_socket: socket.socket, setup: Set
             "this process has sub-interpreters, and Python cannot fork such a process safely. Close the pool of "
             'interpreters first, or use start_method="forkserver" or "spawn".'
         )
-    pool_pid = os.getpid()
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(AttributeError, OSError, ValueError):
             stream.flush()
@@ -276,15 +298,7 @@ def fork_template(control: socket.socket, pool_socket: socket.socket, setup: Set
         # 3.12 warns of forking where threads run; the pool does so once, when it is opened, and the docs say what to
         # do about it (start_method="forkserver").
         warnings.simplefilter("ignore", DeprecationWarning)
-        pid = os.fork()
-    if pid:
-        return pid
-    try:
-        pool_socket.close()
-        quiet_signals()
-        run_template(control, pool_pid, setup)
-    finally:
-        os._exit(0)
+        return os.fork()
 
 
 def preload(setup: Setup) -> None:

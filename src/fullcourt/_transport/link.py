@@ -238,6 +238,12 @@ class PoolEnd:
             self.send(frame)
         return ids
 
+    def give_up(self) -> None:
+        """In a forked child, where another thread of the parent may have held the lock: close the sockets."""
+        self.closed = True
+        for sock in (self._out, self._unread, self._in):
+            sock.close()
+
     def close(self) -> None:
         """Close the pool's end. Idempotent."""
         with self._lock:

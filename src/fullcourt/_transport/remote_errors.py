@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import io
+import os
 import pickle
 
 from fullcourt._transport.codec import PROTOCOL, Codec, type_name
 from fullcourt.errors import RemoteError, RemoteTraceback
 
 __all__ = ["dump_exception", "format_remote", "load_exception"]
+
+# The folders of those who call the user's function.
+HOME = os.path.dirname(os.path.dirname(__file__))
+OURS = tuple(os.path.join(HOME, folder, "") for folder in ("_engines", "process"))
 
 
 def dump_exception(error: BaseException, text: str, codec: Codec) -> bytes:
@@ -82,11 +87,7 @@ def format_remote(error: BaseException) -> str:
     import traceback
 
     tb = error.__traceback__
-    while (
-        tb is not None
-        and "fullcourt" in tb.tb_frame.f_code.co_filename
-        and "_engines" in tb.tb_frame.f_code.co_filename
-    ):
+    while tb is not None and tb.tb_frame.f_code.co_filename.startswith(OURS):
         tb = tb.tb_next
     out = io.StringIO()
     traceback.print_exception(type(error), error, tb, file=out)
