@@ -90,6 +90,7 @@ class Pool:
         threads: slots of each worker; with no `processes`, threads of this process.
         interpreters: sub-interpreters of this process (Python 3.14 and later).
         start_method: ``"fork"``, ``"forkserver"`` or ``"spawn"``; None: the running Python's default.
+            Inside of a task of a worker with several slots, ``"fork"`` means ``"forkserver"``: other tasks run there.
         preload: names of modules that are imported before workers are started from the template.
         name: for thread names, logs and statistics.
 

@@ -134,7 +134,7 @@ def test_ctrl_c_ends_a_program_that_waits(
 
     interrupted = time.monotonic()
     (os.killpg if to == "the group" else os.kill)(program.process.pid, signal.SIGINT)
-    status = program.wait(10)
+    status = program.wait(10 + GONE_S)
     took_s = time.monotonic() - interrupted
 
     program.assert_nobody_is_left()

@@ -261,7 +261,7 @@ class Scheduler:
         idle, roomy, streams, returned = self.idle, self.roomy, self.streams, self.returned
         while roomy and (returned or streams):
             if not returned and not streams[0].available():  # its map failed or was cancelled
-                streams.popleft().queued = False
+                self._unqueue_first()
                 continue
             if idle:
                 worker = idle[next(reversed(idle))]
@@ -279,12 +279,15 @@ class Scheduler:
                 if stream.available():
                     streams.rotate(-1)
                 else:
-                    streams.popleft()
-                    stream.queued = False
-                    if stream.available():  # filled by another thread, which saw it still queued
-                        stream.queued = True
-                        streams.append(stream)
+                    self._unqueue_first()
             self._give(worker, chunk, now)
+
+    def _unqueue_first(self) -> None:
+        stream = self.streams.popleft()
+        stream.queued = False
+        if stream.available():  # filled by another thread, which saw it still queued
+            stream.queued = True
+            self.streams.append(stream)
 
     def _size(self, stream: Stream, worker: Worker) -> int:
         size = stream.fixed_size()

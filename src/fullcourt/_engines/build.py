@@ -28,16 +28,21 @@ def portable_transport() -> bool:
 
 
 def default_start_method() -> str:
-    """The running Python's own default, as ``multiprocessing.get_start_method()`` names it.
+    """The running Python's own default, as ``multiprocessing.get_start_method()`` names it."""
+    import multiprocessing
+
+    return multiprocessing.get_start_method(allow_none=True) or multiprocessing.get_all_start_methods()[0]
+
+
+def usable_start_method(asked: str | None) -> str:
+    """The method that was asked for, or the default.
 
     Inside of a task of a worker with several slots, ``fork`` becomes ``forkserver``: other tasks run in that process at
     that moment, and a fork in their midst can deadlock.
     """
-    import multiprocessing
-
     from fullcourt._engines import worker
 
-    method = multiprocessing.get_start_method(allow_none=True) or multiprocessing.get_all_start_methods()[0]
+    method = asked or default_start_method()
     return "forkserver" if method == "fork" and worker.n_slots_here > 1 else method
 
 
@@ -77,7 +82,7 @@ def build_driver(
         from fullcourt._engines.template import Setup
 
         n_workers, n_slots = processes, threads or 1
-        method = start_method or default_start_method()
+        method = usable_start_method(start_method)
         setup = Setup(n_slots=n_slots, name=name, initializer=initializer, initargs=initargs, preload=preload)
         if portable_transport():
             from fullcourt._engines.portable import PortableEngine

@@ -116,7 +116,7 @@ class Driver:
     ) -> None:
         """Have ``fn(*args, **kwargs)`` run, and the future settled. ``waits``: the caller will wait at once."""
         if self.functions is None:
-            call = Call(self.new_id(), Estimate(), future, fn, args, kwargs)
+            call = Call(0, Estimate(), future, fn, args, kwargs)
         else:
             try:
                 sampled = not (self.n_done & SAMPLED)
@@ -131,7 +131,7 @@ class Driver:
                     self.n_failed += 1
                 future._settle(None, error)
                 return
-            call = Call(self.new_id(), function.estimate, future, fn, args, kwargs)
+            call = Call(0, function.estimate, future, fn, args, kwargs)
             call.function = function
             call.payload = payload
         future.work = call
@@ -143,6 +143,7 @@ class Driver:
                 stream = self._streams[me] = CallStream(Estimate())
                 self._forget_streams()
             self._n_open += 1
+            call.id = self.new_id()  # under the lock: on free-threaded Python two could draw the same number
             call.stream = stream
             stream.append(call)
             if not stream.queued:
@@ -720,6 +721,8 @@ class Driver:
             if job.ready or job.finished or job.stopped:
                 return True
             job.waiting.append(waiting)
+        if job.refill is not None and not job.exhausted:
+            job.refill()  # what was being delivered as its last result was taken may have made the room just now
         if self.wait(waiting, timeout):
             return True
         with self._lock:

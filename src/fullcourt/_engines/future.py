@@ -184,17 +184,22 @@ class Future(concurrent.futures.Future, Generic[T]):  # type: ignore[type-arg]
 
     def set_result(self, result: T) -> None:
         """End it with a result. Raises concurrent.futures.InvalidStateError if it has ended."""
-        self._must_be_open()
-        self._settle(result, None)
+        self._settle_by_hand(result, None)
 
     def set_exception(self, exception: BaseException | None) -> None:
         """End it with an exception. Raises concurrent.futures.InvalidStateError if it has ended."""
-        self._must_be_open()
-        self._settle(None, exception)
+        self._settle_by_hand(None, exception)
 
-    def _must_be_open(self) -> None:
-        if self._state in ENDED:
-            raise concurrent.futures.InvalidStateError(f"{self._state}: {self!r}")
+    def _settle_by_hand(self, result: Any, exception: BaseException | None) -> None:
+        """End it, if nobody else does at the same time."""
+        if self._on_end is not None and self._state not in ENDED:
+            self._call_on_end(result, exception)
+        with self._condition:
+            if self._state in ENDED:
+                raise concurrent.futures.InvalidStateError(f"{self._state}: {self!r}")
+            self.work = None
+            self._end_and_notify(result, exception)
+        self._call_done_callbacks()
 
     def _settle(self, result: Any, exception: BaseException | None) -> None:
         """End it. The callbacks of ``apply_async`` come first, then the waiters, then the done-callbacks."""
@@ -206,15 +211,19 @@ class Future(concurrent.futures.Future, Generic[T]):  # type: ignore[type-arg]
                 self._end(FINISHED, result, exception)
                 return
         with self._cond:
-            with guard:  # against block and unblock
-                self._end(FINISHED, result, exception)
-            for waiter in self._waiters:
-                if exception is None:
-                    waiter.add_result(self)
-                else:
-                    waiter.add_exception(self)
-            self._cond.notify_all()
+            self._end_and_notify(result, exception)
         self._call_done_callbacks()
+
+    def _end_and_notify(self, result: Any, exception: BaseException | None) -> None:
+        """Under the condition."""
+        with guard:  # against block and unblock
+            self._end(FINISHED, result, exception)
+        for waiter in self._waiters:
+            if exception is None:
+                waiter.add_result(self)
+            else:
+                waiter.add_exception(self)
+        self._condition.notify_all()
 
     def _end(self, state: str, result: Any, exception: BaseException | None) -> None:
         self._result = result

@@ -104,6 +104,7 @@ class Feeder:
         self._job = job
         self._wake = threading.Semaphore(0)
         self._sleeping = False
+        self._pulling = threading.Lock()  # several consumers may refill at once; never waited for
         self._iterator: Iterator[Any] | None = None
         job.refill = self.refill
         if own_thread:
@@ -122,11 +123,20 @@ class Feeder:
             self._sleeping = False
             self._wake.release()
         elif self._iterator is not None:
-            if not job.exhausted and 2 * job.room() >= job.window():
-                self._pull_here()
+            # Look again after each pull: who was turned away meanwhile may have made the room.
+            while self._wants_more() and self._pulling.acquire(blocking=False):
+                try:
+                    if self._wants_more():
+                        self._pull_here()
+                finally:
+                    self._pulling.release()
         elif self._sleeping and (2 * job.room() >= job.window()):
             self._sleeping = False
             self._wake.release()
+
+    def _wants_more(self) -> bool:
+        job = self._job
+        return not (job.exhausted or is_stopped(job)) and 2 * job.room() >= job.window()
 
     def _pull_here(self) -> None:
         job = self._job
