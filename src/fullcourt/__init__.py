@@ -24,7 +24,7 @@ if TYPE_CHECKING:
         TaskTimeout,
         WorkerDied,
     )
-    from fullcourt.pool import Failure, Future, Pool, map  # noqa: A004
+    from fullcourt.pool import Failure, Future, Pipeline, Pool, Stage, map  # noqa: A004
     from fullcourt.process import Child, Process, Thread, fork
 
 __version__ = "0.1.0"
@@ -36,12 +36,14 @@ __all__ = [
     "Future",
     "NotSupported",
     "PicklingError",
+    "Pipeline",
     "Pool",
     "PoolBroken",
     "PoolClosed",
     "Process",
     "ProcessDied",
     "RemoteError",
+    "Stage",
     "TaskCancelled",
     "TaskTimeout",
     "Thread",
@@ -52,7 +54,7 @@ __all__ = [
 
 # Where each name is; the others are errors.
 _HOMES = {
-    "fullcourt.pool": ("Failure", "Future", "Pool", "map"),
+    "fullcourt.pool": ("Failure", "Future", "Pipeline", "Pool", "Stage", "map"),
     "fullcourt.process": ("Child", "Process", "Thread", "fork"),
 }
 

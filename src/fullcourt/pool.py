@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
 from dataclasses import dataclass
 from time import monotonic
 from types import TracebackType
-from typing import Any, Literal, ParamSpec, Self, TypeVar, cast
+from typing import Any, Literal, ParamSpec, Self, TypeVar, cast, overload
 
 from fullcourt._engines.build import START_METHODS, build_driver
 from fullcourt._engines.driver import Driver
@@ -18,12 +18,29 @@ from fullcourt._engines.future import Future
 from fullcourt._engines.jobs import MAP, STARMAP, Failure, MapJob, StreamJob
 from fullcourt._engines.streams import Feeder, ResultIterator
 from fullcourt._os.cpus import usable_cores
+from fullcourt._pipelines import Pipeline, PipelineIterator, Stage, StageStatistics
 from fullcourt.errors import PicklingError
 
-__all__ = ["Failure", "Future", "Pool", "PoolStatistics", "ResultIterator", "WorkerStatistics", "map"]
+__all__ = [
+    "Failure",
+    "Future",
+    "Pipeline",
+    "PipelineIterator",
+    "Pool",
+    "PoolStatistics",
+    "ResultIterator",
+    "Stage",
+    "StageStatistics",
+    "WorkerStatistics",
+    "map",
+]
 
+A = TypeVar("A")
+B = TypeVar("B")
+C = TypeVar("C")
 R = TypeVar("R")
 P = ParamSpec("P")
+AnyStage = Stage[A, R] | Callable[[A], R]
 OnError = Literal["raise", "return"]
 
 pool_numbers = itertools.count(1)
@@ -396,6 +413,41 @@ class Pool:
         driver.will_wait_elsewhere()
         return ResultIterator(driver, job, feeder.refill, close_bar)
 
+    # -- pipelines -------------------------------------------------------------------------------------------------
+
+    @overload
+    def pipeline(self, stage: AnyStage[A, R], /) -> Pipeline[A, R]: ...
+    @overload
+    def pipeline(self, stage1: AnyStage[A, B], stage2: AnyStage[B, R], /) -> Pipeline[A, R]: ...
+    @overload
+    def pipeline(
+        self, stage1: AnyStage[A, B], stage2: AnyStage[B, C], stage3: AnyStage[C, R], /
+    ) -> Pipeline[A, R]: ...
+    @overload
+    def pipeline(self, stage1: AnyStage[A, Any], /, *stages: AnyStage[Any, Any]) -> Pipeline[A, Any]: ...
+    def pipeline(self, *stages: AnyStage[Any, Any]) -> Pipeline[Any, Any]:
+        """Functions in a row, each with its own kind of workers; items flow from one to the next.
+
+        Args:
+            stages: functions of one item, which run on this pool, or a :class:`Stage` each, which says how it runs:
+                ``Stage(download, threads=16), Stage(parse, processes=4, retries=3), Stage(write, threads=2)``.
+
+        Returns:
+            A :class:`Pipeline`, with ``imap``, ``imap_unordered`` and ``map``. Reading, computing and writing overlap;
+            the number of items on their way is bounded.
+
+        Example:
+            >>> from fullcourt import Pool, Stage
+            >>> with Pool(2) as pool:
+            ...     pool.pipeline(Stage(str.strip, threads=2), int, abs).map([" -1", "2 "])
+            [1, 2]
+        """
+        if not stages:
+            raise TypeError("a pipeline needs at least one stage")
+        full = [stage if isinstance(stage, Stage) else Stage(stage) for stage in stages]
+        name = " | ".join(stage.name for stage in full)
+        return Pipeline(self, full, lambda total: progress_of(name, total))
+
     # -- the end ---------------------------------------------------------------------------------------------------
 
     def close(self) -> None:
@@ -536,12 +588,12 @@ def nothing() -> None:
     pass
 
 
-def progress_of(func: Callable[..., Any], total: int | None) -> tuple[Callable[[int, int], None], Callable[[], None]]:
+def progress_of(func: Callable[..., Any] | str, total: int | None) -> tuple[Callable[[int, int], None], Callable[[], None]]:
     """A progress bar's two functions: report counts, close."""
     from fullcourt._progress import ProgressBar
     from fullcourt._transport.functions import function_name
 
-    bar = ProgressBar(total, description=function_name(func))
+    bar = ProgressBar(total, description=func if isinstance(func, str) else function_name(func))
     lock = threading.Lock()  # results of threads come from several of them
 
     def report(n_done: int, n_failed: int) -> None:

@@ -1,0 +1,658 @@
+"""Pipelines: stages that each run in their own way, with items flowing from one to the next.
+
+A run is a :class:`Flow`. Each stage is one open job (:class:`StageJob`) of a pool's driver: of the pool that the
+pipeline was made with, or of one that the run opened for this stage. Whoever settles a stage's results (that pool's
+driving thread, or the slot's thread itself) puts them into the next stage's input; so a stage has no thread and no
+queue of its own beside its pool's. A thread reads the input.
+
+*Bounds.* One number bounds all: items that were read and not yet given to the consumer. Wherever the slow stage is,
+what waits for it is at most that.
+
+*Order.* Between stages items flow in whatever order they come; each bears its number, and where order was asked for,
+the results are put into it at the end.
+
+*Deaths.* An item whose worker died while it ran is put into the same stage's input again, as often as the stage
+allows; what had not started there goes elsewhere anyway.
+
+``Flow._lock`` protects the flow's fields and the order in which items and their tags are appended. It is held for a
+batch's bookkeeping; no user code and no driver is called under it.
+
+Cost per item and stage, beside that of a map's item: about 1 us of bookkeeping in the pool's process.
+"""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
+from dataclasses import dataclass
+from functools import partial
+from time import monotonic
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, cast
+
+from fullcourt._engines.driver import Driver
+from fullcourt._engines.jobs import MAP, Failure, Settlement, StreamJob
+from fullcourt._os.threads import make_thread
+from fullcourt._transport.functions import function_name
+from fullcourt.errors import WorkerDied
+
+if TYPE_CHECKING:
+    from fullcourt.pool import Pool, PoolStatistics
+
+__all__ = ["Pipeline", "PipelineIterator", "Stage", "StageStatistics"]
+
+T = TypeVar("T")
+R = TypeVar("R")
+OnError = Literal["raise", "return"]
+Report = Callable[[int, int], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Options:
+    processes: int | None = None
+    threads: int | None = None
+    interpreters: int | None = None
+    start_method: str | None = None
+    initializer: Callable[..., object] | None = None
+    initargs: tuple[Any, ...] = ()
+    max_tasks_per_child: int | None = None
+
+
+class Stage(Generic[T, R]):
+    """One stage of a pipeline: a function of one item, and how it runs.
+
+    Args:
+        fn: called with each item that the stage before gave; what it returns goes to the next one.
+        processes: worker processes for this stage; as for `Pool`, and so are the next six.
+        threads: threads of this process; with `processes`, of each worker.
+        interpreters: sub-interpreters (Python 3.14 and later).
+        start_method: of its processes.
+        initializer: called once in each of its workers.
+        initargs: its arguments.
+        max_tasks_per_child: after so many items a worker process is replaced.
+        chunksize: items that travel together; None: found from the time that they take.
+        retries: how often an item whose worker died while it ran is run again. 0: never, for it may have had effects.
+        name: for statistics and notes; None: the function's.
+
+    A stage without processes, threads and interpreters runs on the pool that the pipeline is made with.
+
+    Example:
+        >>> from fullcourt import Stage
+        >>> Stage(str.upper, threads=2)
+        <Stage upper threads=2>
+    """
+
+    def __init__(
+        self,
+        fn: Callable[[T], R],
+        *,
+        processes: int | None = None,
+        threads: int | None = None,
+        interpreters: int | None = None,
+        start_method: str | None = None,
+        initializer: Callable[..., object] | None = None,
+        initargs: Iterable[Any] = (),
+        max_tasks_per_child: int | None = None,
+        chunksize: int | None = None,
+        retries: int = 0,
+        name: str | None = None,
+    ) -> None:
+        if not callable(fn):
+            raise TypeError(f"a stage's function must be callable, not {fn!r}")
+        check_count("processes", processes, 1)
+        check_count("threads", threads, 1)
+        check_count("interpreters", interpreters, 1)
+        check_count("chunksize", chunksize, 1)
+        check_count("retries", retries, 0)
+        self.fn = fn
+        self.chunksize = chunksize
+        self.retries = retries
+        self.name = name or function_name(fn).rpartition(".")[2]
+        self._options = _Options(
+            processes=processes,
+            threads=threads,
+            interpreters=interpreters,
+            start_method=start_method,
+            initializer=initializer,
+            initargs=tuple(initargs),
+            max_tasks_per_child=max_tasks_per_child,
+        )
+        self.has_own_workers = not (processes is None and threads is None and interpreters is None)
+        if not self.has_own_workers and self._options != _Options():
+            raise ValueError(
+                "this stage has no processes=, threads= or interpreters=, so it runs on the pool's workers: "
+                "start_method=, initializer= and max_tasks_per_child= are the pool's"
+            )
+
+    def pool_options(self) -> dict[str, Any]:
+        """The keyword arguments of its pool."""
+        return {key: getattr(self._options, key) for key in _Options.__slots__}
+
+    @property
+    def starts_processes(self) -> bool:
+        """Whether it has worker processes of its own."""
+        return bool(self._options.processes)
+
+    def __repr__(self) -> str:
+        kinds = ("processes", "threads", "interpreters")
+        parts = [f"{kind}={getattr(self._options, kind)}" for kind in kinds if getattr(self._options, kind) is not None]
+        return f"<Stage {' '.join([self.name, *parts])}>"
+
+
+def check_count(name: str, value: object, least: int) -> None:
+    if value is None:
+        return
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name} must be an integer, not {value!r}")
+    if value < least:
+        raise ValueError(f"{name} must be at least {least}, not {value}")
+
+
+@dataclass(frozen=True, slots=True)
+class StageStatistics:
+    """What one stage of a run did so far.
+
+    Attributes:
+        name: the stage's.
+        n_done: items that it gave a result for.
+        n_failed: items that failed there for good.
+        n_retried: times that an item was run again because its worker had died.
+        n_here: items that are in it: waiting or running.
+        pool: the statistics of its pool; that of the whole pool where the stage has no workers of its own.
+    """
+
+    name: str
+    n_done: int
+    n_failed: int
+    n_retried: int
+    n_here: int
+    pool: PoolStatistics
+
+
+class StageJob(StreamJob):
+    """A stage's work on its pool. What it delivers goes to the flow, not to a consumer."""
+
+    def __init__(self, stage: Stage[Any, Any], driver: Driver) -> None:
+        function = driver.functions.get(stage.fn) if driver.functions is not None else None
+        n_slots = driver.scheduler.n_workers * driver.scheduler.n_slots
+        super().__init__(
+            MAP,
+            stage.fn,
+            function,
+            stage.chunksize,
+            driver.new_id,
+            ordered=False,
+            return_failures=False,
+            report=None,
+            n_slots=n_slots,
+            buffersize=None,
+        )
+        self.arrived: deque[tuple[int, list[Any]]] = deque()
+        self.hand_on: Callable[[], None]  # takes what has arrived to where it goes
+        self.broke: Callable[[BaseException], None]  # the pool has ended or cannot go on
+
+    def _deliver(self, start: int, outcomes: list[Any]) -> list[Settlement]:
+        self.n_delivered += len(outcomes)
+        self.arrived.append((start, outcomes))
+        return [(None, self.hand_on, None)]
+
+    def _notify(self) -> list[Settlement]:
+        return []
+
+    def input_ended(self, error: BaseException | None) -> list[Settlement]:
+        super().input_ended(error)
+        return [] if error is None else [(None, partial(self.broke, error), None)]
+
+    def abort(self, error: BaseException | None) -> list[Settlement]:
+        if self.stopped or self.finished:
+            return []
+        super().abort(error)
+        return [] if error is None else [(None, partial(self.broke, error), None)]
+
+
+class StageRun:
+    """A stage in a run: its job, and what is known of the items that are in it."""
+
+    def __init__(self, stage: Stage[Any, Any], pool: Pool, owned: bool) -> None:
+        self.stage = stage
+        self.pool = pool
+        self.owned = owned
+        self.driver: Driver = pool._driver
+        self.job = StageJob(stage, self.driver)
+        self.tags: dict[int, tuple[int, int, Any]] = {}  # index in the job: number, attempt, the item if it may return
+        self.n_added = 0
+        self.n_done = 0
+        self.n_failed = 0
+        self.n_retried = 0
+
+    def add(self, number: int, item: Any, attempt: int) -> bool:
+        """Append an item. Under the flow's lock. Returns whether the driver must be told."""
+        job = self.job
+        self.tags[self.n_added] = (number, attempt, item if self.stage.retries else None)
+        self.n_added += 1
+        job.input.append(item)
+        job.n_pulled += 1
+        return not job.queued or len(job.input) <= 1
+
+    def statistics(self) -> StageStatistics:
+        return StageStatistics(
+            self.stage.name, self.n_done, self.n_failed, self.n_retried, len(self.tags), self.pool.statistics()
+        )
+
+
+class Flow:
+    """One run of a pipeline. See the module's head."""
+
+    def __init__(
+        self,
+        stages: list[StageRun],
+        iterable: Iterable[Any],
+        *,
+        ordered: bool,
+        return_failures: bool,
+        buffersize: int | None,
+        report: Report | None,
+    ) -> None:
+        self.stages = stages
+        self._iterator = iter(iterable)
+        self._ordered = ordered
+        self._return_failures = return_failures
+        self._buffersize = buffersize
+        self._report = report
+        self._lock = threading.RLock()  # re-entrant: the garbage collector may end a flow from within
+        self._has_output = threading.Condition(self._lock)
+        self._has_room = threading.Condition(self._lock)
+        self._ready: deque[tuple[bool, Any]] = deque()
+        self._early: dict[int, tuple[bool, Any]] = {}
+        self._turn = 0
+        self._n_in = 0
+        self._n_out = 0
+        self._n_failed = 0
+        self._n_given = 0
+        self._exhausted = False
+        self._input_error: BaseException | None = None
+        self._error: BaseException | None = None
+        self.over = False  # nothing will be added to the output any more
+        if isinstance(iterable, (list, tuple, range, str, bytes, dict, set, frozenset)):
+            self._input_is_finite()
+        self.inline = all(run.driver.engine.runs_inline for run in stages)
+
+    def _input_is_finite(self) -> None:
+        """Who leaves the pool's `with` waits for all of it."""
+        for run in self.stages:
+            run.job.finite = True
+
+    def start(self) -> None:
+        """Start the jobs and the reading."""
+        for place, run in enumerate(self.stages):
+            run.job.hand_on = partial(self._hand_on, place)
+            run.job.broke = self._broke
+            run.job.refill = self._refill
+            run.driver.start_job(run.job)
+            run.driver.will_wait_elsewhere()
+        if not self.inline:
+            make_thread(self._read, f"{self.stages[0].driver.name}-pipeline").start()
+
+    # -- input -----------------------------------------------------------------------------------------------------
+
+    def _window(self) -> int:
+        return self._buffersize or sum(run.job.window() for run in self.stages)
+
+    def _room(self) -> int:
+        if any(run.job.unbounded for run in self.stages):  # somebody joins the pool: read all
+            return 1 << 30
+        return self._window() - (self._n_in - self._n_given)
+
+    def _refill(self) -> None:
+        """A driver lifts the bounds, or ends: the reader shall look again."""
+        with self._lock:
+            self._has_room.notify()
+
+    def _read(self) -> None:
+        """The reading thread."""
+        while True:
+            with self._lock:
+                while not self.over and self._room() <= 0:
+                    self._has_room.wait()
+                room = self._room()
+            if self.over or not self.read_some(room):
+                self._iterator = iter(())  # hold nothing of the user's; a generator is closed
+                return
+
+    def read_some(self, n_items: int) -> bool:
+        """Read so many items, and put each into the first stage as it comes. False: there are no more."""
+        first = self.stages[0]
+        error: BaseException | None = None
+        try:
+            for _ in range(n_items):
+                item = next(self._iterator)
+                with self._lock:
+                    if self.over:
+                        return False
+                    tell = first.add(self._n_in, item, 1)
+                    self._n_in += 1
+                if tell:
+                    first.driver.feed(first.job)
+            return True
+        except StopIteration:
+            pass
+        except BaseException as problem:  # noqa: BLE001  it reaches the consumer, after the results of what was read
+            error = problem
+        with self._lock:
+            self._exhausted = True
+            self._input_error = error
+            self._input_is_finite()
+        self._end_if_done()
+        return False
+
+    # -- between the stages ----------------------------------------------------------------------------------------
+
+    def _hand_on(self, place: int) -> None:
+        """Take a stage's results to the next stage, back to the same one, or to the output."""
+        run = self.stages[place]
+        following = self.stages[place + 1] if place + 1 < len(self.stages) else None
+        tell: set[StageRun] = set()
+        n_before = self._n_out
+        with self._lock:
+            while run.job.arrived:
+                start, outcomes = run.job.arrived.popleft()
+                for index, (good, value) in enumerate(outcomes, start):
+                    number, attempt, item = run.tags.pop(index)
+                    if good:
+                        run.n_done += 1
+                        if following is None:
+                            self._put(number, True, value)
+                        elif following.add(number, value, 1):
+                            tell.add(following)
+                    elif attempt <= run.stage.retries and isinstance(value, WorkerDied) and not self.over:
+                        run.n_retried += 1
+                        if run.add(number, item, attempt + 1):
+                            tell.add(run)
+                    else:
+                        run.n_failed += 1
+                        self._fail(run, number, attempt, value)
+            if self._ready:
+                self._has_output.notify_all()
+        for other in tell:
+            other.driver.feed(other.job)
+        if self._n_out != n_before:
+            if self._report is not None:
+                self._report(self._n_out, self._n_failed)
+            self._end_if_done()
+
+    def _fail(self, run: StageRun, number: int, attempt: int, error: BaseException) -> None:
+        self._n_failed += 1
+        again = f", attempt {attempt}" if attempt > 1 else ""
+        try:
+            error.add_note(f"fullcourt: in stage {run.stage.name} of a pipeline, with item {number} of its input{again}")
+        except Exception:  # noqa: BLE001  an exception class may forbid new attributes; it is still the user's
+            pass
+        if self._return_failures:
+            self._put(number, True, Failure(error, number, attempt))
+        else:
+            self._put(number, False, error)
+
+    def _put(self, number: int, good: bool, value: Any) -> None:
+        """An item has come to its end. Under the lock."""
+        self._n_out += 1
+        if not self._ordered:
+            self._ready.append((good, value))
+            return
+        self._early[number] = (good, value)
+        while self._turn in self._early:
+            self._ready.append(self._early.pop(self._turn))
+            self._turn += 1
+
+    # -- the end ---------------------------------------------------------------------------------------------------
+
+    def _end_if_done(self) -> None:
+        with self._lock:
+            if self.over or not self._exhausted or self._n_out < self._n_in:
+                return
+            self.over = True
+            self._has_output.notify_all()
+        for run in self.stages:
+            run.driver.input_ended(run.job, None)
+            if run.owned:
+                run.pool.close()
+
+    def _broke(self, error: BaseException) -> None:
+        """One of the pools was ended, or cannot go on: neither can the others."""
+        with self._lock:
+            if self._error is None:
+                self._error = error
+        self.abandon()
+
+    def abandon(self) -> None:
+        """No more results are wanted. Waits for nobody: the garbage collector calls this, too."""
+        with self._lock:
+            self.over = True
+            self._has_output.notify_all()
+            self._has_room.notify()
+        for run in self.stages:
+            run.driver.abandon_job(run.job)
+            if run.owned:
+                run.driver.abandon()
+
+    def shut(self) -> None:
+        """Have the pools of the stages end, and wait for it: at once if there is something left to do."""
+        for run in self.stages:
+            if not run.owned:
+                continue
+            if self._error is not None or not self._exhausted or run.tags:
+                run.pool.terminate()
+            else:
+                run.pool.close()
+            run.pool.join()
+
+    # -- the consumer ----------------------------------------------------------------------------------------------
+
+    def take(self, timeout: float | None) -> tuple[bool, Any] | None:
+        """The next result: whether it is good, and what it is. None: there is none any more.
+
+        Raises:
+            TimeoutError: it has not come within so many seconds.
+        """
+        deadline = None if timeout is None else monotonic() + timeout
+        while self.inline and not self._ready and not self.over:
+            self.read_some(1)
+        with self._lock:
+            while not self._ready and not self.over:
+                left = None if deadline is None else deadline - monotonic()
+                if left is not None and left <= 0:
+                    raise TimeoutError(f"no result within {timeout} s; the pipeline goes on")
+                self._has_output.wait(left)
+            if not self._ready:
+                return None
+            outcome = self._ready.popleft()
+            self._n_given += 1
+            if not self._exhausted and 2 * self._room() >= self._window():
+                self._has_room.notify()
+            return outcome
+
+    def take_error(self) -> BaseException | None:
+        """What ended the run before its end, once."""
+        with self._lock:
+            error = self._error or self._input_error
+            self._error = self._input_error = None
+            return error
+
+
+class PipelineIterator(Generic[R]):
+    """The results of a run. Several threads may read from one; each result goes to one of them.
+
+    Dropping it, or :meth:`close`, ends the run: no more input is read, and the stages' own workers are ended.
+    """
+
+    def __init__(self, flow: Flow, close_bar: Callable[[], None]) -> None:
+        self._flow = flow
+        self._close_bar = close_bar
+        self._finalizer = weakref.finalize(self, flow.abandon)
+        self._finalizer.atexit = False
+
+    def __iter__(self) -> Iterator[R]:
+        return self
+
+    def __next__(self) -> R:
+        return self.next()
+
+    def next(self, timeout: float | None = None) -> R:
+        """The next result.
+
+        Raises:
+            StopIteration: there is none any more.
+            TimeoutError: it has not come within so many seconds.
+            Exception: what a stage raised for that item; the iteration can go on.
+        """
+        outcome = self._flow.take(timeout)
+        if outcome is None:
+            self._end()
+        good, value = cast("tuple[bool, Any]", outcome)
+        if good:
+            return cast("R", value)
+        try:
+            raise value
+        finally:
+            del value, outcome, self
+
+    def _end(self) -> None:
+        self._finalizer.detach()
+        self._close_bar()
+        self._flow.shut()
+        error = self._flow.take_error()
+        if error is not None:
+            raise error
+        raise StopIteration
+
+    def close(self) -> None:
+        """End the run. Idempotent. Stages' own workers are ended at once, and waited for."""
+        self._finalizer()
+        self._close_bar()
+        self._flow.shut()
+
+    def statistics(self) -> tuple[StageStatistics, ...]:
+        """What each stage did so far."""
+        return tuple(run.statistics() for run in self._flow.stages)
+
+
+class Pipeline(Generic[T, R]):
+    """Stages, ready to be run over any input. Made by :meth:`Pool.pipeline`; holds nothing, and can be run often.
+
+    Workers of stages that have their own are started when a run starts and ended when it ends.
+    """
+
+    def __init__(
+        self,
+        pool: Pool,
+        stages: Sequence[Stage[Any, Any]],
+        make_bar: Callable[[int | None], tuple[Report, Callable[[], None]]],
+    ) -> None:
+        self._pool = pool
+        self.stages = tuple(stages)
+        self._make_bar = make_bar
+
+    def imap(
+        self,
+        iterable: Iterable[T],
+        *,
+        buffersize: int | None = None,
+        progress: bool = False,
+        on_error: OnError = "raise",
+    ) -> PipelineIterator[R]:
+        """Run it over an input; returns an iterator of the last stage's results, in the input's order.
+
+        Args:
+            iterable: read in a thread of its own, as results are taken; may be endless.
+            buffersize: so many items at the most are between input and consumer. None: a few chunks for each slot of
+                each stage.
+            progress: show a bar on stderr, of the items that have come to their end.
+            on_error: ``"raise"``: where an item has failed, the iterator raises that error at the item's place, and can
+                go on. ``"return"``: a `Failure` stands in its place, with its index in the input.
+        """
+        return self._run(iterable, buffersize, progress, on_error, ordered=True)
+
+    def imap_unordered(
+        self,
+        iterable: Iterable[T],
+        *,
+        buffersize: int | None = None,
+        progress: bool = False,
+        on_error: OnError = "raise",
+    ) -> PipelineIterator[R]:
+        """As :meth:`imap`, with the results in whatever order they come."""
+        return self._run(iterable, buffersize, progress, on_error, ordered=False)
+
+    def map(
+        self,
+        iterable: Iterable[T],
+        *,
+        buffersize: int | None = None,
+        progress: bool = False,
+        on_error: OnError = "raise",
+    ) -> list[R]:
+        """As :meth:`imap`, all at once: the list of results. The first failure ends the run, and is raised."""
+        results = self._run(iterable, buffersize, progress, on_error, ordered=True)
+        try:
+            return list(results)
+        except BaseException:
+            results.close()
+            raise
+
+    def _run(
+        self, iterable: Iterable[T], buffersize: int | None, progress: bool, on_error: str, *, ordered: bool
+    ) -> PipelineIterator[R]:
+        check_count("buffersize", buffersize, 1)
+        if on_error not in ("raise", "return"):
+            raise ValueError(f'on_error must be "raise" or "return", not {on_error!r}')
+        if not hasattr(iterable, "__iter__") and not hasattr(iterable, "__getitem__"):
+            raise TypeError(f"a pipeline needs an iterable, not {iterable!r}")
+        self._pool._driver._check_open()
+        runs = self._open_stages()
+        bar: tuple[Report | None, Callable[[], None]] = (None, nothing)
+        try:
+            if progress:
+                bar = self._make_bar(len(iterable) if isinstance(iterable, Sized) else None)
+            flow = Flow(
+                runs,
+                iterable,
+                ordered=ordered,
+                return_failures=on_error == "return",
+                buffersize=buffersize,
+                report=bar[0],
+            )
+            flow.start()
+        except BaseException:
+            for run in runs:
+                if run.owned:
+                    run.pool.terminate()
+                    run.pool.join()
+            raise
+        return PipelineIterator(flow, bar[1])
+
+    def _open_stages(self) -> list[StageRun]:
+        """Open the pools of the stages that have their own: first those of processes, before there are threads."""
+        opened: dict[int, StageRun] = {}
+        order = sorted(range(len(self.stages)), key=lambda place: not self.stages[place].starts_processes)
+        try:
+            for place in order:
+                stage = self.stages[place]
+                pool = self._pool
+                if stage.has_own_workers:
+                    pool = type(pool)(name=f"{pool.name}-{stage.name}", **stage.pool_options())
+                opened[place] = StageRun(stage, pool, stage.has_own_workers)
+        except BaseException:
+            for run in opened.values():
+                if run.owned:
+                    run.pool.terminate()
+                    run.pool.join()
+            raise
+        return [opened[place] for place in range(len(self.stages))]
+
+    def __repr__(self) -> str:
+        return f"<Pipeline {' | '.join(repr(stage)[7:-1] for stage in self.stages)}>"
+
+
+def nothing() -> None:
+    pass
+
