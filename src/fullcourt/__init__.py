@@ -12,6 +12,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from fullcourt._engines.state import worker_state
     from fullcourt.errors import (
         FullcourtError,
         NotSupported,
@@ -50,11 +51,13 @@ __all__ = [
     "WorkerDied",
     "fork",
     "map",
+    "worker_state",
 ]
 
 # Where each name is; the others are errors.
 _HOMES = {
     "fullcourt.pool": ("Failure", "Future", "Pipeline", "Pool", "Stage", "map"),
+    "fullcourt._engines.state": ("worker_state",),
     "fullcourt.process": ("Child", "Process", "Thread", "fork"),
 }
 

@@ -14,6 +14,7 @@ from time import monotonic, perf_counter
 from typing import Any, Protocol
 
 from fullcourt._engines.jobs import STARMAP, Call
+from fullcourt._engines.state import WorkerState, enter_slot, leave_slot
 from fullcourt._os.threads import make_thread
 
 __all__ = ["InlineEngine", "LocalHandle", "ThreadEngine"]
@@ -67,6 +68,7 @@ class LocalEngine:
         self.driver: LocalDriver
         self._initializer = initializer
         self._initargs = initargs
+        self.state = WorkerState()
 
     def open(self) -> None:
         """Nothing to prepare."""
@@ -157,6 +159,7 @@ class ThreadEngine(LocalEngine):
             thread.start()
 
     def _serve(self, handle: LocalHandle) -> None:
+        before = enter_slot(self.state, self.n_slots)
         try:
             if self._initializer is not None:
                 self._initializer(*self._initargs)
@@ -174,10 +177,12 @@ class ThreadEngine(LocalEngine):
                 else:
                     run(handle, chunk)
                 chunk = None  # hold nothing while waiting
+        leave_slot(before)
         with self._count_lock:
             self._n_left -= 1
             last = not self._n_left
         if last:
+            self.state.close()
             self.driver.worker_ended(handle.id)
 
     def send(self, worker_id: int, chunk: Any) -> None:
@@ -222,11 +227,19 @@ class InlineEngine(LocalEngine):
     def start(self, worker_id: int) -> None:
         self.handles[worker_id] = LocalHandle(worker_id, self.name)
         if self._initializer is not None:
-            self._initializer(*self._initargs)
+            before = enter_slot(self.state, 1)
+            try:
+                self._initializer(*self._initargs)
+            finally:
+                leave_slot(before)
 
     def send(self, worker_id: int, chunk: Any) -> None:
         """Run it."""
-        self.run_chunk(self.handles[worker_id], chunk)
+        before = enter_slot(self.state, 1)
+        try:
+            self.run_chunk(self.handles[worker_id], chunk)
+        finally:
+            leave_slot(before)
 
     def take_back(self, worker_id: int) -> list[int]:
         """Nothing ever waits here."""
@@ -234,9 +247,11 @@ class InlineEngine(LocalEngine):
 
     def stop(self, worker_id: int) -> None:
         """The worker is the caller."""
+        self.state.close()
         self.driver.worker_ended(worker_id)
 
     def end(self) -> None:
         """As stop."""
+        self.state.close()
         for worker_id in list(self.handles):
             self.driver.worker_ended(worker_id)

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from time import perf_counter
 from typing import Any, Protocol
 
+from fullcourt._engines.state import WorkerState, become_worker, enter_slot, leave_slot
 from fullcourt._os.threads import make_thread
 from fullcourt._transport import frames
 from fullcourt._transport.codec import Codec, decode
@@ -64,6 +65,15 @@ class Worker:
 
     def run(self, initializer: Callable[..., object] | None, initargs: tuple[Any, ...]) -> bool:
         """Serve until the pool says stop or is gone. Returns False if the initializer failed."""
+        state = become_worker()
+        before = enter_slot(state, self._n_slots)  # the initializer runs in the first slot's thread
+        try:
+            return self._run(initializer, initargs, state)
+        finally:
+            leave_slot(before)
+            state.close()
+
+    def _run(self, initializer: Callable[..., object] | None, initargs: tuple[Any, ...], state: WorkerState) -> bool:
         if initializer is not None:
             try:
                 initializer(*initargs)
@@ -73,13 +83,22 @@ class Worker:
         global n_slots_here  # noqa: PLW0603  a process is a worker at most once
         n_slots_here = self._n_slots
         self._send(frames.READY, 0, 0, 0, 0.0, b"", [])
-        others = [make_thread(self._serve, f"slot-{index}", (index,)) for index in range(1, self._n_slots)]
+        others = [
+            make_thread(self._serve_beside, f"slot-{index}", (index, state)) for index in range(1, self._n_slots)
+        ]
         for thread in others:
             thread.start()
         self._serve(0)
         for thread in others:
             thread.join()
         return True
+
+    def _serve_beside(self, slot_index: int, state: WorkerState) -> None:
+        before = enter_slot(state, self._n_slots)
+        try:
+            self._serve(slot_index)
+        finally:
+            leave_slot(before)
 
     def _serve(self, slot_index: int) -> None:
         journal = Journal(self._page, slot_index)
