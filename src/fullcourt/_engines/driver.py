@@ -464,7 +464,7 @@ class Driver:
         try:
             body = read_body(event.data, event.fields, event.fd)
             if kind in (frames.RESULT, frames.RESULTS):
-                return decode(body.payload, body.buffers), None
+                return decode(body.payload, body.buffers, body.descriptors), None
             if kind in (frames.ERROR, frames.INIT_FAILED, frames.UNLOADABLE_FUNCTION):
                 return None, load_exception(body.payload)
         except BaseException as error:  # noqa: BLE001

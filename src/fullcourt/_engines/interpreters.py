@@ -22,6 +22,7 @@ from fullcourt._engines.linked import Event, Handle, LinkedEngine, Lost
 from fullcourt._engines.template import Setup, enter_world, load_initializer, read_all, write_setup
 from fullcourt._os.threads import make_thread
 from fullcourt._transport import frames
+from fullcourt._transport.carried import Rights
 from fullcourt._transport.codec import Codec
 from fullcourt._transport.link import make_frame, make_link
 
@@ -35,12 +36,13 @@ class InterpreterEngine(LinkedEngine):
         super().__init__(1, name, Codec())
         self._setup = Setup(n_slots=1, name=name, initializer=initializer, initargs=initargs)
         self._setup_fd = -1
+        self._rights = Rights()  # what the initializer's queues consist of
         self._ended: deque[Handle] = deque()  # those whose thread has ended; filled by the threads
         self._threads: dict[int, threading.Thread] = {}
 
     def open(self) -> None:
         self._setup.pool_pid = os.getpid()
-        self._setup_fd = write_setup(self._setup, self.codec)
+        self._setup_fd, self._rights = write_setup(self._setup, self.codec)
 
     def start(self, worker_id: int) -> None:
         link, tasks, results = make_link()
@@ -61,7 +63,7 @@ class InterpreterEngine(LinkedEngine):
                 interpreter.exec(
                     f"import sys; sys.path.insert(0, {home!r})\n"
                     f"from fullcourt._engines.interpreters import serve\n"
-                    f"serve({fds!r}, {self._setup_fd})"
+                    f"serve({fds!r}, {self._setup_fd}, {self._rights.fds!r})"
                 )
             finally:
                 with contextlib.suppress(
@@ -110,10 +112,11 @@ class InterpreterEngine(LinkedEngine):
         if self._setup_fd >= 0:
             os.close(self._setup_fd)
             self._setup_fd = -1
+        self._rights.close()
         self._close_epoll()
 
 
-def serve(fds: tuple[int, int, int], setup_fd: int) -> None:
+def serve(fds: tuple[int, int, int], setup_fd: int, rights: list[int]) -> None:
     """Be a worker, in a sub-interpreter. The descriptors stay the caller's."""
     from fullcourt._engines.worker import Worker
     from fullcourt._transport.journal import REGION_BYTES
@@ -121,6 +124,7 @@ def serve(fds: tuple[int, int, int], setup_fd: int) -> None:
     from fullcourt._transport.mainspace import adopt_main
 
     setup: Setup = pickle.loads(read_all(setup_fd))
+    setup.rights = Rights([os.dup(fd) for fd in rights])
     enter_world(setup)
     adopt_main()
     tasks, results = socket.socket(fileno=os.dup(fds[0])), socket.socket(fileno=os.dup(fds[1]))

@@ -20,7 +20,7 @@ from typing import Any
 
 from fullcourt._engines.jobs import Call, MapChunk
 from fullcourt._os.inherited import note_holder
-from fullcourt._transport.codec import Codec
+from fullcourt._transport.codec import Buffers, Codec
 from fullcourt._transport.journal import REGION_BYTES, read_phase, read_results, revoke, started_chunk
 from fullcourt._transport.link import Attached, Fields, PoolEnd, make_frame
 from fullcourt.errors import PicklingError
@@ -118,6 +118,8 @@ class RemoteEngine(abc.ABC):
         if function.id == 0 or function.id not in handle.known:
             data = function.data
             handle.known.add(function.id)
+            if function.rights is not None:
+                buffers = with_function_rights(buffers, function)
         try:
             frame = self._make_frame(
                 chunk.kind, function.id, chunk.id, chunk.start, chunk.count, 0.0, data, payload, buffers
@@ -195,6 +197,14 @@ class RemoteEngine(abc.ABC):
     @abc.abstractmethod
     def close(self) -> None:
         """Give back everything. All workers have ended, or are killed."""
+
+
+def with_function_rights(buffers: list[Any], function: Any) -> Buffers:
+    """The payload's buffers, with the descriptors of what the function takes along."""
+    both = Buffers(buffers)
+    both.rights = getattr(buffers, "rights", None)
+    both.function_rights = function.rights
+    return both
 
 
 class LinkedEngine(RemoteEngine):

@@ -63,7 +63,7 @@ class PortableEngine(RemoteEngine):
                 f"start_method='fork' cannot be had with the portable transport{forced}. Its workers are fresh "
                 f"interpreters, which share nothing by a fork. Leave start_method out, or give 'spawn' or 'forkserver'."
             )
-        super().__init__(n_slots, name, Codec())
+        super().__init__(n_slots, name, Codec(carries=False))
         self._setup = setup
         self._start_data = b""
         self._children: dict[int, Child] = {}
@@ -71,7 +71,7 @@ class PortableEngine(RemoteEngine):
 
     def open(self) -> None:
         self._setup.pool_pid = os.getpid()
-        self._start_data = pickle_setup(self._setup, self.codec)
+        self._start_data, _ = pickle_setup(self._setup, self.codec)
 
     # -- waiting ---------------------------------------------------------------------------------------------------
 

@@ -61,11 +61,12 @@ class ProcessEngine(LinkedEngine):
         self._watch(control.fileno(), self._hear)
 
     def _start_fresh(self, template_end: socket.socket) -> int:
-        setup_fd = write_setup(self._setup, self.codec)
+        setup_fd, rights = write_setup(self._setup, self.codec)
         try:
             code = f"from fullcourt._engines.template import main; main(3, 4, {self._method!r})"
-            return spawn_interpreter(code, [template_end.fileno(), setup_fd])
+            return spawn_interpreter(code, [template_end.fileno(), setup_fd, *rights.fds])
         finally:
+            rights.close()
             os.close(setup_fd)
 
     def _hear(self, events: list[Event]) -> None:

@@ -32,6 +32,7 @@ from types import ModuleType
 from typing import Any, NoReturn
 
 from fullcourt._os.system import become_subreaper, descendants, die_with_parent, kill_tree, open_pidfd
+from fullcourt._transport.carried import Rights, arriving, collecting, drop_inherited
 from fullcourt.errors import NotSupported
 
 __all__ = ["Setup", "Template", "main", "worker_main"]
@@ -52,6 +53,8 @@ class Setup:
     cwd: str = ""
     preload: tuple[str, ...] = ()
     encoded_initializer: bytes | None = None
+    n_rights: int = 0  # descriptors that the initializer and its arguments hold
+    rights: Any = None  # these, where they are
 
 
 class Template:
@@ -206,7 +209,7 @@ def run_worker(worker_id: int, setup: Setup, connect: Callable[[], tuple[Any, mm
         end, page = connect()
         be_a_child(f"{setup.name}-{worker_id}")
         adopt_main()
-        codec = Codec(shares_main=setup.shares_main)
+        codec = Codec(shares_main=setup.shares_main, carries=getattr(end, "carries_descriptors", True))
         initializer, initargs = setup.initializer, setup.initargs
         worker = Worker(end, page, setup.n_slots, codec)
         if setup.encoded_initializer is not None:
@@ -272,6 +275,7 @@ def fork_template(control: socket.socket, pool_socket: socket.socket, setup: Set
     try:
         pool_socket.close()
         quiet_signals()
+        drop_inherited(kept=setup.initargs)
         run_template(control, pool_pid, setup)
     finally:
         os._exit(0)
@@ -347,6 +351,9 @@ def main(control_fd: int, setup_fd: int, method: str) -> None:
     control = socket.socket(fileno=control_fd)
     data = read_all(setup_fd)
     setup: Setup = pickle.loads(data)
+    setup.rights = Rights(range(setup_fd + 1, setup_fd + 1 + setup.n_rights))
+    for fd in setup.rights.fds:
+        os.set_inheritable(fd, False)
     quiet_signals()
     enter_world(setup)
     if method == "forkserver":
@@ -355,27 +362,31 @@ def main(control_fd: int, setup_fd: int, method: str) -> None:
 
     def spawn_worker(worker_id: int, fds: list[int]) -> int:
         code = f"from fullcourt._engines.template import spawned; spawned({worker_id})"
-        return spawn_interpreter(code, [*fds, setup_fd])
+        return spawn_interpreter(code, [*fds, setup_fd, *setup.rights.fds])
 
     Template(control, setup.pool_pid, spawn_worker).run()
     os._exit(0)
 
 
 def spawned(worker_id: int) -> None:
-    """The entry of a worker that is a fresh interpreter: descriptors 3 to 6 are tasks, results, page, setup."""
+    """The entry of a worker that is a fresh interpreter: descriptors 3 to 6 are tasks, results, page, setup,
+    and after these come those that the initializer holds.
+    """
     parent_pid = os.getppid()
     setup: Setup = pickle.loads(read_all(6))
     os.close(6)
+    setup.rights = Rights(range(7, 7 + setup.n_rights))
     quiet_signals()
-    for fd in (3, 4, 5):
+    for fd in (3, 4, 5, *setup.rights.fds):
         os.set_inheritable(fd, False)
     enter_world(setup)
     preload(setup)
     worker_main(worker_id, 3, 4, 5, setup, parent_pid)
 
 
-def pickle_setup(setup: Setup, codec: Any) -> bytes:
-    """What a fresh interpreter needs to know, pickled."""
+def pickle_setup(setup: Setup, codec: Any) -> tuple[bytes, Rights]:
+    """What a fresh interpreter needs to know, pickled, and the descriptors that it must get."""
+    rights = Rights()
     fresh = Setup(
         n_slots=setup.n_slots,
         name=setup.name,
@@ -387,17 +398,22 @@ def pickle_setup(setup: Setup, codec: Any) -> bytes:
     )
     if setup.initializer is not None:
         data, buffers = codec.encode((setup.initializer, setup.initargs))
+        carried = getattr(buffers, "rights", None)
         if buffers:  # rare, and not worth a table
             from fullcourt._transport.by_value import dumps
 
-            data = dumps((setup.initializer, setup.initargs), 5)
+            with collecting() as again:
+                data = dumps((setup.initializer, setup.initargs), 5)
+            carried = again
+        rights = carried or rights
+        fresh.n_rights = len(rights.fds)
         fresh.encoded_initializer = data
-    return pickle.dumps(fresh)
+    return pickle.dumps(fresh), rights
 
 
-def write_setup(setup: Setup, codec: Any) -> int:
-    """Write that into a memory block. Returns its descriptor, to be read by `read_all`."""
-    data = pickle_setup(setup, codec)
+def write_setup(setup: Setup, codec: Any) -> tuple[int, Rights]:
+    """Write that into a memory block. Returns its descriptor, to be read by `read_all`, and the others to go along."""
+    data, rights = pickle_setup(setup, codec)
     fd = os.memfd_create("fullcourt-setup", os.MFD_CLOEXEC)
     try:
         done = 0
@@ -406,14 +422,18 @@ def write_setup(setup: Setup, codec: Any) -> int:
     except BaseException:
         os.close(fd)
         raise
-    return fd
+    return fd, rights
 
 
 def load_initializer(setup: Setup) -> Callable[[], None]:
     """The initializer as a function that first loads it: loading may fail as running may."""
 
     def initialize() -> None:
-        initializer, initargs = pickle.loads(setup.encoded_initializer or b"")
+        fds: list[int] = setup.rights.fds if setup.rights is not None else []
+        with arriving(fds):
+            initializer, initargs = pickle.loads(setup.encoded_initializer or b"")
+        if setup.rights is not None:
+            setup.rights.close()
         initializer(*initargs)
 
     return initialize

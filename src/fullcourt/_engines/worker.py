@@ -9,7 +9,6 @@ With several slots, each is a thread that does all this for itself; the kernel h
 from __future__ import annotations
 
 import contextlib
-import pickle
 import sys
 from collections.abc import Callable
 from time import perf_counter
@@ -137,7 +136,7 @@ class Worker:
                 return
             journal.start(chunk_id, n_items, LOADING_FUNCTION)
             try:
-                fn = decode(body.function)
+                fn = decode(body.function, None, body.function_descriptors)
             except BaseException as error:  # noqa: BLE001
                 error.add_note("fullcourt: the function could not be loaded in the worker")
                 if isinstance(error, (ImportError, AttributeError)):
@@ -163,7 +162,7 @@ class Worker:
         journal.words[0] = chunk_id
         began = perf_counter()
         try:
-            args, kwargs = pickle.loads(body.payload, buffers=body.buffers)
+            args, kwargs = decode(body.payload, body.buffers, body.descriptors)
             body = None  # type: ignore[assignment]
             began = perf_counter()
             result = fn(*args, **kwargs)
@@ -188,7 +187,7 @@ class Worker:
     ) -> None:
         journal.start(chunk_id, count, LOADING)
         try:
-            items = pickle.loads(body.payload, buffers=body.buffers)
+            items = decode(body.payload, body.buffers, body.descriptors)
         except BaseException as error:  # noqa: BLE001
             journal.start(0, 0, RUNNING)
             if count > 1:  # one bad item must not take the others with it: have them sent one by one

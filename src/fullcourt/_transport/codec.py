@@ -13,14 +13,15 @@ from __future__ import annotations
 
 import pickle
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from types import CellType, FunctionType, MethodType, ModuleType
 from typing import Any, cast
 
 from fullcourt._transport.captures import SMALL_ATOMS, global_names
+from fullcourt._transport.carried import NotCarried, Rights, arriving, collecting
 from fullcourt.errors import PicklingError
 
-__all__ = ["Codec", "Encoded", "decode"]
+__all__ = ["Buffers", "Codec", "Encoded", "decode"]
 
 PROTOCOL = 5
 
@@ -33,14 +34,23 @@ MAX_BUFFERS = 4096
 Encoded = tuple[bytes, list[pickle.PickleBuffer]]
 
 
+class Buffers(list[pickle.PickleBuffer]):
+    """The out-of-band buffers of what holds descriptors, with these."""
+
+    rights: Rights | None = None  # the payload's
+    function_rights: Rights | None = None
+
+
 class Codec:
     """Pickles for one kind of receiver.
 
     Args:
         shares_main: whether the receiver has this process's ``__main__`` as it is now (it is forked from it).
+        carries: whether descriptors can go along.
     """
 
-    def __init__(self, *, shares_main: bool = False) -> None:
+    def __init__(self, *, shares_main: bool = False, carries: bool = True) -> None:
+        self.carries = carries
         self._main: dict[str, object] | None = None  # the definitions in __main__ that the receiver has
         self._names: frozenset[str] = frozenset()  # all names that it has there
         self._plain: dict[str, object] = {}  # those globals whose values cannot change inside
@@ -68,9 +78,24 @@ class Codec:
                     buffers = []
                     data = pickle.dumps(obj, PROTOCOL, buffer_callback=keep_large(buffers))
                 return data, buffers
+        except NotCarried:
+            return self._encode_carried(self.encode, obj)
         except Exception:  # noqa: BLE001  whatever the user's __reduce__ raised: cloudpickle may know better
             pass
         return self.encode_by_value(obj)
+
+    def _encode_carried(self, encode: Callable[[object], Encoded], obj: object) -> Encoded:
+        """As `encode`, with the descriptors that the object holds."""
+        if not self.carries:
+            raise NotCarried(
+                "queues, pipes and locks cannot be sent to this worker: its link carries no file descriptors. Use "
+                "threads=, or on Linux leave FULLCOURT_TRANSPORT unset."
+            )
+        with collecting() as rights:
+            data, buffers = encode(obj)
+        carried = Buffers(buffers)
+        carried.rights = rights
+        return data, carried
 
     def encode_by_value(self, obj: object) -> Encoded:
         """As :meth:`encode`, with what belongs to ``__main__`` by value."""
@@ -79,6 +104,8 @@ class Codec:
             from fullcourt._transport.by_value import dumps
 
             return dumps(obj, PROTOCOL, keep_large(buffers)), buffers
+        except NotCarried:
+            return self._encode_carried(self.encode_by_value, obj)
         except Exception as error:
             where = find_unpicklable(obj)
             message = f"{where} cannot be pickled, so it cannot be sent to another process: {error}"
@@ -144,9 +171,14 @@ def main_definitions() -> dict[str, object]:
     }
 
 
-def decode(data: bytes | memoryview, buffers: list[memoryview] | None = None) -> Any:
+def decode(
+    data: bytes | memoryview, buffers: list[memoryview] | None = None, descriptors: Sequence[int] | None = None
+) -> Any:
     """Read back what :meth:`Codec.encode` wrote."""
-    return pickle.loads(data, buffers=buffers)
+    if descriptors is None:
+        return pickle.loads(data, buffers=buffers)
+    with arriving(descriptors):
+        return pickle.loads(data, buffers=buffers)
 
 
 def find_unpicklable(obj: object, path: str = "", depth: int = 0) -> str:

@@ -5,6 +5,8 @@ A frame is one datagram of a ``SOCK_SEQPACKET`` socket (one message of the porta
     byte 0     kind
          1     flags            BLOCK: the body is in a memfd block whose descriptor came with the frame
                                 PARTS: the body follows in messages of its own (portable link)
+                                RIGHTS (with BLOCK): further descriptors came, those of queues, pipes and locks in
+                                the body; the block's last part says how many of them are the function's
          2-3   unused
          4-7   function id      0: the function is not kept (its pickle is in this frame)
          8-15  chunk id
@@ -44,6 +46,7 @@ RECEIVE_BYTES = 65536
 
 BLOCK = 1
 PARTS = 2
+RIGHTS = 4
 
 CALL = 1
 MAP = 2

@@ -11,6 +11,7 @@ from typing import Any
 
 from fullcourt._core.model import Estimate
 from fullcourt._transport.captures import captured_by, same
+from fullcourt._transport.carried import NotCarried, Rights, collecting
 from fullcourt._transport.codec import PROTOCOL, Codec
 
 __all__ = ["Function", "FunctionTable", "function_name", "with_fallback"]
@@ -19,16 +20,23 @@ __all__ = ["Function", "FunctionTable", "function_name", "with_fallback"]
 class Function:
     """A function as it travels: its pickle, and a number under which workers keep it (0: they do not)."""
 
-    __slots__ = ("captured", "data", "estimate", "fell_back", "id", "name", "tried")
+    __slots__ = ("captured", "data", "estimate", "fell_back", "id", "name", "rights", "tried")
 
     def __init__(
-        self, function_id: int, data: bytes, name: str, captured: tuple[object, ...] | None, estimate: Estimate
+        self,
+        function_id: int,
+        data: bytes,
+        name: str,
+        captured: tuple[object, ...] | None,
+        estimate: Estimate,
+        rights: Rights | None = None,
     ) -> None:
         self.estimate = estimate
         self.fell_back = False  # whether `data` is that of `with_fallback`
         self.tried: set[int] = set()  # workers that were sent that
         self.id = function_id
         self.data = data
+        self.rights = rights  # the descriptors of queues, pipes and locks that it takes along; never of a kept one
         self.name = name
         self.captured = captured
 
@@ -54,7 +62,7 @@ class FunctionTable:
         if type(fn) not in (FunctionType, BuiltinFunctionType, type) or not isinstance(
             getattr(fn, "__self__", None), (ModuleType, type(None))
         ):  # `prices.get` is a builtin too, and bound
-            return self._unnumbered(fn, self._encode(fn))
+            return self._unnumbered(fn, *self._encode(fn))
         known = self._known.get(fn)
         by_value = type(fn) is FunctionType and fn.__module__ == "__main__" and not self._codec.shares_globals(fn)
         if known is not None:
@@ -63,31 +71,34 @@ class FunctionTable:
                     return known
             elif not by_value:
                 return known
-        data = self._encode(fn, by_value=by_value)
+        data, rights = self._encode(fn, by_value=by_value)
         captured: tuple[object, ...] | None = None
         if b"cloudpickle" in data:  # by value: our pickler's functions are made by cloudpickle's
             captured = captured_by(fn)
             if captured is None:
-                return self._unnumbered(fn, data)
+                return self._unnumbered(fn, data, rights)
         if len(self._known) >= self.MAX:
             self._known.pop(next(iter(self._known)), None)
         entry = Function(next(self._ids), data, function_name(fn), captured, Estimate())
         self._known[fn] = entry
         return entry
 
-    def _unnumbered(self, fn: Callable[..., Any], data: bytes) -> Function:
+    def _unnumbered(self, fn: Callable[..., Any], data: bytes, rights: Rights | None) -> Function:
         name = function_name(fn)
         if len(self._unkept) >= self.MAX:
             self._unkept.clear()
-        return Function(0, data, name, None, self._unkept.setdefault(name, Estimate()))
+        return Function(0, data, name, None, self._unkept.setdefault(name, Estimate()), rights)
 
-    def _encode(self, fn: Callable[..., Any], *, by_value: bool = False) -> bytes:
+    def _encode(self, fn: Callable[..., Any], *, by_value: bool = False) -> tuple[bytes, Rights | None]:
         data, buffers = self._codec.encode_by_value(fn) if by_value else self._codec.encode(fn)
+        rights = getattr(buffers, "rights", None)
         if buffers:  # a bound method of something large: functions travel in one piece
             from fullcourt._transport.by_value import dumps
 
-            data = dumps(fn, PROTOCOL)
-        return data
+            with collecting() as again:
+                data = dumps(fn, PROTOCOL)
+            rights = again if rights is not None else None
+        return data, rights
 
 
 def function_name(fn: Any) -> str:
@@ -107,7 +118,11 @@ def with_fallback(fn: Callable[..., Any], data: bytes) -> bytes:
     """
     from fullcourt._transport.by_value import dumps_with_module
 
-    return pickle.dumps(Fallback(list(sys.path), data, dumps_with_module(fn, PROTOCOL)), PROTOCOL)
+    try:
+        by_value = dumps_with_module(fn, PROTOCOL)
+    except NotCarried:  # with queues in it: the descriptors at hand are those of the pickle by name
+        by_value = data
+    return pickle.dumps(Fallback(list(sys.path), data, by_value), PROTOCOL)
 
 
 class Fallback:

@@ -18,12 +18,15 @@ import threading
 from collections import deque
 
 from fullcourt._transport.blocks import open_block, raw_views, write_block
+from fullcourt._transport.carried import MAX_DESCRIPTORS, Rights
+from fullcourt._transport.codec import Buffers
 from fullcourt._transport.frames import (
     BLOCK,
     DESCRIPTOR_FOLLOWS,
     HEADER_BYTES,
     MAX_INLINE,
     RECEIVE_BYTES,
+    RIGHTS,
     STOP,
     pack,
     unpack,
@@ -32,30 +35,50 @@ from fullcourt._transport.frames import (
 __all__ = ["Body", "PoolEnd", "WorkerEnd", "make_link"]
 
 Fields = tuple[int, int, int, int, int, int, int, float]
-# What came along with a frame: a block's descriptor, the parts themselves, or nothing (-1).
-Attached = int | list[memoryview]
+# What came along with a frame: a block's descriptor, several, the parts themselves, or nothing (-1).
+Attached = int | Rights | list[memoryview]
+# CMSG_SPACE for as many descriptors as the kernel sends at once.
+ANCILLARY_BYTES = socket.CMSG_SPACE(4 * MAX_DESCRIPTORS) if hasattr(socket, "CMSG_SPACE") else 0
 
 
 class Body:
-    """The body of a received frame: views of the function's pickle and of the payload's, and its buffers."""
+    """The body of a received frame: views of the function's pickle and of the payload's, and its buffers.
 
-    __slots__ = ("buffers", "function", "payload")
+    With queues in it, also the descriptors of both; they are closed with this object.
+    """
 
-    def __init__(self, function: bytes | memoryview, payload: bytes | memoryview, buffers: list[memoryview]) -> None:
+    __slots__ = ("_rights", "buffers", "descriptors", "function", "function_descriptors", "payload")
+
+    def __init__(
+        self,
+        function: bytes | memoryview,
+        payload: bytes | memoryview,
+        buffers: list[memoryview],
+        rights: Rights | None = None,
+    ) -> None:
         self.function = function
         self.payload = payload
         self.buffers = buffers
+        self.function_descriptors: list[int] | None = None
+        self.descriptors: list[int] | None = None
+        self._rights = rights
+        if rights is not None:
+            n_function = int.from_bytes(self.buffers.pop(), "little")
+            self.function_descriptors = rights.fds[1 : 1 + n_function]
+            self.descriptors = rights.fds[1 + n_function :]
 
 
 class Frame:
-    """A frame to be sent: its bytes and, for a BLOCK, the descriptor that goes along."""
+    """A frame to be sent: its bytes and, for a BLOCK, the descriptor that goes along; for RIGHTS, further ones."""
 
-    __slots__ = ("chunk_id", "data", "fd")
+    __slots__ = ("chunk_id", "data", "fd", "kept", "rights")
 
-    def __init__(self, data: bytes, fd: int, chunk_id: int) -> None:
+    def __init__(self, data: bytes, fd: int, chunk_id: int, rights: list[int] | None = None, kept: object = None) -> None:
         self.data = data
         self.fd = fd
         self.chunk_id = chunk_id
+        self.rights = rights
+        self.kept = kept  # who owns those
 
     def close(self) -> None:
         """Give up the block, if it has one."""
@@ -76,24 +99,52 @@ def make_frame(
     buffers: list[pickle.PickleBuffer],
 ) -> Frame:
     """Build a frame; what is large goes into a block."""
-    if not buffers and len(function) + len(payload) <= MAX_INLINE:
+    if not buffers and type(buffers) is not Buffers and len(function) + len(payload) <= MAX_INLINE:
         header = pack(kind, 0, function_id, chunk_id, start, count, len(function), seconds)
         return Frame(header + function + payload if function else header + payload, -1, chunk_id)
+    if type(buffers) is Buffers:
+        return make_frame_with_rights(kind, function_id, chunk_id, start, count, seconds, function, payload, buffers)
     fd, table = write_block([function, payload, *raw_views(buffers)])
     header = pack(kind, BLOCK, function_id, chunk_id, start, count, len(function), seconds)
     return Frame(header + table, fd, chunk_id)
 
 
+def make_frame_with_rights(
+    kind: int,
+    function_id: int,
+    chunk_id: int,
+    start: int,
+    count: int,
+    seconds: float,
+    function: bytes,
+    payload: bytes,
+    buffers: Buffers,
+) -> Frame:
+    """Build a frame for what holds descriptors: a block, whose last part says how many are the function's."""
+    of_function = buffers.function_rights.fds if buffers.function_rights is not None and function else []
+    of_payload = buffers.rights.fds if buffers.rights is not None else []
+    if len(of_function) + len(of_payload) >= MAX_DESCRIPTORS:
+        raise OSError(errno.EMFILE, f"more than {MAX_DESCRIPTORS - 1} descriptors in one task: the kernel takes no more")
+    fd, table = write_block([function, payload, *raw_views(buffers), len(of_function).to_bytes(2, "little")])
+    header = pack(kind, BLOCK | RIGHTS, function_id, chunk_id, start, count, len(function), seconds)
+    return Frame(header + table, fd, chunk_id, [*of_function, *of_payload], buffers)
+
+
 def read_body(data: bytes, fields: Fields, attached: Attached) -> Body:
     """Find the parts of a received frame's body. Raises OSError if there was no memory or descriptor for it."""
     if fields[1]:
+        table = memoryview(data)[HEADER_BYTES:]
+        rights = None
         if isinstance(attached, list):
             parts = attached
+        elif isinstance(attached, Rights):
+            rights = attached
+            parts = open_block(os.dup(rights.fds[0]), table)
         elif attached < 0:
             raise OSError(errno.ENOMEM, "the large parts of a frame could not be received")
         else:
-            parts = open_block(attached, memoryview(data)[HEADER_BYTES:])
-        return Body(parts[0], parts[1], parts[2:])
+            parts = open_block(attached, table)
+        return Body(parts[0], parts[1], parts[2:], rights if fields[1] & RIGHTS else None)
     n_function = fields[6]
     view = memoryview(data)
     if n_function:
@@ -108,21 +159,25 @@ def make_link() -> tuple[PoolEnd, socket.socket, socket.socket]:
     return PoolEnd(tasks_out, tasks_in, results_in), tasks_in, results_out
 
 
-def receive_with_fd(sock: socket.socket, flags: int = 0) -> tuple[bytes, int]:
-    """Receive a frame and the descriptor that may come with it (-1: none)."""
-    data, ancillary, _, _ = sock.recvmsg(RECEIVE_BYTES, 64, flags)
-    fd = -1
+def receive_with_fd(sock: socket.socket, flags: int = 0) -> tuple[bytes, int | Rights]:
+    """Receive a frame and the descriptor that may come with it (-1: none; several: an object that owns them)."""
+    data, ancillary, _, _ = sock.recvmsg(RECEIVE_BYTES, ANCILLARY_BYTES, flags)
+    fd: int | Rights = -1
     for level, kind, content in ancillary:
         if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
             fds = array.array("i")
             fds.frombytes(content[: len(content) - len(content) % fds.itemsize])
-            fd = fds[0]
-            os.set_inheritable(fd, False)
+            for received in fds:
+                os.set_inheritable(received, False)
+            fd = fds[0] if len(fds) == 1 else Rights(fds.tolist())
+    if type(fd) is int and fd >= 0 and data[1] & RIGHTS:
+        fd = Rights([fd])  # all but the block's are missing: there was room for one only
     return data, fd
 
 
-def send_with_fd(sock: socket.socket, data: bytes, fd: int) -> None:
-    sock.sendmsg([data], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [fd]))])
+def send_with_fd(sock: socket.socket, data: bytes, frame: Frame) -> None:
+    fds = array.array("i", [frame.fd] if frame.rights is None else [frame.fd, *frame.rights])
+    sock.sendmsg([data], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, fds)])
 
 
 class PoolEnd:
@@ -160,7 +215,7 @@ class PoolEnd:
                 if frame.fd < 0:
                     self._send(frame.data)
                 else:
-                    send_with_fd(self._out, frame.data, frame.fd)
+                    send_with_fd(self._out, frame.data, frame)
                     frame.close()
             except BlockingIOError:
                 self._waiting.append(frame)
@@ -181,7 +236,7 @@ class PoolEnd:
                     if frame.fd < 0:
                         self._send(frame.data)
                     else:
-                        send_with_fd(self._out, frame.data, frame.fd)
+                        send_with_fd(self._out, frame.data, frame)
                 except BlockingIOError:
                     return
                 except OSError:
@@ -189,8 +244,9 @@ class PoolEnd:
                 frame.close()
                 self._waiting.popleft()
 
-    def receive(self) -> tuple[Fields, bytes, int] | None:
+    def receive(self) -> tuple[Fields, bytes, int | Rights] | None:
         """One frame (header, data, descriptor), or None at the end of file. Raises BlockingIOError if there is none."""
+        fd: int | Rights
         try:
             if self._descriptor_follows:
                 data, fd = receive_with_fd(self._in)
@@ -219,7 +275,9 @@ class PoolEnd:
                     data, fd = receive_with_fd(self._unread, socket.MSG_DONTWAIT)
                 except OSError:
                     break
-                if fd >= 0:
+                if isinstance(fd, Rights):
+                    fd.close()
+                elif fd >= 0:
                     os.close(fd)
                 if not data:
                     break
@@ -269,7 +327,7 @@ class WorkerEnd:
         self._send = results.send
         self._recv = tasks.recvmsg
 
-    def receive(self) -> tuple[Fields, bytes, int] | None:
+    def receive(self) -> tuple[Fields, bytes, int | Rights] | None:
         """Wait for a frame: header, data, descriptor. None: the pool is gone, or wants this worker to end."""
         try:
             data, fd = receive_with_fd(self._tasks)
@@ -286,7 +344,7 @@ class WorkerEnd:
                 self._send(frame.data)
                 return
             self._send(DESCRIPTOR_FOLLOWS)
-            send_with_fd(self._results, frame.data, frame.fd)
+            send_with_fd(self._results, frame.data, frame)
         frame.close()
 
     def close(self) -> None:

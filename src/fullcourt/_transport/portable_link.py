@@ -337,6 +337,7 @@ class WorkerEnd:
     """The worker's end of a link. A thread reads; each slot receives for itself; sends are under a lock."""
 
     make_frame = staticmethod(make_message)
+    carries_descriptors = False
 
     def __init__(self, number: int, at_end: Callable[[], object]) -> None:
         self._connection = Connection(number)

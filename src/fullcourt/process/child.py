@@ -35,7 +35,7 @@ def run_fresh(tasks_fd: int, results_fd: int) -> NoReturn:
     adopt_main()
     codec = Codec()
     try:
-        process: Any = decode(body.payload, body.buffers)
+        process: Any = decode(body.payload, body.buffers, body.descriptors)
     except BaseException as error:  # noqa: BLE001  it is the caller's to hear
         error.add_note("fullcourt: the process's function or arguments could not be loaded in the child")
         answer_error(end, codec, error)

@@ -29,6 +29,7 @@ from typing import Any
 
 from fullcourt._engines.template import Template, fork_quietly, quiet_signals, spawn_interpreter
 from fullcourt._os.system import die_with_peer
+from fullcourt._transport.carried import drop_inherited
 
 __all__ = ["Keeper", "KeeperHandle", "fork_keeper", "forkserver", "main", "spawn_keeper"]
 
@@ -176,6 +177,7 @@ def fork_keeper(news: socket.socket, close: Callable[[], object], run: Callable[
         keeper = Keeper(its_control, program_pid, lambda _id, _fds: 0, once=True)
         keeper.news[1] = news
         keeper.adopt(1, keeper.fork(1, run_as_program))
+        drop_inherited()
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
         keeper.run()
     finally:

@@ -19,12 +19,14 @@ from collections.abc import Callable
 from time import monotonic
 from typing import Any
 
-from fullcourt._engines.template import Setup
+from fullcourt._engines.template import Setup, be_a_child
 from fullcourt._os.inherited import note_holder
 from fullcourt._os.interrupts import Shield
 from fullcourt._transport import frames
+from fullcourt._transport.carried import drop_inherited
 from fullcourt._transport.codec import Codec, decode
 from fullcourt._transport.link import WorkerEnd, make_frame, make_link, read_body
+from fullcourt._transport.mainspace import adopt_main
 from fullcourt._transport.remote_errors import load_exception
 from fullcourt.errors import ProcessDied, RemoteTraceback, exit_name
 from fullcourt.process.child import run_process
@@ -68,12 +70,10 @@ class Running:
             self._link.close()
 
         def run() -> None:
-            from fullcourt._engines.template import be_a_child
-            from fullcourt._transport.mainspace import adopt_main
-
             running.clear()
             self._its_news.close()
             be_a_child(self.name)
+            drop_inherited(kept=vars(process))
             adopt_main()
             # of the link's two directions, a fork needs but one
             run_process(process, WorkerEnd(socket.socket(), self._results, 1), Codec(shares_main=True))
@@ -205,7 +205,7 @@ class Running:
                 self.error = load_exception(body.payload)
                 self.retrieved = isinstance(self.error, SystemExit)
             else:
-                self.result = decode(body.payload, body.buffers)
+                self.result = decode(body.payload, body.buffers, body.descriptors)
         except BaseException as error:  # noqa: BLE001  reading is user code; it is the outcome, then
             error.add_note("fullcourt: the process ran, but its result could not be read back in this process")
             self.error = error
