@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     )
     from fullcourt.pool import Failure, Future, Pipeline, Pool, Stage, map  # noqa: A004
     from fullcourt.process import Child, Process, Thread, fork
+    from fullcourt.shared import Shared, empty, share
 
 __version__ = "0.1.0"
 
@@ -44,13 +45,16 @@ __all__ = [
     "Process",
     "ProcessDied",
     "RemoteError",
+    "Shared",
     "Stage",
     "TaskCancelled",
     "TaskTimeout",
     "Thread",
     "WorkerDied",
+    "empty",
     "fork",
     "map",
+    "share",
     "worker_state",
 ]
 
@@ -58,6 +62,7 @@ __all__ = [
 _HOMES = {
     "fullcourt.pool": ("Failure", "Future", "Pipeline", "Pool", "Stage", "map"),
     "fullcourt._engines.state": ("worker_state",),
+    "fullcourt.shared": ("Shared", "empty", "share"),
     "fullcourt.process": ("Child", "Process", "Thread", "fork"),
 }
 

@@ -22,6 +22,7 @@ Cost per item and stage, beside that of a map's item: about 1 us of bookkeeping 
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import weakref
 from collections import deque
@@ -384,10 +385,10 @@ class Flow:
     def _fail(self, run: StageRun, number: int, attempt: int, error: BaseException) -> None:
         self._n_failed += 1
         again = f", attempt {attempt}" if attempt > 1 else ""
-        try:
-            error.add_note(f"fullcourt: in stage {run.stage.name} of a pipeline, with item {number} of its input{again}")
-        except Exception:  # noqa: BLE001  an exception class may forbid new attributes; it is still the user's
-            pass
+        with contextlib.suppress(Exception):  # an exception class may forbid new attributes; it is still the user's
+            error.add_note(
+                f"fullcourt: in stage {run.stage.name} of a pipeline, with item {number} of its input{again}"
+            )
         if self._return_failures:
             self._put(number, True, Failure(error, number, attempt))
         else:
@@ -655,4 +656,3 @@ class Pipeline(Generic[T, R]):
 
 def nothing() -> None:
     pass
-

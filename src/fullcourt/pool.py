@@ -16,12 +16,14 @@ from fullcourt._engines.build import START_METHODS, build_driver
 from fullcourt._engines.driver import Driver
 from fullcourt._engines.future import Future
 from fullcourt._engines.jobs import MAP, STARMAP, Failure, MapJob, StreamJob
+from fullcourt._engines.state import Broadcast
 from fullcourt._engines.streams import Feeder, ResultIterator
 from fullcourt._os.cpus import usable_cores
 from fullcourt._pipelines import Pipeline, PipelineIterator, Stage, StageStatistics
 from fullcourt.errors import PicklingError
 
 __all__ = [
+    "Broadcast",
     "Failure",
     "Future",
     "Pipeline",
@@ -39,6 +41,7 @@ A = TypeVar("A")
 B = TypeVar("B")
 C = TypeVar("C")
 R = TypeVar("R")
+T = TypeVar("T")
 P = ParamSpec("P")
 AnyStage = Stage[A, R] | Callable[[A], R]
 OnError = Literal["raise", "return"]
@@ -413,6 +416,28 @@ class Pool:
         driver.will_wait_elsewhere()
         return ResultIterator(driver, job, feeder.refill, close_bar)
 
+    # -- values for all workers ------------------------------------------------------------------------------------
+
+    def broadcast(self, obj: T) -> Broadcast[T]:
+        """Send an object to every worker once, also to those that replace others; returns a handle for tasks.
+
+        Tasks get the handle as an argument, or capture it, and find the object in its ``value``: for lookup tables,
+        models, whatever many tasks read. Each worker process has a copy; large buffers in it (NumPy, Arrow) are one
+        memory for all until a worker writes to them.
+
+        Raises:
+            PicklingError: it cannot be sent.
+            PoolClosed: the pool takes no more work.
+
+        Example:
+            >>> from fullcourt import Pool
+            >>> with Pool(2) as pool:
+            ...     prices = pool.broadcast({"ball": 30, "net": 12})
+            ...     pool.map(lambda name: prices.value[name], ["net", "ball"])
+            [12, 30]
+        """
+        return self._driver.broadcast(obj)
+
     # -- pipelines -------------------------------------------------------------------------------------------------
 
     @overload
@@ -420,9 +445,7 @@ class Pool:
     @overload
     def pipeline(self, stage1: AnyStage[A, B], stage2: AnyStage[B, R], /) -> Pipeline[A, R]: ...
     @overload
-    def pipeline(
-        self, stage1: AnyStage[A, B], stage2: AnyStage[B, C], stage3: AnyStage[C, R], /
-    ) -> Pipeline[A, R]: ...
+    def pipeline(self, stage1: AnyStage[A, B], stage2: AnyStage[B, C], stage3: AnyStage[C, R], /) -> Pipeline[A, R]: ...
     @overload
     def pipeline(self, stage1: AnyStage[A, Any], /, *stages: AnyStage[Any, Any]) -> Pipeline[A, Any]: ...
     def pipeline(self, *stages: AnyStage[Any, Any]) -> Pipeline[Any, Any]:
@@ -444,7 +467,7 @@ class Pool:
         """
         if not stages:
             raise TypeError("a pipeline needs at least one stage")
-        full = [stage if isinstance(stage, Stage) else Stage(stage) for stage in stages]
+        full: list[Stage[Any, Any]] = [as_stage(stage) for stage in stages]
         name = " | ".join(stage.name for stage in full)
         return Pipeline(self, full, lambda total: progress_of(name, total))
 
@@ -563,6 +586,10 @@ def map(  # noqa: A001  the module's own map, as `fullcourt.map`
 # -- checks at the edge -----------------------------------------------------------------------------------------------
 
 
+def as_stage(stage: AnyStage[Any, Any]) -> Stage[Any, Any]:
+    return cast("Stage[Any, Any]", stage) if isinstance(stage, Stage) else Stage(stage)
+
+
 def at_least(name: str, value: int | None, least: int) -> None:
     if value is None:
         return
@@ -588,7 +615,9 @@ def nothing() -> None:
     pass
 
 
-def progress_of(func: Callable[..., Any] | str, total: int | None) -> tuple[Callable[[int, int], None], Callable[[], None]]:
+def progress_of(
+    func: Callable[..., Any] | str, total: int | None
+) -> tuple[Callable[[int, int], None], Callable[[], None]]:
     """A progress bar's two functions: report counts, close."""
     from fullcourt._progress import ProgressBar
     from fullcourt._transport.functions import function_name

@@ -38,6 +38,7 @@ from fullcourt._engines.future import Future
 from fullcourt._engines.jobs import STARMAP, Call, CallStream, MapChunk, MapJob, Settlement, StreamJob
 from fullcourt._engines.linked import Broken, FrameArrived, Handle, Lost, Orphaned
 from fullcourt._engines.roles import Roles, wait_aside
+from fullcourt._engines.state import Broadcast
 from fullcourt._transport import frames
 from fullcourt._transport.codec import decode
 from fullcourt._transport.functions import FunctionTable, with_fallback
@@ -60,6 +61,8 @@ HOLD_S = 0.001
 # else may have killed them, and a later one may be spared.
 MAX_STILLBORN = 4
 MAX_STILLBORN_KILLED = 20
+# Of no two pools of a process the same: a value that strays to another pool's worker shall not be found there.
+broadcast_keys = itertools.count(1)
 
 
 class Driver:
@@ -166,6 +169,22 @@ class Driver:
             self._n_open += 1
             self.scheduler.stream_filled(job, monotonic())
         self._perform()
+
+    def broadcast(self, value: Any) -> Broadcast[Any]:
+        """Give a value to every worker, also to those that come later; returns its handle. Raises PicklingError."""
+        key = next(broadcast_keys)
+        self._check_open()
+        if self.functions is not None:
+            frame = self.engine.frame_of(key, self.engine.codec.encode(value))  # runs user code: without the lock
+            with self.roles.shield, self._lock:
+                self._check_open()
+                self.engine.broadcast(key, frame)
+        return Broadcast(key, value, self._forget_value)
+
+    def _forget_value(self, key: int) -> None:
+        if self.functions is not None and not self.is_foreign():
+            with self.roles.shield, self._lock:
+                self.engine.forget(key)
 
     def feed(self, job: StreamJob) -> None:
         """A job's input, which was empty or had no place in the scheduler, has items.

@@ -20,7 +20,8 @@ from typing import Any
 
 from fullcourt._engines.jobs import Call, MapChunk
 from fullcourt._os.inherited import note_holder
-from fullcourt._transport.codec import Buffers, Codec
+from fullcourt._transport import frames
+from fullcourt._transport.codec import Buffers, Codec, Encoded
 from fullcourt._transport.journal import REGION_BYTES, read_phase, read_results, revoke, started_chunk
 from fullcourt._transport.link import Attached, Fields, PoolEnd, make_frame
 from fullcourt.errors import PicklingError
@@ -100,6 +101,7 @@ class RemoteEngine(abc.ABC):
         self.name = name
         self.codec = codec
         self.handles: dict[int, Handle] = {}
+        self._broadcasts: dict[int, Any] = {}  # frames of values that every worker gets, by key
 
     def send(self, worker_id: int, chunk: Any) -> PicklingError | None:
         """Send a chunk to a worker. Returns what is wrong with it if it will not pickle; a dead worker is no error."""
@@ -158,6 +160,35 @@ class RemoteEngine(abc.ABC):
             chunk_id = chunk_ids[0] if self.n_slots == 1 else started_chunk(handle.page, slot_index)
             if chunk_id in chunk_ids:
                 revoke(handle.page, slot_index, chunk_id)
+
+    # -- values that every worker has --------------------------------------------------------------------------------
+
+    def frame_of(self, key: int, encoded: Encoded) -> Any:
+        """The frame that brings a value to workers. Raises OSError."""
+        return self._make_frame(frames.BROADCAST, key, 0, 0, 1, 0.0, b"", *encoded)
+
+    def broadcast(self, key: int, frame: Any) -> None:
+        """Send a value to all workers, and to those that are started later. No worker is started meanwhile."""
+        self._broadcasts[key] = frame
+        for handle in list(self.handles.values()):
+            handle.link.send(frame.copy())
+
+    def forget(self, key: int) -> None:
+        """Have all workers forget a value. No worker is started meanwhile."""
+        frame = self._broadcasts.pop(key, None)
+        if frame is not None:
+            frame.close()
+            for handle in list(self.handles.values()):
+                handle.link.send(self._make_frame(frames.BROADCAST, key, 0, 0, 0, 0.0, b"", b"", []))
+
+    def _greet(self, link: Any) -> None:
+        """Send a new worker the values that the others have."""
+        for frame in self._broadcasts.values():
+            link.send(frame.copy())
+
+    def _forget_all(self) -> None:
+        while self._broadcasts:
+            self._broadcasts.popitem()[1].close()
 
     @abc.abstractmethod
     def open(self) -> None:
@@ -234,6 +265,7 @@ class LinkedEngine(RemoteEngine):
             self._wake_fd = -1
         self._sources.clear()
         self.handles = {}
+        self._forget_all()
 
     # -- waiting ---------------------------------------------------------------------------------------------------
 
@@ -300,6 +332,7 @@ class LinkedEngine(RemoteEngine):
                 events.append(FrameArrived(handle, *received))
 
     def _close_epoll(self) -> None:
+        self._forget_all()
         with self._lock:
             if self._wake_fd >= 0:
                 self._epoll.close()

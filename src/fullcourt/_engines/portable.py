@@ -114,6 +114,7 @@ class PortableEngine(RemoteEngine):
         self.handles[worker_id] = handle
         self._children[worker_id] = child
         link.start(self._start_data)
+        self._greet(link)
 
     def _remove(self, handle: Handle) -> None:
         self.handles.pop(handle.id, None)
@@ -142,6 +143,7 @@ class PortableEngine(RemoteEngine):
             child.kill()
 
     def close(self) -> None:
+        self._forget_all()
         for child in list(self._children.values()):
             child.kill()
             self._remove(child.handle)

@@ -159,6 +159,7 @@ class ProcessEngine(LinkedEngine):
         _, page_fd = self._add(worker_id, link)
         try:
             self._order(("start", worker_id), [tasks.fileno(), results.fileno(), page_fd])
+            self._greet(link)
         finally:
             # `tasks` stays open in the link: the pool takes back through it
             results.close()

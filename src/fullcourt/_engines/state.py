@@ -7,14 +7,14 @@ import logging
 import os
 import threading
 from collections.abc import Callable
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, cast
 
 __all__ = ["Broadcast", "WorkerState", "enter_slot", "leave_slot", "worker_state"]
 
 T = TypeVar("T")
 
-# How long a task waits for a value that another slot of its worker is just reading.
-ARRIVAL_S = 30.0
+# How long a task waits for another slot of its worker to say what it has received.
+ARRIVAL_S = 1.0
 
 
 class WorkerState:
@@ -36,10 +36,10 @@ class WorkerState:
 
         Args:
             name: of the value, in this state.
-            make: called with nothing, at most once in this worker, unless it raises; other threads that ask for a value
-                meanwhile wait.
-            finalizer: called with the value when the worker ends, the last made first. A worker that is killed, or dies,
-                calls none. What it raises is logged.
+            make: called with nothing, at most once in this worker, unless it raises; other threads that ask for a
+                value meanwhile wait.
+            finalizer: called with the value when the worker ends, the last made first. A worker that is killed, or
+                dies, calls none. What it raises is logged.
 
         Raises:
             RuntimeError: the worker is ending.
@@ -150,8 +150,11 @@ def leave_slot(before: tuple[WorkerState | None, WorkerState | None]) -> None:
 # -- broadcast values --------------------------------------------------------------------------------------------------
 
 
-class Missing(Exception):
-    """Stands for a value that could not be read in the worker; its cause says why."""
+class Missing:
+    """Stands for a value that could not be read in the worker."""
+
+    def __init__(self, error: BaseException) -> None:
+        self.error = error
 
 
 class Kept:
@@ -159,33 +162,51 @@ class Kept:
 
     def __init__(self) -> None:
         self._values: dict[int, Any] = {}
+        self._expected: set[int] = set()  # frames that were received and are being read
+        self._forgotten: set[int] = set()
         self._changed = threading.Condition()
+
+    def expect(self, key: int) -> None:
+        """A value is about to be read."""
+        with self._changed:
+            self._expected.add(key)
+            self._changed.notify_all()
 
     def put(self, key: int, value: Any) -> None:
         with self._changed:
             self._values[key] = value
+            self._expected.discard(key)
             self._changed.notify_all()
 
     def drop(self, key: int) -> None:
         with self._changed:
             self._values.pop(key, None)
+            self._forgotten.add(key)
+            self._changed.notify_all()
 
     def get(self, key: int) -> Any:
-        """The value. Waits a while where another slot of this worker may just be reading it."""
+        """The value. Waits where another slot of this worker is just reading it.
+
+        What was sent before a task was received before it; but another slot may be between receiving and saying so.
+        """
         from fullcourt._engines import worker
 
         with self._changed:
             if worker.n_slots_here > 1:
-                self._changed.wait_for(lambda: key in self._values, ARRIVAL_S)
+                seen = self._changed.wait_for(
+                    lambda: key in self._values or key in self._expected or key in self._forgotten, ARRIVAL_S
+                )
+                if seen:
+                    self._changed.wait_for(lambda: key not in self._expected)
             try:
                 value = self._values[key]
             except KeyError:
                 raise LookupError(
-                    "this value was not broadcast to this worker: its pool is another one, or has forgotten it (close()). "
-                    "Broadcast it with the pool whose tasks use it."
+                    "this value was not broadcast to this worker: its pool is another one, or has forgotten it "
+                    "(close()). Broadcast it with the pool whose tasks use it."
                 ) from None
         if isinstance(value, Missing):
-            raise value.__cause__ or value
+            raise value.error
         return value
 
 
@@ -201,7 +222,7 @@ class Broadcast(Generic[T]):
 
     def __init__(self, key: int, value: T, forget: Callable[[int], object]) -> None:
         self._key = key
-        self._value = value
+        self._value: T | None = value
         self._forget: Callable[[int], object] | None = forget
 
     @property
@@ -211,19 +232,16 @@ class Broadcast(Generic[T]):
         Raises:
             LookupError: this is no worker of the pool that broadcast it, or it was closed.
         """
-        return self._value
+        if self._forget is None:
+            raise LookupError("this broadcast value was closed")
+        return cast("T", self._value)
 
     def close(self) -> None:
         """Have the pool and its workers forget it. Idempotent; otherwise they keep it as long as they live."""
         forget, self._forget = self._forget, None
         if forget is not None:
-            del self._value
+            self._value = None
             forget(self._key)
-
-    def __getattr__(self, name: str) -> Any:
-        if name == "_value":
-            raise LookupError("this broadcast value was closed")
-        raise AttributeError(name)
 
     def __enter__(self) -> Broadcast[T]:
         return self
@@ -238,12 +256,15 @@ class Broadcast(Generic[T]):
         return f"<Broadcast {self._key}>"
 
 
+def nothing(_key: int) -> None:
+    """A worker cannot have the pool forget a value."""
+
+
 class Arrived(Broadcast[Any]):
     """A broadcast value's handle, in a worker."""
 
     def __init__(self, key: int) -> None:
-        self._key = key
-        self._forget = None
+        super().__init__(key, None, nothing)
 
     @property
     def value(self) -> Any:

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from time import perf_counter
 from typing import Any, Protocol
 
-from fullcourt._engines.state import WorkerState, become_worker, enter_slot, leave_slot
+from fullcourt._engines.state import Missing, WorkerState, become_worker, enter_slot, kept, leave_slot
 from fullcourt._os.threads import make_thread
 from fullcourt._transport import frames
 from fullcourt._transport.codec import Codec, decode
@@ -82,9 +82,7 @@ class Worker:
         global n_slots_here  # noqa: PLW0603  a process is a worker at most once
         n_slots_here = self._n_slots
         self._send(frames.READY, 0, 0, 0, 0.0, b"", [])
-        others = [
-            make_thread(self._serve_beside, f"slot-{index}", (index, state)) for index in range(1, self._n_slots)
-        ]
+        others = [make_thread(self._serve_beside, f"slot-{index}", (index, state)) for index in range(1, self._n_slots)]
         for thread in others:
             thread.start()
         self._serve(0)
@@ -111,6 +109,9 @@ class Worker:
                 fields, data, attached = received
                 if fields[0] == frames.STOP:
                     return
+                if fields[0] == frames.BROADCAST:
+                    keep_value(fields, data, attached)
+                    continue
                 self._run_frame(journal, fields, data, attached)
                 received = data = attached = None  # type: ignore[assignment]  # hold nothing while waiting
         except OSError:
@@ -271,6 +272,23 @@ class Worker:
         self, kind: int, chunk_id: int, start: int, count: int, seconds: float, payload: bytes, buffers: list[Any]
     ) -> None:
         self._end.send(self._make_frame(kind, 0, chunk_id, start, count, seconds, b"", payload, buffers))
+
+
+def keep_value(fields: Fields, data: bytes, attached: Attached) -> None:
+    """Keep a value that came for tasks to come, or forget it. If it cannot be read, those that use it are told."""
+    key = fields[2]
+    if not fields[5]:
+        kept.drop(key)
+        return
+    kept.expect(key)
+    value: Any
+    try:
+        body = read_body(data, fields, attached)
+        value = decode(body.payload, body.buffers, body.descriptors)
+    except BaseException as error:  # noqa: BLE001  whatever the user's code raises
+        error.add_note("fullcourt: a broadcast value could not be read in the worker")
+        value = Missing(error)
+    kept.put(key, value)
 
 
 def starred(fn: Callable[..., Any]) -> Callable[[Any], Any]:

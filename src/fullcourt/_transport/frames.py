@@ -20,7 +20,8 @@ A frame is one datagram of a ``SOCK_SEQPACKET`` socket (one message of the porta
                                 PARTS: the same table; each part follows in messages of at most PIECE_BYTES
 
 To a worker: CALL (payload: ``(args, kwargs)``), MAP and STARMAP (payload: list of items), STOP; over the portable link
-TAKE_BACK (give back what no slot has begun).
+TAKE_BACK (give back what no slot has begun). BROADCAST: the payload is a value that the worker keeps under the number
+in the place of the function id, for tasks to come; with a count of 0, it forgets that value.
 
 To the pool: RESULT (of a call), RESULTS (list: the next ``count`` items of a map chunk from ``start`` on), ERROR (the
 task at ``start`` failed), READY, INIT_FAILED. Where nothing ran: MISSING (the worker no longer has the function: send
@@ -53,6 +54,9 @@ MAP = 2
 STARMAP = 3
 STOP = 4
 TAKE_BACK = 5
+BROADCAST = 6
+# These do not come back when a link is emptied: the worker must still get them, and in their order.
+NOT_TAKEN_BACK = frozenset((STOP, BROADCAST))
 
 RESULT = 16
 RESULTS = 17

@@ -25,9 +25,9 @@ from fullcourt._transport.frames import (
     DESCRIPTOR_FOLLOWS,
     HEADER_BYTES,
     MAX_INLINE,
+    NOT_TAKEN_BACK,
     RECEIVE_BYTES,
     RIGHTS,
-    STOP,
     pack,
     unpack,
 )
@@ -73,12 +73,18 @@ class Frame:
 
     __slots__ = ("chunk_id", "data", "fd", "kept", "rights")
 
-    def __init__(self, data: bytes, fd: int, chunk_id: int, rights: list[int] | None = None, kept: object = None) -> None:
+    def __init__(
+        self, data: bytes, fd: int, chunk_id: int, rights: list[int] | None = None, kept: object = None
+    ) -> None:
         self.data = data
         self.fd = fd
         self.chunk_id = chunk_id
         self.rights = rights
         self.kept = kept  # who owns those
+
+    def copy(self) -> Frame:
+        """The same frame, to be sent to another worker."""
+        return Frame(self.data, os.dup(self.fd) if self.fd >= 0 else -1, self.chunk_id, self.rights, self.kept)
 
     def close(self) -> None:
         """Give up the block, if it has one."""
@@ -124,7 +130,9 @@ def make_frame_with_rights(
     of_function = buffers.function_rights.fds if buffers.function_rights is not None and function else []
     of_payload = buffers.rights.fds if buffers.rights is not None else []
     if len(of_function) + len(of_payload) >= MAX_DESCRIPTORS:
-        raise OSError(errno.EMFILE, f"more than {MAX_DESCRIPTORS - 1} descriptors in one task: the kernel takes no more")
+        raise OSError(
+            errno.EMFILE, f"more than {MAX_DESCRIPTORS - 1} descriptors in one task: the kernel takes no more"
+        )
     fd, table = write_block([function, payload, *raw_views(buffers), len(of_function).to_bytes(2, "little")])
     header = pack(kind, BLOCK | RIGHTS, function_id, chunk_id, start, count, len(function), seconds)
     return Frame(header + table, fd, chunk_id, [*of_function, *of_payload], buffers)
@@ -150,6 +158,13 @@ def read_body(data: bytes, fields: Fields, attached: Attached) -> Body:
     if n_function:
         return Body(view[HEADER_BYTES : HEADER_BYTES + n_function], view[HEADER_BYTES + n_function :], [])
     return Body(b"", view[HEADER_BYTES:], [])
+
+
+def frame_again(data: bytes, attached: int | Rights) -> Frame:
+    """A received frame, to be sent again."""
+    if isinstance(attached, Rights):
+        return Frame(data, os.dup(attached.fds[0]), 0, attached.fds[1:], attached)
+    return Frame(data, attached, 0)
 
 
 def make_link() -> tuple[PoolEnd, socket.socket, socket.socket]:
@@ -207,23 +222,26 @@ class PoolEnd:
     def send(self, frame: Frame) -> bool:
         """Send a frame, or keep it until :meth:`flush` where the link is full. False: it waits, or the link is dead."""
         with self._lock:
-            self.bytes_out += len(frame.data)
-            if self._waiting:
-                self._waiting.append(frame)
-                return False
-            try:
-                if frame.fd < 0:
-                    self._send(frame.data)
-                else:
-                    send_with_fd(self._out, frame.data, frame)
-                    frame.close()
-            except BlockingIOError:
-                self._waiting.append(frame)
-                return False
-            except OSError:  # the worker is gone; its loss is reported by its keeper
+            return self._put(frame)
+
+    def _put(self, frame: Frame) -> bool:
+        self.bytes_out += len(frame.data)
+        if self._waiting:
+            self._waiting.append(frame)
+            return False
+        try:
+            if frame.fd < 0:
+                self._send(frame.data)
+            else:
+                send_with_fd(self._out, frame.data, frame)
                 frame.close()
-                return False
-            return True
+        except BlockingIOError:
+            self._waiting.append(frame)
+            return False
+        except OSError:  # the worker is gone; its loss is reported by its keeper
+            frame.close()
+            return False
+        return True
 
     def flush(self) -> None:
         """Send what waited. Called after every receive: a worker that answered has read something."""
@@ -268,32 +286,32 @@ class PoolEnd:
     def take_back(self) -> list[int]:
         """Take back all frames that the worker has not read. Returns their chunks' ids, in order."""
         ids: list[int] = []
-        stops: list[Frame] = []  # another thread has just told the worker to end; it must still be told
+        others: list[Frame] = []  # what is no task, as STOP from another thread: the worker must still get it
         with self._lock:
             while True:
                 try:
                     data, fd = receive_with_fd(self._unread, socket.MSG_DONTWAIT)
                 except OSError:
                     break
+                if not data:
+                    break
+                if data[0] in NOT_TAKEN_BACK:
+                    others.append(frame_again(data, fd))
+                    continue
                 if isinstance(fd, Rights):
                     fd.close()
                 elif fd >= 0:
                     os.close(fd)
-                if not data:
-                    break
-                if data[0] == STOP:
-                    stops.append(Frame(data, -1, 0))
-                else:
-                    ids.append(unpack(data)[3])
+                ids.append(unpack(data)[3])
             while self._waiting:
                 frame = self._waiting.popleft()
-                if frame.data[0] == STOP:
-                    stops.append(frame)
+                if frame.data[0] in NOT_TAKEN_BACK:
+                    others.append(frame)
                     continue
                 ids.append(frame.chunk_id)
                 frame.close()
-        for frame in stops:
-            self.send(frame)
+            for frame in others:  # before the lock is free: what comes after it must come after it
+                self._put(frame)
         return ids
 
     def give_up(self) -> None:

@@ -147,7 +147,7 @@ class Child:
         while not self._poll(0.0):
             ended: asyncio.Future[None] = loop.create_future()
             fd = os.dup(self._sentinel)
-            loop.add_reader(fd, lambda ended=ended: ended.done() or ended.set_result(None))
+            loop.add_reader(fd, settle, ended)
             try:
                 await ended
             finally:
@@ -163,6 +163,11 @@ class Child:
     def __repr__(self) -> str:
         state = exit_name(self.exitcode) if self._poll(0.0) else "running"
         return f"<Child pid={self._pid} {state}>"
+
+
+def settle(ended: Any) -> None:
+    if not ended.done():
+        ended.set_result(None)
 
 
 def fork() -> Child | None:

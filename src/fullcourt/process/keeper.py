@@ -56,8 +56,7 @@ class Keeper(Template):
                     sock.close()
                 for watch in self._watched:
                     os.close(watch)
-                die_with_peer(its.fileno())
-                lifeline = its.detach()  # stays open to the end  # noqa: F841
+                die_with_peer(its.detach())  # which stays open to the end
                 run()
             os._exit(1)
         its.close()

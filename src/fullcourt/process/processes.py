@@ -265,7 +265,7 @@ class Process(Generic[R]):
             loop = asyncio.get_running_loop()
             ended: asyncio.Future[None] = loop.create_future()
             fd = os.dup(child.fileno())  # a loop knows one reader per descriptor; several may await
-            loop.add_reader(fd, lambda ended=ended: ended.done() or ended.set_result(None))
+            loop.add_reader(fd, settle, ended)
             try:
                 await ended
             except asyncio.CancelledError:
@@ -314,6 +314,11 @@ class Process(Generic[R]):
         if self._daemon:
             parts.append("daemon")
         return f"<{' '.join(parts)}>"
+
+
+def settle(ended: Any) -> None:
+    if not ended.done():
+        ended.set_result(None)
 
 
 def check_name(name: object) -> str:

@@ -23,7 +23,6 @@ from fullcourt._engines.template import Setup, be_a_child
 from fullcourt._os.inherited import note_holder
 from fullcourt._os.interrupts import Shield
 from fullcourt._transport import frames
-from fullcourt._transport.carried import drop_inherited
 from fullcourt._transport.codec import Codec, decode
 from fullcourt._transport.link import WorkerEnd, make_frame, make_link, read_body
 from fullcourt._transport.mainspace import adopt_main
@@ -73,7 +72,6 @@ class Running:
             running.clear()
             self._its_news.close()
             be_a_child(self.name)
-            drop_inherited(kept=vars(process))
             adopt_main()
             # of the link's two directions, a fork needs but one
             run_process(process, WorkerEnd(socket.socket(), self._results, 1), Codec(shares_main=True))
@@ -160,7 +158,7 @@ class Running:
                 except OSError:
                     data = b""
                 # the end of the file: the keeper was killed, and the kernel kills with it what it kept
-                message = pickle.loads(data) if data else ("exited", 0, -signal.SIGKILL, None)
+                message: tuple[Any, ...] = pickle.loads(data) if data else ("exited", 0, -signal.SIGKILL, None)
                 if message[0] == "started":
                     self._pid = message[2]
                 elif message[0] == "exited":

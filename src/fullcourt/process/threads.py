@@ -138,7 +138,7 @@ class Thread(threading.Thread, Generic[R]):
         if self.ident is None:
             raise RuntimeError(f"{self.name!r} was not started: call start() first, or use it with `with`")
         self._retrieved = True
-        return asyncio.wrap_future(self._outcome).__await__()
+        return cast("Generator[Any, None, R]", asyncio.wrap_future(self._outcome).__await__())
 
     def __del__(self) -> None:
         outcome: Future[R] | None = getattr(self, "_outcome", None)
