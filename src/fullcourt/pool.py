@@ -587,7 +587,10 @@ def map(  # noqa: A001  the module's own map, as `fullcourt.map`
 
 
 def as_stage(stage: AnyStage[Any, Any]) -> Stage[Any, Any]:
-    return cast("Stage[Any, Any]", stage) if isinstance(stage, Stage) else Stage(stage)
+    if isinstance(stage, Stage):
+        known: Stage[Any, Any] = stage
+        return known
+    return Stage(stage)
 
 
 def at_least(name: str, value: int | None, least: int) -> None:

@@ -18,6 +18,7 @@ from __future__ import annotations
 import contextlib
 import os
 import pickle
+import signal
 import subprocess
 import sys
 import threading
@@ -36,7 +37,7 @@ from fullcourt._engines.template import (
     quiet_signals,
     run_worker,
 )
-from fullcourt._os.system import die_with_peer, kill_tree
+from fullcourt._os.system import kill_tree
 from fullcourt._transport import frames
 from fullcourt._transport.codec import Codec
 from fullcourt._transport.journal import REGION_BYTES
@@ -314,7 +315,7 @@ def main(worker_id: int, inherited: list[int], page: Any, page_bytes: int) -> No
     if sys.platform != "win32":
         for number in [*inherited, page]:
             os.set_inheritable(number, False)
-        die_with_peer(inherited[1])
+        end_with(inherited[1])
     end = WorkerEnd(inherited[0], pool_is_gone)
     try:
         setup: Setup = pickle.loads(end.receive_start())
@@ -332,3 +333,18 @@ def pool_is_gone() -> None:
     if sys.platform != "win32":
         kill_tree(os.getpid(), itself=False)
     os._exit(1)
+
+
+def end_with(lifeline: int) -> None:
+    """Have the kernel end this process when the pool's process, which holds the lifeline's other end, is gone.
+
+    Nothing is ever sent through it: the only event is its end, and the default for SIGIO is to end the process. The
+    reading thread does as much; but it gets no turn while a task holds the GIL in one long call.
+    """
+    if sys.platform != "win32":
+        import fcntl
+
+        with contextlib.suppress(AttributeError, OSError):  # not on every Unix; the reading thread remains
+            signal.signal(signal.SIGIO, signal.SIG_DFL)
+            fcntl.fcntl(lifeline, fcntl.F_SETOWN, os.getpid())
+            fcntl.fcntl(lifeline, fcntl.F_SETFL, fcntl.fcntl(lifeline, fcntl.F_GETFL) | os.O_ASYNC)

@@ -142,10 +142,14 @@ class Template:
         pid = self._pids.pop(worker_id)
         below = descendants(pid)
         _, status, usage = os.wait4(pid, 0)
+        self.sweep(below)
+        self._tell(("exited", worker_id, os.waitstatus_to_exitcode(status), usage.ru_maxrss * 1024))
+
+    def sweep(self, below: list[int]) -> None:
+        """A child has ended, and this was found below it: end it, too."""
         for child in below:
             with contextlib.suppress(OSError):
                 os.kill(child, signal.SIGKILL)
-        self._tell(("exited", worker_id, os.waitstatus_to_exitcode(status), usage.ru_maxrss * 1024))
 
     def _tell(self, message: tuple[Any, ...]) -> None:
         with contextlib.suppress(OSError):

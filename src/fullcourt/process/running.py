@@ -7,7 +7,6 @@ be able to end: its answer, whatever its size, is one frame with a memory block,
 from __future__ import annotations
 
 import contextlib
-import itertools
 import os
 import pickle
 import select
@@ -29,13 +28,12 @@ from fullcourt._transport.mainspace import adopt_main
 from fullcourt._transport.remote_errors import load_exception
 from fullcourt.errors import ProcessDied, RemoteTraceback, exit_name
 from fullcourt.process.child import run_process
-from fullcourt.process.keeper import KeeperHandle, fork_keeper, forkserver, spawn_keeper
+from fullcourt.process.keeper import THE_CHILD, KeeperHandle, fork_keeper, serve_keeper, spawn_keeper
 
 __all__ = ["Running", "running"]
 
 # The processes of this program that may still run, so that its end can wait for them or end them.
 running: set[Running] = set()
-ids = itertools.count(2)  # for fresh keepers; a forked one keeps number 1
 
 
 class Running:
@@ -56,7 +54,6 @@ class Running:
         self._news, self._its_news = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._link, self._tasks, self._results = make_link()
         self._keeper: KeeperHandle | None = None
-        self._id = next(ids)
         note_holder(self)
 
     # -- starting --------------------------------------------------------------------------------------------------
@@ -87,12 +84,7 @@ class Running:
             frame = make_frame(frames.CALL, 0, 0, 0, 1, 0.0, pickle.dumps(setup), payload, buffers)
             self._link.send(frame)
             fds = [self._tasks.fileno(), self._results.fileno(), self._its_news.fileno()]
-            for _ in range(3):
-                self._keeper = forkserver() if method == "forkserver" else spawn_keeper(once=True)
-                if self._keeper.order(("start", self._id), fds):
-                    return
-                self._keeper.release()  # it was killed this moment
-            raise OSError("the process that starts processes was killed three times")
+            self._keeper = serve_keeper(fds) if method == "forkserver" else spawn_keeper(fds)
 
     @contextlib.contextmanager
     def _undone_on_failure(self) -> Any:
@@ -224,16 +216,15 @@ class Running:
         """Send it a signal; with SIGKILL, what it started is killed, too. Nothing happens if it has ended."""
         keeper = self._keeper
         if keeper is not None:
-            keeper.order(("kill", self._keeper_id(keeper), number))
-
-    def _keeper_id(self, keeper: KeeperHandle) -> int:
-        return 1 if keeper.forked else self._id
+            keeper.order(("kill", THE_CHILD, number))
 
     def give_up(self) -> None:
         """In a forked child: close what is the parent's, and tell nobody."""
         running.discard(self)
         self._news.close()
         self._link.give_up()
+        if self._keeper is not None:
+            self._keeper.give_up()
 
     def close(self) -> None:
         """Give back the last descriptor. It has ended."""

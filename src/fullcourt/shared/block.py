@@ -114,7 +114,7 @@ class Block:
         return self._fd < 0
 
     def close(self) -> None:
-        """Give up the descriptor, so that it cannot be sent any more; the mapping goes with its last view. Idempotent."""
+        """Give up the descriptor: it cannot be sent any more. The mapping goes with its last view. Idempotent."""
         with _lock:
             fd, self._fd = self._fd, -1
             self._map = None
