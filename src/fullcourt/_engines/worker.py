@@ -111,6 +111,7 @@ class Worker:
                     return
                 if fields[0] == frames.BROADCAST:
                     keep_value(fields, data, attached)
+                    self._send(frames.KEPT, 0, 0, 0, 0.0, b"", [])
                     continue
                 self._run_frame(journal, fields, data, attached)
                 received = data = attached = None  # type: ignore[assignment]  # hold nothing while waiting

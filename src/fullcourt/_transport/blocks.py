@@ -18,9 +18,9 @@ __all__ = ["open_block", "write_block"]
 ALIGN = 64  # a cache line, and enough for any NumPy dtype
 
 
-def write_block(parts: Sequence[bytes | memoryview], *, flags: int = 0) -> tuple[int, bytes]:
+def write_block(parts: Sequence[bytes | memoryview], *, name: str = "fullcourt", flags: int = 0) -> tuple[int, bytes]:
     """Write parts into a new block. Returns its descriptor and the table of the parts' lengths."""
-    fd = os.memfd_create("fullcourt", os.MFD_CLOEXEC | flags)
+    fd = os.memfd_create(name, os.MFD_CLOEXEC | flags)
     try:
         at = 0
         for part in parts:

@@ -27,7 +27,7 @@ To the pool: RESULT (of a call), RESULTS (list: the next ``count`` items of a ma
 task at ``start`` failed), READY, INIT_FAILED. Where nothing ran: MISSING (the worker no longer has the function: send
 it again), UNLOADABLE (the payload of several items would not load: send them one by one), UNLOADABLE_FUNCTION (with
 the error), REVOKED (the rest of a chunk, as the pool told it in the journal), and over the portable link TAKEN_BACK
-(one u64 per chunk: its id; these will not run here).
+(one u64 per chunk: its id; these will not run here). KEPT: a value was read; it lets the pool send what waits.
 """
 
 from __future__ import annotations
@@ -65,6 +65,7 @@ MISSING = 19
 UNLOADABLE = 20
 UNLOADABLE_FUNCTION = 23
 REVOKED = 25
+KEPT = 26
 READY = 21
 INIT_FAILED = 22
 TAKEN_BACK = 24

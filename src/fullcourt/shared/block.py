@@ -31,6 +31,8 @@ from fullcourt.errors import NotSupported
 
 __all__ = ["Block"]
 
+NAME = "fullcourt-shared"  # seen in /proc/PID/maps, and nowhere else
+
 # The blocks that this process has, by token. `_lock` protects it; weak, so that it keeps none of them.
 _U64 = struct.Struct("<Q")
 _here: weakref.WeakValueDictionary[str, Block] = weakref.WeakValueDictionary()
@@ -53,14 +55,14 @@ class Block:
     def of_parts(cls, parts: Sequence[bytes | memoryview], *, writable: bool) -> tuple[Block, bytes]:
         """Copy parts into a new block. Returns it and the table of their lengths. Raises OSError."""
         must_be_linux()
-        fd, table = write_block(parts, flags=os.MFD_ALLOW_SEALING)
+        fd, table = write_block(parts, name=NAME, flags=os.MFD_ALLOW_SEALING)
         return cls._made(fd, writable=writable), table
 
     @classmethod
     def of_size(cls, n_bytes: int) -> Block:
         """A new writable block, all zero; it takes memory as it is written. Raises OSError."""
         must_be_linux()
-        fd = os.memfd_create("fullcourt", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        fd = os.memfd_create(NAME, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         try:
             os.ftruncate(fd, n_bytes)
         except BaseException:
