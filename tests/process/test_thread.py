@@ -25,9 +25,8 @@ def test_it_brings_the_return_value():
 
 
 def test_it_brings_the_exception_itself():
-    with Thread(target=tasks.fail, args=("why",)) as thread:
-        with pytest.raises(ValueError, match="why") as caught:
-            thread.result(T)
+    with Thread(target=tasks.fail, args=("why",)) as thread, pytest.raises(ValueError, match="why") as caught:
+        thread.result(T)
     assert thread.exception() is caught.value
     assert any(entry.name == "fail" for entry in caught.traceback)
 

@@ -12,8 +12,7 @@ from fullcourt.errors import RemoteError, RemoteTraceback
 __all__ = ["dump_exception", "format_remote", "load_exception"]
 
 # The folders of those who call the user's function.
-HOME = os.path.dirname(os.path.dirname(__file__))
-OURS = tuple(os.path.join(HOME, folder, "") for folder in ("_engines", "process"))
+OURS = tuple(os.path.join("fullcourt", folder, "") for folder in ("_engines", "process"))
 
 
 def dump_exception(error: BaseException, text: str, codec: Codec) -> bytes:
@@ -87,7 +86,7 @@ def format_remote(error: BaseException) -> str:
     import traceback
 
     tb = error.__traceback__
-    while tb is not None and tb.tb_frame.f_code.co_filename.startswith(OURS):
+    while tb is not None and any(ours in tb.tb_frame.f_code.co_filename for ours in OURS):
         tb = tb.tb_next
     out = io.StringIO()
     traceback.print_exception(type(error), error, tb, file=out)

@@ -193,7 +193,8 @@ class Running:
             body = read_body(data, fields, attached)
             if fields[0] == frames.ERROR:
                 self.error = load_exception(body.payload)
-                self.retrieved = isinstance(self.error, SystemExit)
+                # Ctrl-C reaches the whole foreground group: the program has its own to tell of
+                self.retrieved = isinstance(self.error, (SystemExit, KeyboardInterrupt))
             else:
                 self.result = decode(body.payload, body.buffers, body.descriptors)
         except BaseException as error:  # noqa: BLE001  reading is user code; it is the outcome, then
