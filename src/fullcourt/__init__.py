@@ -22,6 +22,7 @@ if TYPE_CHECKING:
         ProcessDied,
         RemoteError,
         TaskCancelled,
+        TaskMemoryExceeded,
         TaskTimeout,
         WorkerDied,
     )
@@ -48,6 +49,7 @@ __all__ = [
     "Shared",
     "Stage",
     "TaskCancelled",
+    "TaskMemoryExceeded",
     "TaskTimeout",
     "Thread",
     "WorkerDied",

@@ -11,8 +11,8 @@ what waits for it is at most that.
 *Order.* Between stages items flow in whatever order they come; each bears its number, and where order was asked for,
 the results are put into it at the end.
 
-*Deaths.* An item whose worker died while it ran is put into the same stage's input again, as often as the stage
-allows; what had not started there goes elsewhere anyway.
+*Deaths.* A stage's options are a map's: with ``retries`` an item whose worker died while it ran is run again there.
+What had not started goes elsewhere anyway.
 
 ``Flow._lock`` protects the flow's fields and the order in which items and their tags are appended. It is held for a
 batch's bookkeeping; no user code and no driver is called under it.
@@ -30,13 +30,13 @@ from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from dataclasses import dataclass
 from functools import partial
 from time import monotonic
-from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, Unpack, cast
 
+from fullcourt._core.options import OptionFields, merge
 from fullcourt._engines.driver import Driver
 from fullcourt._engines.jobs import MAP, Failure, Settlement, StreamJob
 from fullcourt._os.threads import make_thread
 from fullcourt._transport.functions import function_name
-from fullcourt.errors import WorkerDied
 
 if TYPE_CHECKING:
     from fullcourt.pool import Pool, PoolStatistics
@@ -73,8 +73,9 @@ class Stage(Generic[T, R]):
         initargs: its arguments.
         max_tasks_per_child: after so many items a worker process is replaced.
         chunksize: items that travel together; None: found from the time that they take.
-        retries: how often an item whose worker died while it ran is run again. 0: never, for it may have had effects.
         name: for statistics and notes; None: the function's.
+        options: of its tasks: timeout, retries, backoff, retry_on, max_memory, priority, grace; see `Pool.options`.
+            Without ``retries``, an item whose worker died while it ran has failed, for it may have had effects.
 
     A stage without processes, threads and interpreters runs on the pool that the pipeline is made with.
 
@@ -96,8 +97,8 @@ class Stage(Generic[T, R]):
         initargs: Iterable[Any] = (),
         max_tasks_per_child: int | None = None,
         chunksize: int | None = None,
-        retries: int = 0,
         name: str | None = None,
+        **options: Unpack[OptionFields],
     ) -> None:
         if not callable(fn):
             raise TypeError(f"a stage's function must be callable, not {fn!r}")
@@ -105,10 +106,10 @@ class Stage(Generic[T, R]):
         check_count("threads", threads, 1)
         check_count("interpreters", interpreters, 1)
         check_count("chunksize", chunksize, 1)
-        check_count("retries", retries, 0)
+        merge(None, options)  # checks them
         self.fn = fn
         self.chunksize = chunksize
-        self.retries = retries
+        self.options: OptionFields = options
         self.name = name or function_name(fn).rpartition(".")[2]
         self._options = _Options(
             processes=processes,
@@ -158,7 +159,6 @@ class StageStatistics:
         name: the stage's.
         n_done: items that it gave a result for.
         n_failed: items that failed there for good.
-        n_retried: times that an item was run again because its worker had died.
         n_here: items that are in it: waiting or running.
         pool: the statistics of its pool; that of the whole pool where the stage has no workers of its own.
     """
@@ -166,7 +166,6 @@ class StageStatistics:
     name: str
     n_done: int
     n_failed: int
-    n_retried: int
     n_here: int
     pool: PoolStatistics
 
@@ -174,7 +173,9 @@ class StageStatistics:
 class StageJob(StreamJob):
     """A stage's work on its pool. What it delivers goes to the flow, not to a consumer."""
 
-    def __init__(self, stage: Stage[Any, Any], driver: Driver) -> None:
+    def __init__(self, stage: Stage[Any, Any], pool: Pool) -> None:
+        driver: Driver = pool._driver
+        options = pool._merged(stage.options)
         function = driver.functions.get(stage.fn) if driver.functions is not None else None
         n_slots = driver.scheduler.n_workers * driver.scheduler.n_slots
         super().__init__(
@@ -188,10 +189,17 @@ class StageJob(StreamJob):
             report=None,
             n_slots=n_slots,
             buffersize=None,
+            options=options,
         )
+        self.alone = driver.cannot_part(options)
         self.arrived: deque[tuple[int, list[Any]]] = deque()
         self.hand_on: Callable[[], None]  # takes what has arrived to where it goes
         self.broke: Callable[[BaseException], None]  # the pool has ended or cannot go on
+
+    def fail(self, index: int, error: BaseException, attempt: int = 1) -> list[Settlement]:
+        self.n_done += 1
+        self.n_failed += 1
+        return self._deliver(index, [(False, Failure(error, index, attempt))])
 
     def _deliver(self, start: int, outcomes: list[Any]) -> list[Settlement]:
         self.n_delivered += len(outcomes)
@@ -220,26 +228,23 @@ class StageRun:
         self.pool = pool
         self.owned = owned
         self.driver: Driver = pool._driver
-        self.job = StageJob(stage, self.driver)
-        self.tags: dict[int, tuple[int, int, Any]] = {}  # index in the job: number, attempt, the item if it may return
+        self.job = StageJob(stage, pool)
+        self.tags: dict[int, int] = {}  # index in the job: number in the input, of the items that are here
         self.n_added = 0
         self.n_done = 0
         self.n_failed = 0
-        self.n_retried = 0
 
-    def add(self, number: int, item: Any, attempt: int) -> bool:
+    def add(self, number: int, item: Any) -> bool:
         """Append an item. Under the flow's lock. Returns whether the driver must be told."""
         job = self.job
-        self.tags[self.n_added] = (number, attempt, item if self.stage.retries else None)
+        self.tags[self.n_added] = number
         self.n_added += 1
         job.input.append(item)
         job.n_pulled += 1
         return not job.queued or len(job.input) <= 1
 
     def statistics(self) -> StageStatistics:
-        return StageStatistics(
-            self.stage.name, self.n_done, self.n_failed, self.n_retried, len(self.tags), self.pool.statistics()
-        )
+        return StageStatistics(self.stage.name, self.n_done, self.n_failed, len(self.tags), self.pool.statistics())
 
 
 class Flow:
@@ -331,7 +336,7 @@ class Flow:
                 with self._lock:
                     if self.over:
                         return False
-                    tell = first.add(self._n_in, item, 1)
+                    tell = first.add(self._n_in, item)
                     self._n_in += 1
                 if tell:
                     first.driver.feed(first.job)
@@ -350,47 +355,41 @@ class Flow:
     # -- between the stages ----------------------------------------------------------------------------------------
 
     def _hand_on(self, place: int) -> None:
-        """Take a stage's results to the next stage, back to the same one, or to the output."""
+        """Take a stage's results to the next stage, or to the output."""
         run = self.stages[place]
         following = self.stages[place + 1] if place + 1 < len(self.stages) else None
-        tell: set[StageRun] = set()
+        tell = False
         n_before = self._n_out
         with self._lock:
             while run.job.arrived:
                 start, outcomes = run.job.arrived.popleft()
                 for index, (good, value) in enumerate(outcomes, start):
-                    number, attempt, item = run.tags.pop(index)
+                    number = run.tags.pop(index)
                     if good:
                         run.n_done += 1
                         if following is None:
                             self._put(number, True, value)
-                        elif following.add(number, value, 1):
-                            tell.add(following)
-                    elif attempt <= run.stage.retries and isinstance(value, WorkerDied) and not self.over:
-                        run.n_retried += 1
-                        if run.add(number, item, attempt + 1):
-                            tell.add(run)
+                        elif following.add(number, value):
+                            tell = True
                     else:
                         run.n_failed += 1
-                        self._fail(run, number, attempt, value)
+                        self._fail(run, number, value)
             if self._ready:
                 self._has_output.notify_all()
-        for other in tell:
-            other.driver.feed(other.job)
+        if tell and following is not None:
+            following.driver.feed(following.job)
         if self._n_out != n_before:
             if self._report is not None:
                 self._report(self._n_out, self._n_failed)
             self._end_if_done()
 
-    def _fail(self, run: StageRun, number: int, attempt: int, error: BaseException) -> None:
+    def _fail(self, run: StageRun, number: int, failure: Failure) -> None:
         self._n_failed += 1
-        again = f", attempt {attempt}" if attempt > 1 else ""
+        error = failure.exception
         with contextlib.suppress(Exception):  # an exception class may forbid new attributes; it is still the user's
-            error.add_note(
-                f"fullcourt: in stage {run.stage.name} of a pipeline, with item {number} of its input{again}"
-            )
+            error.add_note(f"fullcourt: in stage {run.stage.name} of a pipeline, with item {number} of its input")
         if self._return_failures:
-            self._put(number, True, Failure(error, number, attempt))
+            self._put(number, True, Failure(error, number, failure.attempt))
         else:
             self._put(number, False, error)
 

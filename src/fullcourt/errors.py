@@ -7,6 +7,7 @@
     |   `-- ProcessDied                                     a fullcourt.Process ended before it gave a result
     |-- TaskTimeout         (TimeoutError)                  the task was stopped because its time was over
     |-- TaskCancelled       (concurrent.futures.CancelledError)
+    |-- TaskMemoryExceeded  (MemoryError)                   the task's worker took more memory than allowed
     |-- PicklingError       (pickle.PicklingError, TypeError)  an argument or result cannot travel
     |-- RemoteError                                         stands in for an exception that cannot travel
     `-- NotSupported        (NotImplementedError)           this Python or this system lacks what was asked for
@@ -36,6 +37,7 @@ __all__ = [
     "RemoteError",
     "RemoteTraceback",
     "TaskCancelled",
+    "TaskMemoryExceeded",
     "TaskTimeout",
     "WorkerDied",
 ]
@@ -59,6 +61,10 @@ class TaskTimeout(FullcourtError, TimeoutError):
 
 class TaskCancelled(FullcourtError, concurrent.futures.CancelledError):
     """The task was cancelled before it gave a result."""
+
+
+class TaskMemoryExceeded(FullcourtError, MemoryError):
+    """The task's worker had more memory resident than was allowed, and was killed before the kernel did it."""
 
 
 class PicklingError(FullcourtError, pickle.PicklingError, TypeError):

@@ -10,17 +10,20 @@ from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
 from dataclasses import dataclass
 from time import monotonic
 from types import TracebackType
-from typing import Any, Literal, ParamSpec, Self, TypeVar, cast, overload
+from typing import Any, Literal, ParamSpec, Self, TypeVar, Unpack, cast, overload
 
+from fullcourt._core.options import OptionFields, Options, merge, parse_bytes
 from fullcourt._engines.build import START_METHODS, build_driver
 from fullcourt._engines.driver import Driver
 from fullcourt._engines.future import Future
 from fullcourt._engines.jobs import MAP, STARMAP, Failure, MapJob, StreamJob
 from fullcourt._engines.state import Broadcast
 from fullcourt._engines.streams import Feeder, ResultIterator
+from fullcourt._engines.supervisor import Limits
+from fullcourt._groups import TaskGroup
 from fullcourt._os.cpus import usable_cores
 from fullcourt._pipelines import Pipeline, PipelineIterator, Stage, StageStatistics
-from fullcourt.errors import PicklingError
+from fullcourt.errors import NotSupported, PicklingError
 
 __all__ = [
     "Broadcast",
@@ -33,6 +36,7 @@ __all__ = [
     "ResultIterator",
     "Stage",
     "StageStatistics",
+    "TaskGroup",
     "WorkerStatistics",
     "map",
 ]
@@ -82,6 +86,8 @@ class PoolStatistics:
         n_done: tasks that gave a result.
         n_failed: tasks that raised, died or could not travel.
         n_in_flight: tasks that were submitted (or read from an `imap`'s input) and have not ended.
+        n_retried: attempts that failed and were followed by another.
+        n_abandoned: tasks whose time was over, but which could not be stopped: the future ended, the task ran on.
         workers: the workers that serve now.
         in_tasks_s: seconds spent in the user's functions, over all workers that ever were.
         pickling_s: seconds spent pickling and unpickling in this process.
@@ -91,6 +97,8 @@ class PoolStatistics:
     n_done: int
     n_failed: int
     n_in_flight: int
+    n_retried: int
+    n_abandoned: int
     workers: tuple[WorkerStatistics, ...]
     in_tasks_s: float
     pickling_s: float
@@ -113,6 +121,12 @@ class Pool:
             Inside of a task of a worker with several slots, ``"fork"`` means ``"forkserver"``: other tasks run there.
         preload: names of modules that are imported before workers are started from the template.
         name: for thread names, logs and statistics.
+        max_memory_per_child: a worker process that has more than so many bytes resident (a number, or as in
+            ``"500M"``) is replaced when its tasks have ended. None: never.
+        max_age_per_child: likewise, after so many seconds.
+        memory_limit: bytes that all workers together may have resident. Near it no further task starts; above it, the
+            task that started last is stopped and runs again later; one that takes too much alone fails with
+            `TaskMemoryExceeded`. Memory is looked at every 20 ms while tasks run.
 
     All methods may be called from any thread. A forked child cannot use its parent's pool. A worker's death costs the
     tasks that it had started (`WorkerDied`), and nothing else.
@@ -140,6 +154,9 @@ class Pool:
         start_method: str | None = None,
         preload: Sequence[str] = (),
         name: str | None = None,
+        max_memory_per_child: int | str | None = None,
+        max_age_per_child: float | None = None,
+        memory_limit: int | str | None = None,
     ) -> None:
         at_least("processes", processes, 0)
         at_least("threads", threads, 1)
@@ -161,6 +178,7 @@ class Pool:
             processes = 0 if threads is not None or interpreters is not None else usable_cores().count
         if max_tasks_per_child is not None and not processes:
             raise ValueError("max_tasks_per_child needs worker processes: threads and interpreters are not replaced")
+        limits = check_limits(memory_limit, max_memory_per_child, max_age_per_child, processes)
         if start_method is not None and not processes:
             raise ValueError("start_method is for worker processes; this pool has none")
         if isinstance(initargs, (str, bytes)) or not hasattr(initargs, "__iter__"):
@@ -180,12 +198,76 @@ class Pool:
             initargs=tuple(initargs),
             max_tasks=max_tasks_per_child,
             preload=tuple(preload),
+            limits=limits,
         )
+        self._options: Options | None = None
         self._driver.open()
         end_at_exit = EndAtExit(self._driver)
         atexit.register(end_at_exit)
         self._finalizer = weakref.finalize(self, self._driver.abandon)
         self._finalizer.atexit = False
+
+    # -- options ---------------------------------------------------------------------------------------------------
+
+    def options(self, **options: Unpack[OptionFields]) -> Self:
+        """A view of this pool whose calls and maps have these options; the `map` family takes them as keywords, too.
+
+        Args:
+            timeout: seconds that one attempt of a task may run, or a multiple of the running median of the durations of
+                its function or map, as ``"3x"`` (which takes effect when three have ended). Then the task is stopped
+                and fails with :class:`TaskTimeout`. Waiting for a free worker does not count.
+            retries: how many times a task that failed is tried again.
+            backoff: seconds before the first retry; twice as many before each further one (at most 60), less up to half
+                of it by chance.
+            retry_on: the exception class, or several, after which a task is tried again; the default is `Exception`,
+                which includes `WorkerDied`, `TaskTimeout` and `TaskMemoryExceeded`. Cancelled tasks are not.
+            max_memory: bytes (a number, or as in ``"500M"``) that the task's worker and what it started may have
+                resident; a task that takes more is stopped and fails with :class:`TaskMemoryExceeded`. Worker processes
+                only; looked at every 20 ms.
+            priority: tasks of a higher priority (an integer, 0 by default) start first; what a worker already holds is
+                not overtaken.
+            grace: seconds (1 by default) between the steps by which a task is stopped: an exception raised in it, at
+                which it may still give a result; SIGTERM to its worker; SIGKILL to its worker and all that this
+                started. With 0, the last step comes at once.
+
+        A worker with several slots is not killed for one of them: if the soft step does not end the task, it is
+        abandoned, its worker is replaced, and is killed when its other tasks have ended. Threads and sub-interpreters
+        cannot be killed: there the future ends when the time is over, and the task runs on beside
+        (`PoolStatistics.n_abandoned`), in threads with an exception raised in it when it next runs Python code.
+
+        Raises:
+            TypeError, ValueError: an option is unknown or out of its range.
+            NotSupported: these workers cannot do that.
+        """
+        view = object.__new__(type(self))
+        view.__dict__.update(self.__dict__)
+        view.__dict__["_viewed"] = self  # the pool lives as long as its views
+        view._options = self._merged(options)
+        return view
+
+    def _merged(self, fields: OptionFields) -> Options | None:
+        if not fields:
+            return self._options
+        options = merge(self._options, fields)
+        if options is not None and options.is_watched and not self.processes:
+            if self._driver.engine.runs_inline:
+                raise NotSupported(
+                    "timeout= and max_memory= need workers: with processes=0 tasks run in the caller, who cannot stop "
+                    "itself. Use processes= or, for timeouts, threads=."
+                )
+            if options.max_memory is not None:
+                raise NotSupported(
+                    "max_memory= needs worker processes: threads and interpreters share this process's memory"
+                )
+        return options
+
+    def task_group(self, deadline: float | None = None) -> TaskGroup:
+        """Tasks that live and end together; a context manager, see :class:`TaskGroup`.
+
+        Args:
+            deadline: seconds from entering it; then what has not ended is cancelled.
+        """
+        return TaskGroup(self.submit, deadline)
 
     # -- single calls ----------------------------------------------------------------------------------------------
 
@@ -197,14 +279,14 @@ class Pool:
         """
         must_be_callable(fn)
         future: Future[R] = Future(self._driver)
-        self._driver.submit(fn, args, kwargs, future)
+        self._driver.submit(fn, args, kwargs, future, options=self._options)
         return future
 
     def apply(self, func: Callable[..., R], args: Iterable[Any] = (), kwds: Mapping[str, Any] | None = None) -> R:
         """Call ``func(*args, **kwds)`` in a worker, wait, and return its result or raise its exception."""
         must_be_callable(func)
         future: Future[R] = Future(self._driver)
-        self._driver.submit(func, tuple(args), dict(kwds) if kwds else {}, future, waits=True)
+        self._driver.submit(func, tuple(args), dict(kwds) if kwds else {}, future, options=self._options, waits=True)
         return future.result()
 
     def apply_async(
@@ -222,7 +304,7 @@ class Pool:
         must_be_callable(func)
         future: Future[R] = Future(self._driver)
         self._add_callbacks(future, callback, error_callback)
-        self._driver.submit(func, tuple(args), dict(kwds) if kwds else {}, future)
+        self._driver.submit(func, tuple(args), dict(kwds) if kwds else {}, future, options=self._options)
         return future
 
     def _add_callbacks(
@@ -248,6 +330,7 @@ class Pool:
         *,
         progress: bool = False,
         on_error: OnError = "raise",
+        **options: Unpack[OptionFields],
     ) -> list[R]:
         """Call the function with each item; returns the results in the items' order.
 
@@ -258,8 +341,9 @@ class Pool:
             progress: show a bar on stderr.
             on_error: ``"raise"``: the first failure stops the map and is raised. ``"return"``: a :class:`Failure`
                 stands in the place of each item that failed.
+            options: as of :meth:`options`, for this map.
         """
-        return cast("list[R]", self._map(MAP, func, iterable, chunksize, progress, on_error))
+        return cast("list[R]", self._map(MAP, func, iterable, chunksize, progress, on_error, options))
 
     def starmap(
         self,
@@ -269,9 +353,10 @@ class Pool:
         *,
         progress: bool = False,
         on_error: OnError = "raise",
+        **options: Unpack[OptionFields],
     ) -> list[R]:
         """As :meth:`map`, with each item's elements as the arguments."""
-        return cast("list[R]", self._map(STARMAP, func, iterable, chunksize, progress, on_error))
+        return cast("list[R]", self._map(STARMAP, func, iterable, chunksize, progress, on_error, options))
 
     def _map(
         self,
@@ -281,9 +366,10 @@ class Pool:
         chunksize: int | None,
         progress: bool,
         on_error: str,
+        options: OptionFields,
     ) -> Any:
         future, close_bar = self._start_map(
-            kind, func, iterable, chunksize, None, None, on_error, progress=progress, waits=True
+            kind, func, iterable, chunksize, None, None, on_error, options, progress=progress, waits=True
         )
         try:
             return future.result()
@@ -302,9 +388,10 @@ class Pool:
         error_callback: Callable[[BaseException], object] | None = None,
         *,
         on_error: OnError = "raise",
+        **options: Unpack[OptionFields],
     ) -> Future[list[R]]:
         """As :meth:`map`, but returns the future of the list at once."""
-        return self._start_map(MAP, func, iterable, chunksize, callback, error_callback, on_error)[0]
+        return self._start_map(MAP, func, iterable, chunksize, callback, error_callback, on_error, options)[0]
 
     def starmap_async(
         self,
@@ -315,9 +402,10 @@ class Pool:
         error_callback: Callable[[BaseException], object] | None = None,
         *,
         on_error: OnError = "raise",
+        **options: Unpack[OptionFields],
     ) -> Future[list[R]]:
         """As :meth:`starmap`, but returns the future of the list at once."""
-        return self._start_map(STARMAP, func, iterable, chunksize, callback, error_callback, on_error)[0]
+        return self._start_map(STARMAP, func, iterable, chunksize, callback, error_callback, on_error, options)[0]
 
     def _start_map(
         self,
@@ -328,10 +416,12 @@ class Pool:
         callback: Callable[[Any], object] | None,
         error_callback: Callable[[Any], object] | None,
         on_error: str,
+        options: OptionFields,
         progress: bool = False,
         waits: bool = False,
     ) -> tuple[Future[Any], Callable[[], None]]:
         check_map_arguments(func, chunksize, on_error)
+        merged = self._merged(options)
         driver = self._driver
         driver._check_open()
         items = iterable if isinstance(iterable, (list, tuple, range)) else list(iterable)
@@ -346,7 +436,10 @@ class Pool:
         if not items:
             future._settle([], None)
             return future, close_bar
-        job = MapJob(kind, func, function, items, chunksize, driver.new_id, future, on_error == "return", report)
+        job = MapJob(
+            kind, func, function, items, chunksize, driver.new_id, future, on_error == "return", report, merged
+        )
+        job.alone = driver.cannot_part(merged)
         driver.start_job(job)
         if not waits:
             driver.will_wait_elsewhere()
@@ -361,6 +454,7 @@ class Pool:
         buffersize: int | None = None,
         progress: bool = False,
         on_error: OnError = "raise",
+        **options: Unpack[OptionFields],
     ) -> ResultIterator[R]:
         """As :meth:`map`, lazily: an iterator of the results in the items' order.
 
@@ -368,7 +462,7 @@ class Pool:
         chunks for each slot), so an endless generator runs in constant memory. It is read in a thread of its own,
         unless it is a list, tuple, range or the like.
         """
-        return self._imap(func, iterable, chunksize, buffersize, progress, on_error, ordered=True)
+        return self._imap(func, iterable, chunksize, buffersize, progress, on_error, options, ordered=True)
 
     def imap_unordered(
         self,
@@ -379,9 +473,10 @@ class Pool:
         buffersize: int | None = None,
         progress: bool = False,
         on_error: OnError = "raise",
+        **options: Unpack[OptionFields],
     ) -> ResultIterator[R]:
         """As :meth:`imap`, with the results in whatever order they come."""
-        return self._imap(func, iterable, chunksize, buffersize, progress, on_error, ordered=False)
+        return self._imap(func, iterable, chunksize, buffersize, progress, on_error, options, ordered=False)
 
     def _imap(
         self,
@@ -391,11 +486,13 @@ class Pool:
         buffersize: int | None,
         progress: bool,
         on_error: str,
+        options: OptionFields,
         *,
         ordered: bool,
     ) -> ResultIterator[R]:
         check_map_arguments(func, chunksize, on_error)
         at_least("buffersize", buffersize, 1)
+        merged = self._merged(options)
         driver = self._driver
         driver._check_open()
         if not hasattr(iterable, "__iter__") and not hasattr(iterable, "__getitem__"):
@@ -405,8 +502,19 @@ class Pool:
         function = driver.functions.get(func) if driver.functions is not None else None
         n_slots = driver.scheduler.n_workers * driver.scheduler.n_slots
         job = StreamJob(
-            MAP, func, function, chunksize, driver.new_id, ordered, on_error == "return", report, n_slots, buffersize
+            MAP,
+            func,
+            function,
+            chunksize,
+            driver.new_id,
+            ordered,
+            on_error == "return",
+            report,
+            n_slots,
+            buffersize,
+            merged,
         )
+        job.alone = driver.cannot_part(merged)
         if driver.engine.runs_inline:
             job.buffersize = 1
         driver.start_job(job)
@@ -504,6 +612,7 @@ class Pool:
     def _wait_for_end(self) -> None:
         self._driver.ended.wait()
         self._driver.roles.join()
+        self._driver.timekeeper.join()
         self._finalizer.detach()
 
     def __enter__(self) -> Self:
@@ -586,11 +695,8 @@ def map(  # noqa: A001  the module's own map, as `fullcourt.map`
 # -- checks at the edge -----------------------------------------------------------------------------------------------
 
 
-def as_stage(stage: AnyStage[Any, Any]) -> Stage[Any, Any]:
-    if isinstance(stage, Stage):
-        known: Stage[Any, Any] = stage
-        return known
-    return Stage(stage)
+def as_stage(stage: Any) -> Any:
+    return stage if isinstance(stage, Stage) else Stage(stage)
 
 
 def at_least(name: str, value: int | None, least: int) -> None:
@@ -600,6 +706,25 @@ def at_least(name: str, value: int | None, least: int) -> None:
         raise TypeError(f"{name} must be an integer, not {value!r}")
     if value < least:
         raise ValueError(f"{name} must be at least {least}, not {value}")
+
+
+def check_limits(
+    memory_limit: int | str | None, memory_per_child: int | str | None, age_per_child: float | None, processes: int
+) -> Limits | None:
+    if memory_limit is None and memory_per_child is None and age_per_child is None:
+        return None
+    if not processes:
+        raise ValueError("memory_limit, max_memory_per_child and max_age_per_child need worker processes")
+    if age_per_child is not None:
+        if isinstance(age_per_child, bool) or not isinstance(cast("object", age_per_child), (int, float)):
+            raise TypeError(f"max_age_per_child must be a number of seconds, not {age_per_child!r}")
+        if not age_per_child > 0:
+            raise ValueError(f"max_age_per_child must be more than 0 seconds, not {age_per_child}")
+    return Limits(
+        memory=parse_bytes("memory_limit", memory_limit),
+        memory_per_child=parse_bytes("max_memory_per_child", memory_per_child),
+        age_per_child=age_per_child,
+    )
 
 
 def must_be_callable(fn: object) -> None:

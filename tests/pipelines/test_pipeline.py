@@ -147,7 +147,7 @@ def test_items_whose_worker_died_are_run_again(pool, method, tmp_path):
     )
     results = line.imap(range(40))
     assert list(results) == [2 * x for x in range(40)]
-    assert [stage.n_retried for stage in results.statistics()] == [0, 4, 0]
+    assert [stage.pool.n_retried for stage in results.statistics()] == [0, 4, 0]
     assert [stage.n_done for stage in results.statistics()] == [40, 40, 40]
 
 
@@ -175,7 +175,7 @@ def test_none_is_lost_while_workers_die_at_random(pool):
     results = line.imap_unordered(iter(range(20_000)))
     assert sum(1 for _ in results) == 20_000
     assert sorted(written) == list(range(1, 20_001))
-    assert results.statistics()[1].n_retried >= 1
+    assert results.statistics()[1].pool.n_retried >= 1
 
 
 def test_a_pool_that_cannot_start_ends_the_run(pool):

@@ -73,12 +73,17 @@ def test_other_threads_are_named_in_a_warning():
     with fullcourt.Thread(target=go.wait, name="the other one"):
         try:
             with pytest.warns(ForkWarning, match=r"1 other thread\(s\) run: the other one\."):
-                child = fullcourt.fork()
-                if child is None:
-                    os._exit(0)
-            assert child.wait(T) == 0
+                code = fork_and_wait()
+            assert code == 0
         finally:
             go.set()
+
+
+def fork_and_wait():
+    child = fullcourt.fork()
+    if child is None:
+        os._exit(0)
+    return child.wait(T)
 
 
 def test_alone_it_warns_of_nothing_even_beside_an_idle_pool():

@@ -53,9 +53,11 @@ def test_it_brings_the_return_value(start_method):
 
 
 def test_an_exception_arrives_as_itself_with_its_traceback(start_method):
-    with Process(target=tasks.fail, args=("why",), start_method=start_method) as process:
-        with pytest.raises(ValueError, match="why") as caught:
-            process.result(T)
+    with (
+        Process(target=tasks.fail, args=("why",), start_method=start_method) as process,
+        pytest.raises(ValueError, match="why") as caught,
+    ):
+        process.result(T)
     assert isinstance(caught.value.__cause__, RemoteTraceback)
     assert "in fail" in str(caught.value.__cause__)
     assert "run_and_answer" not in str(caught.value.__cause__)
@@ -72,9 +74,11 @@ def test_an_exception_that_cannot_be_made_again_keeps_its_type(start_method):
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV, signal.SIGTERM])
 def test_a_death_names_its_signal(start_method, number):
-    with Process(target=tasks.die, args=(number,), name="victim", start_method=start_method) as process:
-        with pytest.raises(ProcessDied, match=f"'victim'.*was killed by {number.name}") as caught:
-            process.result(T)
+    with (
+        Process(target=tasks.die, args=(number,), name="victim", start_method=start_method) as process,
+        pytest.raises(ProcessDied, match=f"'victim'.*was killed by {number.name}") as caught,
+    ):
+        process.result(T)
     assert isinstance(caught.value, WorkerDied)
     assert caught.value.exitcode == process.exitcode == -number
     assert caught.value.pid == process.pid
@@ -83,9 +87,11 @@ def test_a_death_names_its_signal(start_method, number):
 
 @pytest.mark.parametrize("code", [0, 7])
 def test_an_end_without_an_answer_is_an_error(start_method, code):
-    with Process(target=tasks.leave_hard, args=(code,), start_method=start_method) as process:
-        with pytest.raises(ProcessDied, match=f"exited with code {code} before it gave a result"):
-            process.result(T)
+    with (
+        Process(target=tasks.leave_hard, args=(code,), start_method=start_method) as process,
+        pytest.raises(ProcessDied, match=f"exited with code {code} before it gave a result"),
+    ):
+        process.result(T)
     assert process.exitcode == code
 
 
@@ -126,9 +132,11 @@ def test_large_results_need_no_reader(start_method):
 
 
 def test_a_result_that_cannot_be_pickled_is_an_error_that_names_it(start_method):
-    with Process(target=tasks.unpicklable, start_method=start_method) as process:
-        with pytest.raises(PicklingError, match=r"of its result.*lock"):
-            process.result(T)
+    with (
+        Process(target=tasks.unpicklable, start_method=start_method) as process,
+        pytest.raises(PicklingError, match=r"of its result.*lock"),
+    ):
+        process.result(T)
 
 
 def test_what_cannot_be_sent_starts_nothing():
@@ -196,10 +204,12 @@ def test_what_it_started_ends_with_it(start_method, tmp_path, then):
 
 
 def test_leaving_with_by_an_exception_kills(start_method, tmp_path):
-    with pytest.raises(KeyError):
-        with Process(target=tasks.ignore_sigterm, args=(str(tmp_path / "f"),), start_method=start_method) as process:
-            wait_for_file(tmp_path / "f")
-            raise KeyError
+    with (
+        pytest.raises(KeyError),
+        Process(target=tasks.ignore_sigterm, args=(str(tmp_path / "f"),), start_method=start_method) as process,
+    ):
+        wait_for_file(tmp_path / "f")
+        raise KeyError
     assert process.exitcode == -signal.SIGKILL
 
 

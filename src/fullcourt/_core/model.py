@@ -16,20 +16,25 @@ from __future__ import annotations
 
 from typing import Protocol
 
+from fullcourt._core.options import Durations
+
 __all__ = ["Chunk", "Estimate", "Stream", "Worker"]
 
 
 class Estimate:
     """The running mean of the seconds that one function's tasks take; None until one has been measured."""
 
-    __slots__ = ("mean_s",)
+    __slots__ = ("durations", "mean_s")
 
     def __init__(self) -> None:
         self.mean_s: float | None = None
+        self.durations: Durations | None = None  # kept where a time limit is a multiple of their median
 
     def add(self, n_tasks: int, seconds: float) -> None:
         """Take in that n tasks took so many seconds together. Half the weight goes to the newest measurement."""
         per_task = seconds / n_tasks
+        if self.durations is not None:
+            self.durations.add(per_task)
         mean = self.mean_s
         self.mean_s = per_task if mean is None else mean + 0.5 * (per_task - mean)
 
@@ -69,6 +74,7 @@ class Stream(Protocol):
     queued: bool
     last_size: int
     estimate: Estimate
+    priority: int  # streams of a higher one come first
 
     def available(self) -> int:
         """How many tasks can be taken now (0 or more)."""

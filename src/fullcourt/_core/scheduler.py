@@ -9,7 +9,7 @@ depends on how many workers or tasks there are.
 
 Invariants (``check`` asserts them; the property tests call it after every event):
 
-1. While a task waits, no worker has room (work is never held back while a slot is free).
+1. While a task waits, no worker has room (work is never held back while a slot is free), unless memory is short.
 2. A chunk is in exactly one place: its stream, ``returned``, or one worker's ``sent``.
 3. A worker is in ``idle`` if and only if it may be given tasks and holds fewer chunks than it has slots; in
    ``roomy`` if and only if it may be given tasks and has room; in ``laden`` if and only if it holds more chunks
@@ -65,6 +65,7 @@ class Scheduler:
         self.returned: deque[Chunk] = deque()
         self.look_again_at: float | None = None
         self.closing = False
+        self.under_pressure = False  # memory is short: a task starts only where no other runs
         self.n_sent_tasks = 0
         self._next_worker = 1
 
@@ -78,8 +79,7 @@ class Scheduler:
     def stream_filled(self, stream: Stream, now: float) -> None:
         """A stream that had nothing has tasks."""
         if not stream.queued and stream.available():
-            stream.queued = True
-            self.streams.append(stream)
+            self._enqueue(stream)
             if self.roomy:
                 self._dispatch(now)
 
@@ -171,6 +171,16 @@ class Scheduler:
             if self.idle and self.laden and not self.streams and not self.returned:
                 self._steal(now)
 
+    def pressure_changed(self, under_pressure: bool, now: float) -> None:
+        """Memory has become short, or is so no more. What lies unread in the links comes back meanwhile."""
+        if under_pressure == self.under_pressure:
+            return
+        self.under_pressure = under_pressure
+        if under_pressure and self.may_take_back:
+            self.actions.extend(("take_back", worker_id) for worker_id in self.laden)
+        elif not under_pressure:
+            self._dispatch(now)
+
     def closed(self) -> None:
         """No more tasks will come and all have ended: stop the workers."""
         self.closing = True
@@ -260,6 +270,8 @@ class Scheduler:
         """Send what waits to whoever has room: first to those with a free slot, the last to fall idle first."""
         idle, roomy, streams, returned = self.idle, self.roomy, self.streams, self.returned
         while roomy and (returned or streams):
+            if self.under_pressure and self.n_sent_tasks:
+                break
             if not returned and not streams[0].available():  # its map failed or was cancelled
                 self._unqueue_first()
                 continue
@@ -276,18 +288,30 @@ class Scheduler:
             else:
                 stream = streams[0]
                 chunk = stream.take(self._size(stream, worker))
-                if stream.available():
+                if not stream.available():
+                    self._unqueue_first()
+                elif streams[-1].priority == stream.priority:
                     streams.rotate(-1)
                 else:
-                    self._unqueue_first()
+                    streams.popleft()
+                    self._enqueue(stream)
             self._give(worker, chunk, now)
 
     def _unqueue_first(self) -> None:
         stream = self.streams.popleft()
         stream.queued = False
         if stream.available():  # filled by another thread, which saw it still queued
-            stream.queued = True
-            self.streams.append(stream)
+            self._enqueue(stream)
+
+    def _enqueue(self, stream: Stream) -> None:
+        """Behind all of its priority, before all of a lower one."""
+        stream.queued = True
+        streams = self.streams
+        if not streams or streams[-1].priority >= stream.priority:
+            streams.append(stream)
+            return
+        at = next(i for i, other in enumerate(streams) if other.priority < stream.priority)
+        streams.insert(at, stream)
 
     def _size(self, stream: Stream, worker: Worker) -> int:
         size = stream.fixed_size()
@@ -337,7 +361,7 @@ class Scheduler:
 
     def check(self) -> None:
         """Assert the invariants of the module's head."""
-        if self.roomy:
+        if self.roomy and not (self.under_pressure and self.n_sent_tasks):
             assert not self.streams and not self.returned, "work waits while a worker has room"
         for worker in self.workers.values():
             usable = not worker.stopping and not worker.retiring and worker.id not in self.reserve

@@ -6,11 +6,12 @@ import os
 from collections.abc import Callable
 from typing import Any, cast
 
+from fullcourt._engines.jobs import STARMAP, Call
 from fullcourt._engines.linked import Lost
 from fullcourt._transport.functions import function_name
 from fullcourt.errors import WorkerDied, exit_name
 
-__all__ = ["annotate", "death", "describe"]
+__all__ = ["annotate", "death", "describe", "describe_task", "take_statistics"]
 
 MAX_TEXT = 80  # characters of one argument's repr
 
@@ -23,6 +24,19 @@ def describe(fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, An
     except Exception:  # noqa: BLE001
         text = "..."
     return f"{function_name(fn)}({text})"
+
+
+def describe_task(chunk: Any, offset: int) -> str:
+    """A task of a chunk as a call, for messages."""
+    if type(chunk) is Call:
+        return describe(chunk.fn, chunk.args, chunk.kwargs)
+    item = chunk.items[offset]
+    if chunk.job.kind != STARMAP:
+        return describe(chunk.job.fn, (item,), {})
+    try:
+        return describe(chunk.job.fn, tuple(item), {})
+    except TypeError:  # not even iterable, and that is what failed
+        return describe(chunk.job.fn, (item,), {})
 
 
 def annotate(error: BaseException, call: str, index: int | None, handle: Any, attempt: int) -> None:
@@ -79,6 +93,8 @@ def take_statistics(driver: Any, now: float) -> dict[str, Any]:
         "n_done": driver.n_done,
         "n_failed": driver.n_failed,
         "n_in_flight": driver.n_unfinished(),
+        "n_retried": driver.supervisor.n_retried,
+        "n_abandoned": driver.supervisor.n_abandoned,
         "workers": workers,
         "in_tasks_s": driver.busy_of_lost_s + cast("float", sum(worker["busy_s"] for worker in workers)),
         "pickling_s": driver.pickling_s if driver.functions is not None else 0.0,

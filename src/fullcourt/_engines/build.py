@@ -9,6 +9,7 @@ from typing import Any
 
 from fullcourt._core.scheduler import Scheduler
 from fullcourt._engines.driver import Driver
+from fullcourt._engines.supervisor import Limits
 from fullcourt.errors import NotSupported
 
 __all__ = ["build_driver", "default_start_method", "portable_transport"]
@@ -57,6 +58,7 @@ def build_driver(
     initargs: tuple[Any, ...],
     max_tasks: int | None,
     preload: tuple[str, ...],
+    limits: Limits | None = None,
 ) -> Driver:
     """Make a driver with its engine; its workers are not started yet. The arguments were checked."""
     engine: Any
@@ -93,6 +95,6 @@ def build_driver(
 
             engine = ProcessEngine(n_slots, name, method, setup)
     scheduler = Scheduler(n_workers, n_slots, max_tasks=max_tasks, may_take_back=engine.can_take_back)
-    driver = Driver(engine, scheduler, name)
+    driver = Driver(engine, scheduler, name, limits)
     engine.driver = driver
     return driver

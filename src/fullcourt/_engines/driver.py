@@ -24,6 +24,7 @@ from __future__ import annotations
 import itertools
 import os
 import signal
+import sys
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -32,13 +33,16 @@ from time import monotonic, perf_counter
 from typing import Any
 
 from fullcourt._core.model import Estimate
+from fullcourt._core.options import Durations, Options
 from fullcourt._core.scheduler import Action, Scheduler
-from fullcourt._engines.accounts import annotate, death, describe, take_statistics
+from fullcourt._engines.accounts import annotate, death, describe_task, take_statistics
 from fullcourt._engines.future import Future
-from fullcourt._engines.jobs import STARMAP, Call, CallStream, MapChunk, MapJob, Settlement, StreamJob
+from fullcourt._engines.jobs import Call, CallStream, MapChunk, MapJob, Settlement, StreamJob
 from fullcourt._engines.linked import Broken, FrameArrived, Handle, Lost, Orphaned
 from fullcourt._engines.roles import Roles, wait_aside
 from fullcourt._engines.state import Broadcast
+from fullcourt._engines.supervisor import NEVER, Limits, Supervisor
+from fullcourt._engines.timekeeper import Timekeeper
 from fullcourt._transport import frames
 from fullcourt._transport.codec import decode
 from fullcourt._transport.functions import FunctionTable, with_fallback
@@ -68,7 +72,7 @@ broadcast_keys = itertools.count(1)
 class Driver:
     """Runs one pool's work on one engine. All public methods may be called from any thread."""
 
-    def __init__(self, engine: Any, scheduler: Scheduler, name: str) -> None:
+    def __init__(self, engine: Any, scheduler: Scheduler, name: str, limits: Limits | None = None) -> None:
         self.engine = engine
         self.scheduler = scheduler
         self.name = name
@@ -76,7 +80,7 @@ class Driver:
         self._lock = threading.Lock()
         self._ids = itertools.count(1)
         self.new_id = self._ids.__next__
-        self._streams: dict[int, CallStream] = {}
+        self._streams: dict[object, CallStream] = {}
         self._jobs: set[MapJob] = set()
         self._n_open = 0
         self._since_driven = 0
@@ -96,6 +100,11 @@ class Driver:
         self._held: list[StreamJob] = []
         self.busy_of_lost_s = 0.0
         self.pickling_s = 0.0
+        self._limited = limits is not None
+        self.supervisor = Supervisor(self, limits or Limits())
+        self._estimates: dict[object, Estimate] = {}  # of functions with a relative time limit, where none is pickled
+        # An engine whose own threads settle futures has nobody who waits for the moment that something is due.
+        self.timekeeper = Timekeeper(self.tend, lambda: self.supervisor.due, name)
 
     def open(self) -> None:
         """Start the workers."""
@@ -115,11 +124,12 @@ class Driver:
         kwargs: dict[str, Any],
         future: Future[Any],
         *,
+        options: Options | None = None,
         waits: bool = False,
     ) -> None:
         """Have ``fn(*args, **kwargs)`` run, and the future settled. ``waits``: the caller will wait at once."""
         if self.functions is None:
-            call = Call(0, Estimate(), future, fn, args, kwargs)
+            call = Call(0, Estimate() if options is None else self._estimate_of(fn, options), future, fn, args, kwargs)
         else:
             try:
                 sampled = not (self.n_done & SAMPLED)
@@ -138,13 +148,23 @@ class Driver:
             call.function = function
             call.payload = payload
         future.work = call
-        me = threading.get_ident()
+        me: object = threading.get_ident()
+        priority = 0
+        if options is not None:
+            call.options = options
+            if options.factor is not None and call.estimate.durations is None:
+                call.estimate.durations = Durations()
+            if options.priority:
+                priority = options.priority
+                me = (me, priority)
         with self.roles.shield, self._lock:
             self._check_open()
             stream = self._streams.get(me)
             if stream is None:
-                stream = self._streams[me] = CallStream(Estimate())
-                self._forget_streams()
+                stream = self._streams[me] = CallStream(Estimate(), priority)
+                self._forget_streams(me)
+            if self._limited and not self._n_open:
+                self.supervisor.work_came(monotonic())
             self._n_open += 1
             call.id = self.new_id()  # under the lock: on free-threaded Python two could draw the same number
             call.stream = stream
@@ -160,12 +180,32 @@ class Driver:
             if self._since_driven >= DRIVE_EVERY:
                 self.roles.try_step(0)
 
+    def cannot_part(self, options: Options | None) -> bool:
+        """Whether items with these options must travel one by one: a stuck one cannot be parted from others here."""
+        return options is not None and options.is_timed and (self.engine.n_slots > 1 or not self.engine.can_kill)
+
+    def _estimate_of(self, fn: Callable[..., Any], options: Options) -> Estimate:
+        """What is known of a function's duration, where functions are not pickled and so not kept."""
+        if options.factor is None:
+            return Estimate()
+        try:
+            estimate = self._estimates.get(fn)
+            if estimate is None:
+                if len(self._estimates) >= 512:
+                    self._estimates.clear()
+                estimate = self._estimates.setdefault(fn, Estimate())
+        except TypeError:  # it cannot be hashed
+            return Estimate()
+        return estimate
+
     def start_job(self, job: MapJob) -> None:
         """Have a map run."""
         job.future.work = job
         with self.roles.shield, self._lock:
             self._check_open()
             self._jobs.add(job)
+            if self._limited and not self._n_open:
+                self.supervisor.work_came(monotonic())
             self._n_open += 1
             self.scheduler.stream_filled(job, monotonic())
         self._perform()
@@ -246,20 +286,27 @@ class Driver:
             if error is None:
                 handle.n_done += count
             handle.busy_s += seconds
-            self.scheduler.ended(chunk, count, seconds, monotonic())
+            now = monotonic()
+            self.scheduler.ended(chunk, count, seconds, now)
+            if chunk.options is not None:
+                self._note_end(chunk, now)
             if error is None:
                 settlements = self._tasks_done(chunk, start, values)
             else:
                 settlements = self._task_failed(chunk, start, error, handle)
             if self.closed or self._abandoned_jobs:
                 self._after_event()
+            due = self.supervisor.due
         if self.scheduler.actions and not self.engine.runs_inline:
             self._perform()
+        if due < NEVER:
+            self._look_at_clock()
         self._settle(settlements)
 
     def gave_up(self, chunk: Any) -> None:
         """A slot in this process ran the rest of a chunk no more, since its job has stopped."""
         with self._lock:
+            self.supervisor.chunk_ended(chunk)
             self.scheduler.withdrawn(chunk, monotonic())
         if not self.engine.runs_inline:
             self._perform()
@@ -332,12 +379,12 @@ class Driver:
     def _foreign_message(self) -> str:
         return f"this pool belongs to process {self.pid}; a forked process cannot use it, but can open one of its own"
 
-    def _forget_streams(self) -> None:
+    def _forget_streams(self, mine: object) -> None:
         """Threads come and go; keep no streams for those that went."""
         if len(self._streams) > 64:
-            for ident, stream in list(self._streams.items()):
-                if not stream.queued and not stream.n_live and ident != threading.get_ident():
-                    del self._streams[ident]
+            for key, stream in list(self._streams.items()):
+                if not stream.queued and not stream.n_live and key != mine:
+                    del self._streams[key]
 
     # -- actions and events ----------------------------------------------------------------------------------------
 
@@ -368,10 +415,45 @@ class Driver:
                         problem = engine.send(action[1], action[2])
                     if problem is not None:
                         self._settle(self._cannot_send(action[2], action[1], problem))
+                    else:
+                        chunk: Any = action[2]
+                        if chunk.options is not None and chunk.options.is_watched:
+                            self._watch(chunk, action[1])
                 elif action[0] == "take_back":
                     self._take_back(action[1])
                 elif action[0] == "stop":
                     engine.stop(action[1])
+
+    def _watch(self, chunk: Any, worker_id: int) -> None:
+        with self._lock:
+            before = self.supervisor.due
+            self.supervisor.sent(chunk, worker_id, monotonic())
+            sooner = self.supervisor.due < before
+        if sooner:
+            self._look_at_clock()
+
+    def _look_at_clock(self) -> None:
+        """Something may be due sooner than whoever waits knows."""
+        if self.engine.needs_driving:
+            self.roles.tell()
+        elif not self.engine.runs_inline:
+            self.timekeeper.look()
+
+    def tend(self) -> None:
+        """Do what is due."""
+        with self.roles.shield:
+            with self._lock:
+                settlements = self._tend(monotonic())
+                self._after_event()
+            self._perform()
+            self._settle(settlements)
+
+    def _tend(self, now: float) -> list[Settlement]:
+        if self.scheduler.look_again_at is not None:
+            self._release_held(now)
+            self.scheduler.time_passed(now)
+        supervisor = self.supervisor
+        return supervisor.time_passed(now) if supervisor.due <= now else []
 
     def _start_workers(self, actions: list[Action]) -> list[Settlement]:
         """Start those that are to be started: under the lock, since other threads may be told to send to them."""
@@ -444,12 +526,8 @@ class Driver:
     def handle_events(self, events: list[Any]) -> None:
         """Take in what the engine reported."""
         if not events:
-            if self.scheduler.look_again_at is not None:
-                with self._lock:
-                    now = monotonic()
-                    self._release_held(now)
-                    self.scheduler.time_passed(now)
-                self._perform()
+            if self.scheduler.look_again_at is not None or self.supervisor.due < NEVER:
+                self.tend()
             return
         read: list[Any] = []
         began = perf_counter()
@@ -471,9 +549,7 @@ class Driver:
                     self.scheduler.worker_orphaned(event.handle.id, now)
                 elif type(event) is Broken:
                     settlements += self._break(event.error)
-            if self.scheduler.look_again_at is not None:
-                self._release_held(now)
-                self.scheduler.time_passed(now)
+            settlements += self._tend(now)
             self._after_event()
         self._perform()
         self._settle(settlements)
@@ -511,10 +587,12 @@ class Driver:
             self.scheduler.taken_back([chunk], now)
             return []
         if kind == frames.UNLOADABLE:
+            self.supervisor.chunk_ended(chunk)
             self.scheduler.withdrawn(chunk, now)
             self.scheduler.came_back(self._singles(chunk), now)
             return []
         if kind == frames.REVOKED:
+            self.supervisor.chunk_ended(chunk)
             self.scheduler.withdrawn(chunk, now)
             return []
         if kind == frames.UNLOADABLE_FUNCTION:
@@ -524,13 +602,25 @@ class Driver:
         if problem is None:
             handle.n_done += count
         handle.busy_s += seconds
+        if self.supervisor.stops:
+            for index in range(start, start + count):
+                problem = self.supervisor.task_answered(chunk, index, problem)
         self.scheduler.ended(chunk, count, seconds, now)
+        if chunk.options is not None:
+            self._note_end(chunk, now)
         if problem is None:
             return self._tasks_done(chunk, start, value if kind == frames.RESULTS else [value])
         settlements: list[Settlement] = []
         for index in range(start, start + count):
             settlements += self._task_failed(chunk, index, problem, handle)
         return settlements
+
+    def _note_end(self, chunk: Any, now: float) -> None:
+        """A task with options ended."""
+        if chunk.worker_id is None:
+            self.supervisor.chunk_ended(chunk)
+        if chunk.options.factor is not None:
+            self.supervisor.measured(now)
 
     def _send_fallback(self, handle: Handle, chunk: Any, problem: BaseException) -> None:
         """A worker could not load a function by its name: send it again in another way, once. Without the lock."""
@@ -569,22 +659,29 @@ class Driver:
             self._n_open -= 1
             future = chunk.future
             chunk.future = None
-            return [(future, values[0], None)]
+            return [(future, values[0], None)] if future is not None else []
         settlements: list[Settlement] = chunk.job.put(start, values)
         self._close_job(chunk.job)
         return settlements
 
     def _task_failed(self, chunk: Any, index: int, error: BaseException, handle: Handle | None) -> list[Settlement]:
+        options = chunk.options
+        if options is not None and options.retries and handle is not None:
+            attempt = chunk.attempt
+            if self.supervisor.tries_again(chunk, index, error, monotonic()):
+                return []
+            if attempt > options.retries and isinstance(error, WorkerDied):
+                error.add_note(f"fullcourt: set aside, since it ended its worker on each of {attempt} attempts")
         self.n_failed += 1
         if type(chunk) is Call:
             annotate(error, describe_task(chunk, 0), None, handle, chunk.attempt)
             self._n_open -= 1
             future = chunk.future
             chunk.future = None
-            return [(future, None, error)]
+            return [(future, None, error)] if future is not None else []
         job = chunk.job
-        annotate(error, describe_task(chunk, index - chunk.start), index, handle, 1)
-        settlements: list[Settlement] = job.fail(index, error)
+        annotate(error, describe_task(chunk, index - chunk.start), index, handle, chunk.attempt)
+        settlements: list[Settlement] = job.fail(index, error, chunk.attempt)
         self._close_job(job)
         return settlements
 
@@ -620,7 +717,11 @@ class Driver:
                         settlements += self._task_failed(chunk, index, error, handle)
                 continue
             if type(chunk) is Call:
-                settlements += self._task_failed(chunk, 0, death(event, describe_task(chunk, 0)), handle)
+                failure = self.supervisor.worker_lost(chunk, 0, death(event, describe_task(chunk, 0)))
+                if failure is None:
+                    back.append(chunk)
+                else:
+                    settlements += self._task_failed(chunk, 0, failure, handle)
                 continue
             first = chunk.done
             values = self.engine.results_of(handle, chunk, started[chunk.id])
@@ -629,7 +730,12 @@ class Driver:
             culprit = first + len(values)
             if culprit < chunk.count:
                 error = death(event, describe_task(chunk, culprit))
-                settlements += self._task_failed(chunk, chunk.start + culprit, error, handle)
+                failure = self.supervisor.worker_lost(chunk, chunk.start + culprit, error)
+                if failure is None:
+                    if chunk.job.open:
+                        back.append(chunk.cut(culprit))
+                    continue
+                settlements += self._task_failed(chunk, chunk.start + culprit, failure, handle)
                 if culprit + 1 < chunk.count and chunk.job.open:
                     back.append(chunk.cut(culprit + 1))
         self.scheduler.came_back([chunk for chunk in back if type(chunk) is Call or chunk.job.open], now)
@@ -656,7 +762,7 @@ class Driver:
     def _fail_all(self, error: BaseException | None) -> list[Settlement]:
         settlements: list[Settlement] = []
         calls = [call for stream in self._streams.values() for call in stream.drain()]
-        others: list[Any] = list(self.scheduler.returned)
+        others: list[Any] = [*self.scheduler.returned, *self.supervisor.drain()]
         self.scheduler.returned.clear()
         for stream in list(self.scheduler.streams):
             stream.queued = False
@@ -680,6 +786,7 @@ class Driver:
         """Close down when the last work has ended."""
         if self._abandoned_jobs:
             self._abort_abandoned()
+        self.supervisor.execute(monotonic())
         if self.closed and not self._n_open and not self.scheduler.closing:
             self.scheduler.closed()
         if self.scheduler.closing and not self.scheduler.workers:
@@ -687,6 +794,9 @@ class Driver:
 
     def _finish(self) -> None:
         if not self.ended.done():
+            with self._lock:
+                self.supervisor.drain()  # nothing is due any more
+            self.timekeeper.look()
             self.engine.close()
             self.ended._settle(None, None)
             self.roles.ring()
@@ -755,8 +865,9 @@ class Driver:
         if self._abandoned and not self.closed:
             self.close()
         look_again_at = self.scheduler.look_again_at
-        if look_again_at is not None:
-            left = max(0.0, look_again_at - monotonic())
+        due = self.supervisor.due if look_again_at is None else min(look_again_at, self.supervisor.due)
+        if due < NEVER:
+            left = max(0.0, due - monotonic())
             timeout = left if timeout is None else min(timeout, left)
         shield = self.roles.shield
         shield.wait_begins()
@@ -786,8 +897,8 @@ class Driver:
         work = future.work
         return isinstance(work, Call) and work.worker_id is not None
 
-    def cancel(self, future: Future[Any]) -> bool:
-        """Cancel a call that has not started, or stop a map from starting more."""
+    def cancel(self, future: Future[Any], *, waits: bool = True) -> bool:
+        """Cancel a call, or stop a map. ``waits``: until what runs has ended, so that the answer is the truth."""
         work = future.work
         if self.is_foreign():
             return False
@@ -795,8 +906,10 @@ class Driver:
             with self.roles.shield, self._lock:
                 settlements = work.abort(TaskCancelled("cancelled"))
                 self._close_job(work)
+                self._stop_started(work)
                 self._after_event()
             self._perform()
+            self._look_at_clock()
             self._settle(settlements)
             return future.cancelled()
         if not isinstance(work, Call):
@@ -810,15 +923,49 @@ class Driver:
                 cancelled = False
         if not cancelled and worker_id is not None:
             cancelled = self._cancel_sent(work, worker_id)
-        if cancelled:
-            with self.roles.shield, self._lock:
-                self._after_event()
-            self._perform()
+        if not cancelled:
+            return self._stop_running(future, work, waits)
+        with self.roles.shield, self._lock:
+            self.supervisor.chunk_ended(work)
+            self._after_event()
+        self._perform()
+        self._settle([(future, None, TaskCancelled("cancelled"))])
+        return True
+
+    def _stop_running(self, future: Future[Any], call: Call, waits: bool) -> bool:
+        """Stop a call that runs. Waits until it has stopped, or has ended otherwise: the answer shall be the truth.
+
+        In a thread that runs an event loop nothing waits: there the future is cancelled at once, and its task is
+        stopped meanwhile.
+        """
+        with self.roles.shield, self._lock:
+            if call.future is None or not self.supervisor.cancel(call, monotonic()):
+                return future.cancelled()
+            at_once = waits and runs_event_loop()
+            if at_once:
+                call.future = None  # it stays open until the worker has told of its end
+        self._perform()
+        self._look_at_clock()
+        if at_once:
             self._settle([(future, None, TaskCancelled("cancelled"))])
-        return cancelled
+        if waits and not at_once:
+            self.wait(future, None)
+        else:
+            self.will_wait_elsewhere()
+        return future.cancelled()
+
+    def _stop_started(self, job: MapJob) -> None:
+        """Stop what runs of a map that was cancelled."""
+        now = monotonic()
+        for worker in list(self.scheduler.workers.values()):
+            for chunk in list(worker.sent.values()):
+                if type(chunk) is MapChunk and chunk.job is job and self.engine.started_by(worker.id, chunk.id):
+                    self.supervisor.cancel(chunk, now)
 
     def _withdraw_waiting(self, call: Call) -> None:
-        if call in self.scheduler.returned:
+        if self.supervisor.withdraw(call):
+            pass
+        elif call in self.scheduler.returned:
             self.scheduler.returned.remove(call)
         else:
             stream = call.stream
@@ -899,6 +1046,7 @@ class Driver:
         scheduler = self.scheduler
         waiting = sum(stream.n_live for stream in self._streams.values())
         returned = sum(chunk.count - chunk.done for chunk in scheduler.returned)
+        returned += self.supervisor.n_waiting()
         return scheduler.n_sent_tasks + waiting + returned + sum(job.available() for job in self._jobs)
 
     def abandon(self) -> None:
@@ -910,14 +1058,7 @@ class Driver:
             self.engine.call_soon(self.close)  # by a slot's thread: closing takes the lock
 
 
-def describe_task(chunk: Any, offset: int) -> str:
-    """A task of a chunk as a call, for messages."""
-    if type(chunk) is Call:
-        return describe(chunk.fn, chunk.args, chunk.kwargs)
-    item = chunk.items[offset]
-    if chunk.kind != STARMAP:
-        return describe(chunk.job.fn, (item,), {})
-    try:
-        return describe(chunk.job.fn, tuple(item), {})
-    except TypeError:  # not even iterable, and that is what failed
-        return describe(chunk.job.fn, (item,), {})
+def runs_event_loop() -> bool:
+    """Whether this thread is in the midst of an asyncio event loop."""
+    asyncio = sys.modules.get("asyncio")
+    return asyncio is not None and asyncio._get_running_loop() is not None

@@ -42,7 +42,7 @@ class Settler(Protocol):
     """Who brings futures to their end: the driver."""
 
     def wait(self, future: Future[Any], timeout: float | None) -> bool: ...
-    def cancel(self, future: Future[Any]) -> bool: ...
+    def cancel(self, future: Future[Any], *, waits: bool = True) -> bool: ...
     def hurry(self) -> None: ...
     def is_running(self, future: Future[Any]) -> bool: ...
 
@@ -158,12 +158,23 @@ class Future(concurrent.futures.Future, Generic[T]):  # type: ignore[type-arg]
             logging.getLogger("concurrent.futures").exception("exception calling callback for %r", self)
 
     def cancel(self) -> bool:
-        """Cancel the task. True: it will give no result. False: it has ended, or cannot be stopped any more."""
+        """Cancel the task, also one that runs in a worker process. Returns whether it was: then it gives no result.
+
+        A running task is stopped as :meth:`fullcourt.Pool.options` says, and this waits until it has stopped (or given
+        its result after all: then the answer is False). In a thread that runs an event loop, it does not wait: the
+        future is cancelled at once, and its task is stopped meanwhile. What runs on a thread or in a sub-interpreter
+        cannot be stopped: False.
+        """
         if self._state in ENDED:
             return self.cancelled()
         if self._settler is not None:
             return self._settler.cancel(self)
         return self._state != RUNNING and self._settle_cancelled()
+
+    def request_cancel(self) -> None:
+        """As :meth:`cancel`, without waiting: the future ends when its task has stopped."""
+        if self._state not in ENDED and self._settler is not None:
+            self._settler.cancel(self, waits=False)
 
     # -- settling: once, by the driver (or by whoever made a future by hand) ---------------------------------------
 

@@ -32,6 +32,10 @@ __all__ = ["InterpreterEngine", "serve"]
 class InterpreterEngine(LinkedEngine):
     """Runs workers as sub-interpreters, a thread of this process for each."""
 
+    can_stop = False
+    can_kill = False
+    abandons_at_once = True
+
     def __init__(self, name: str, initializer: Callable[..., object] | None, initargs: tuple[Any, ...]) -> None:
         super().__init__(1, name, Codec())
         self._setup = Setup(n_slots=1, name=name, initializer=initializer, initargs=initargs)

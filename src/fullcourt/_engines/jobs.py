@@ -13,6 +13,7 @@ from functools import partial
 from typing import Any
 
 from fullcourt._core.model import Chunk, Estimate
+from fullcourt._core.options import Durations, Options
 from fullcourt._engines.future import Future
 
 __all__ = ["Call", "CallStream", "Failure", "MapChunk", "MapJob", "Settlement", "StreamJob"]
@@ -21,6 +22,7 @@ __all__ = ["Call", "CallStream", "Failure", "MapChunk", "MapJob", "Settlement", 
 Settlement = tuple[Any, Any, BaseException | None]
 
 CALL, MAP, STARMAP = 1, 2, 3  # as the frames' kinds
+TIMED = 4  # added to MAP and STARMAP: each item's start is recorded, since its time is limited
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +47,7 @@ class Failure:
 class Call(Chunk):
     """One call by ``submit`` or ``apply_async``: a chunk of a single task."""
 
-    __slots__ = ("args", "attempt", "cancelled", "fn", "function", "future", "kwargs", "payload", "stream")
+    __slots__ = ("args", "attempt", "cancelled", "fn", "function", "future", "kwargs", "options", "payload", "stream")
 
     kind = CALL
 
@@ -75,14 +77,16 @@ class Call(Chunk):
         self.stream: Any = None
         self.cancelled = False
         self.attempt = 1
+        self.options: Options | None = None
 
 
 class CallStream:
-    """The calls of one submitting thread, first in, first out."""
+    """The calls of one submitting thread that have one priority, first in, first out."""
 
-    __slots__ = ("_calls", "estimate", "last_size", "n_live", "queued")
+    __slots__ = ("_calls", "estimate", "last_size", "n_live", "priority", "queued")
 
-    def __init__(self, estimate: Estimate) -> None:
+    def __init__(self, estimate: Estimate, priority: int = 0) -> None:
+        self.priority = priority
         self._calls: deque[Call] = deque()
         self.estimate = estimate  # of no use here: each call has its function's own
         self.last_size = 1
@@ -127,23 +131,28 @@ class CallStream:
 class MapChunk(Chunk):
     """Some consecutive items of a map."""
 
-    __slots__ = ("items", "job")
+    __slots__ = ("attempt", "items", "job")
 
-    def __init__(self, job: MapJob, chunk_id: int, start: int, items: Sequence[Any]) -> None:
+    def __init__(self, job: MapJob, chunk_id: int, start: int, items: Sequence[Any], attempt: int = 1) -> None:
         super().__init__(chunk_id, start, len(items), job.estimate)
+        self.attempt = attempt
         self.job = job
         self.items = items
 
     @property
     def kind(self) -> int:
-        return self.job.kind
+        return self.job.kind if not self.job.is_timed else self.job.kind + TIMED
+
+    @property
+    def options(self) -> Options | None:
+        return self.job.options
 
     @property
     def function(self) -> Any:
         return self.job.function
 
     def cut(self, n_tasks: int) -> MapChunk:
-        rest = MapChunk(self.job, self.job.new_id(), self.start + n_tasks, self.items[n_tasks:])
+        rest = MapChunk(self.job, self.job.new_id(), self.start + n_tasks, self.items[n_tasks:], self.attempt)
         self.items = self.items[:n_tasks]
         self.count = n_tasks
         return rest
@@ -163,11 +172,18 @@ class MapJob:
         future: Future[Any],
         return_failures: bool,
         report: Callable[[int, int], None] | None,
+        options: Options | None = None,
     ) -> None:
+        self.options = options
+        self.is_timed = options is not None and options.is_timed
+        self.priority = options.priority if options is not None else 0
         self.kind = kind
         self.fn = fn
         self.function = function
         self.estimate = Estimate()
+        if options is not None and options.factor is not None:
+            self.estimate.durations = Durations()
+        self.alone = False  # items travel one by one: where one that hangs could not be parted from the others
         self.new_id = new_id
         self.future = future
         self.return_failures = return_failures
@@ -193,7 +209,7 @@ class MapJob:
         return self._total - self._next
 
     def fixed_size(self) -> int | None:
-        return self._chunksize
+        return 1 if self.alone else self._chunksize
 
     def take(self, n_tasks: int) -> Chunk:
         start = self._next
@@ -208,12 +224,12 @@ class MapJob:
         self.n_done += len(values)
         return self._progress()
 
-    def fail(self, index: int, error: BaseException) -> list[Settlement]:
-        """The item at ``index`` failed."""
+    def fail(self, index: int, error: BaseException, attempt: int = 1) -> list[Settlement]:
+        """The item at ``index`` failed, for good."""
         self.n_done += 1
         self.n_failed += 1
         if self.return_failures:
-            self._results[index] = Failure(error, index)
+            self._results[index] = Failure(error, index, attempt)
             return self._progress()
         if self.stopped:
             return []
@@ -261,8 +277,9 @@ class StreamJob(MapJob):
         report: Callable[[int, int], None] | None,
         n_slots: int,
         buffersize: int | None,
+        options: Options | None = None,
     ) -> None:
-        super().__init__(kind, fn, function, (), chunksize, new_id, Future(), return_failures, report)
+        super().__init__(kind, fn, function, (), chunksize, new_id, Future(), return_failures, report, options)
         self.ordered = ordered
         self.n_slots = n_slots
         self.input: deque[Any] = deque()
@@ -306,7 +323,7 @@ class StreamJob(MapJob):
         return len(self.input) if self.exhausted else None
 
     def fixed_size(self) -> int | None:
-        return self._chunksize
+        return 1 if self.alone else self._chunksize
 
     def take(self, n_tasks: int) -> Chunk:
         n = min(n_tasks, len(self.input))
@@ -320,11 +337,11 @@ class StreamJob(MapJob):
         self.n_done += len(values)
         return self._deliver(start, [(True, value) for value in values])
 
-    def fail(self, index: int, error: BaseException) -> list[Settlement]:
+    def fail(self, index: int, error: BaseException, attempt: int = 1) -> list[Settlement]:
         self.n_done += 1
         self.n_failed += 1
         if self.return_failures:
-            return self._deliver(index, [(True, Failure(error, index))])
+            return self._deliver(index, [(True, Failure(error, index, attempt))])
         return self._deliver(index, [(False, error)])
 
     def _deliver(self, start: int, outcomes: list[Any]) -> list[Settlement]:

@@ -20,9 +20,18 @@ from typing import Any
 
 from fullcourt._engines.jobs import Call, MapChunk
 from fullcourt._os.inherited import note_holder
+from fullcourt._os.soft_stop import STOP_SIGNAL
 from fullcourt._transport import frames
 from fullcourt._transport.codec import Buffers, Codec, Encoded
-from fullcourt._transport.journal import REGION_BYTES, read_phase, read_results, revoke, started_chunk
+from fullcourt._transport.journal import (
+    REGION_BYTES,
+    read_phase,
+    read_results,
+    read_running,
+    request_stop,
+    revoke,
+    started_chunk,
+)
 from fullcourt._transport.link import Attached, Fields, PoolEnd, make_frame
 from fullcourt.errors import PicklingError
 
@@ -94,6 +103,9 @@ class RemoteEngine(abc.ABC):
     needs_driving = True
     runs_inline = False
     can_take_back = True
+    can_stop = True  # whether a running task can be ended
+    can_kill = True  # whether a worker can be
+    abandons_at_once = False  # whether not even a soft way is tried, or its end waited for
     _make_frame: Callable[..., Any]
 
     def __init__(self, n_slots: int, name: str, codec: Codec) -> None:
@@ -150,6 +162,38 @@ class RemoteEngine(abc.ABC):
     def phase(self, handle: Handle, slot_index: int) -> int:
         """What a slot did with its chunk: one of the journal's phases."""
         return read_phase(handle.page, slot_index)
+
+    def running(self, worker_id: int, chunk_id: int) -> tuple[int, float] | None:
+        """Which task of a chunk runs (its offset), and since when (``perf_counter``). None: none that is known."""
+        handle = self.handles.get(worker_id)
+        if handle is not None:
+            for slot_index in range(self.n_slots):
+                found = read_running(handle.page, slot_index, chunk_id)
+                if found is not None:
+                    return found
+        return None
+
+    def started_by(self, worker_id: int, chunk_id: int) -> bool:
+        """Whether a worker has begun a chunk."""
+        handle = self.handles.get(worker_id)
+        return handle is not None and chunk_id in self.started(handle)
+
+    def interrupt(self, worker_id: int, chunk_id: int, stop: int) -> None:
+        """Have an exception raised in a task; ``stop`` names it, see the journal."""
+        handle = self.handles.get(worker_id)
+        if handle is None:
+            return
+        for slot_index in range(self.n_slots):
+            if started_chunk(handle.page, slot_index) == chunk_id:
+                request_stop(handle.page, slot_index, stop)
+                self.signal(worker_id, STOP_SIGNAL)
+
+    def abandon(self, worker_id: int, chunk_id: int, kind: type[BaseException]) -> bool:
+        """A slot will not be waited for any more. False: it does not run that chunk."""
+        return self.started_by(worker_id, chunk_id)
+
+    def signal(self, worker_id: int, number: int) -> None:
+        """Send a signal to a worker's process."""
 
     def revoke(self, worker_id: int, chunk_ids: list[int]) -> None:
         """Have a worker run no more items of chunks that it holds and has begun. It says REVOKED for the rest."""

@@ -15,6 +15,7 @@ from typing import Any, Protocol
 
 from fullcourt._engines.jobs import STARMAP, Call
 from fullcourt._engines.state import WorkerState, enter_slot, leave_slot
+from fullcourt._os.soft_stop import Slot
 from fullcourt._os.threads import make_thread
 
 __all__ = ["InlineEngine", "LocalHandle", "ThreadEngine"]
@@ -46,6 +47,15 @@ class LocalHandle:
         self.started_at = monotonic()
 
 
+class WatchedCall:
+    """A running task with a time limit. Made in the thread that runs it."""
+
+    def __init__(self) -> None:
+        self.slot = Slot()
+        self.slot.is_main = False  # also there, another thread raises
+        self.since = perf_counter()
+
+
 def starred(fn: Callable[..., Any]) -> Callable[[Any], Any]:
     """The function of one item whose elements are the arguments."""
     return lambda item: fn(*item)
@@ -57,6 +67,9 @@ class LocalEngine:
     needs_driving = False
     runs_inline = False
     can_take_back = True
+    can_stop = False
+    can_kill = False
+    abandons_at_once = True
     codec = None
 
     def __init__(
@@ -69,6 +82,7 @@ class LocalEngine:
         self._initializer = initializer
         self._initargs = initargs
         self.state = WorkerState()
+        self._watched: dict[int, WatchedCall] = {}  # running tasks with a time limit, by chunk id
 
     def open(self) -> None:
         """Nothing to prepare."""
@@ -80,6 +94,48 @@ class LocalEngine:
     def close(self) -> None:
         """All has ended."""
         self.handles.clear()
+
+    def running(self, worker_id: int, chunk_id: int) -> tuple[int, float] | None:
+        """Since when a chunk of one task with a time limit runs (``perf_counter``), as offset 0."""
+        watched = self._watched.get(chunk_id)
+        return (0, watched.since) if watched is not None else None
+
+    def started_by(self, worker_id: int, chunk_id: int) -> bool:
+        """Whether such a chunk runs."""
+        return chunk_id in self._watched
+
+    def abandon(self, worker_id: int, chunk_id: int, kind: type[BaseException]) -> bool:
+        """Do not wait for such a chunk any more: raise in its thread, which may hear it, and go on without."""
+        watched = self._watched.pop(chunk_id, None)
+        if watched is None:
+            return False
+        watched.slot.raise_in_thread(lambda running: running == chunk_id, kind)
+        return True
+
+    def run_watched(self, handle: LocalHandle, chunk: Any) -> bool:
+        """Run a chunk of one task that has a time limit. False: it was abandoned, and so is this thread."""
+        watched = WatchedCall()
+        fn: Callable[..., Any]
+        if type(chunk) is Call:
+            fn, args, kwargs = chunk.fn, chunk.args, chunk.kwargs
+        else:
+            fn = starred(chunk.job.fn) if chunk.job.kind == STARMAP else chunk.job.fn
+            args, kwargs = (chunk.items[0],), {}
+        error: BaseException | None = None
+        values: list[Any] = []
+        self._watched[chunk.id] = watched
+        try:
+            try:
+                watched.slot.running = chunk.id
+                values.append(fn(*args, **kwargs))
+            finally:
+                watched.slot.leave()
+        except BaseException as problem:  # noqa: BLE001  it is that task's outcome
+            error = problem
+        if self._watched.pop(chunk.id, None) is None:
+            return False
+        self.driver.finished(handle, chunk, chunk.start, values, error, perf_counter() - watched.since)
+        return True
 
     def revoke(self, worker_id: int, chunk_ids: list[int]) -> None:
         """Slots here see for themselves that a job has stopped."""
@@ -174,6 +230,10 @@ class ThreadEngine(LocalEngine):
                     break
                 if callable(chunk):
                     chunk()
+                elif chunk.options is not None and chunk.options.is_timed:
+                    if not self.run_watched(handle, chunk):
+                        leave_slot(before)
+                        return  # another thread has taken this one's place
                 else:
                     run(handle, chunk)
                 chunk = None  # hold nothing while waiting
@@ -184,6 +244,14 @@ class ThreadEngine(LocalEngine):
         if last:
             self.state.close()
             self.driver.worker_ended(handle.id)
+
+    def abandon(self, worker_id: int, chunk_id: int, kind: type[BaseException]) -> bool:
+        if not super().abandon(worker_id, chunk_id, kind):
+            return False
+        thread = make_thread(self._serve, f"{self.name}-{len(self._threads)}", (self.handles[worker_id],))
+        self._threads.append(thread)
+        thread.start()
+        return True
 
     def send(self, worker_id: int, chunk: Any) -> None:
         """Give a chunk to whichever thread is free."""

@@ -133,6 +133,11 @@ class PortableEngine(RemoteEngine):
         for _ in range(self.n_slots):
             child.link.send(make_message(frames.STOP, 0, 0, 0, 0, 0.0, b"", b"", []))
 
+    def signal(self, worker_id: int, number: int) -> None:
+        child = self._children.get(worker_id)
+        if child is not None and number and sys.platform != "win32":  # there, only killing stops a task
+            child.signal(number)
+
     def kill(self, worker_id: int) -> bool:
         child = self._children.get(worker_id)
         if child is not None:
@@ -205,6 +210,12 @@ class Child:
                     self._process.kill()
                 else:
                     kill_tree(self._process.pid)
+
+    def signal(self, number: int) -> None:
+        """Send a signal to the process."""
+        with self._lock:
+            if not self._has_ended:
+                os.kill(self._process.pid, number)
 
     def close(self) -> None:
         """Wait for the threads and close the link. The process has ended or was killed."""

@@ -171,6 +171,16 @@ class ProcessEngine(LinkedEngine):
             for _ in range(self.n_slots):
                 handle.link.send(make_frame(frames.STOP, 0, 0, 0, 0, 0.0, b"", b"", []))
 
+    def signal(self, worker_id: int, number: int) -> None:
+        handle = self.handles.get(worker_id)
+        if handle is None or handle.pid is None or not number:
+            return
+        with contextlib.suppress(OSError):
+            if handle.pidfd >= 0:
+                signal.pidfd_send_signal(handle.pidfd, number)
+            else:
+                os.kill(handle.pid, number)  # not yet reaped: its template would have told
+
     def kill(self, worker_id: int) -> bool:
         handle = self.handles.get(worker_id)
         if handle is not None and handle.orphaned:

@@ -373,8 +373,9 @@ def main(control_fd: int, setup_fd: int, method: str) -> None:
 
 
 def spawned(worker_id: int) -> None:
-    """The entry of a worker that is a fresh interpreter: descriptors 3 to 6 are tasks, results, page, setup,
-    and after these come those that the initializer holds.
+    """The entry of a worker that is a fresh interpreter.
+
+    Its descriptors 3 to 6 are tasks, results, page, setup; after these come those that the initializer holds.
     """
     parent_pid = os.getppid()
     setup: Setup = pickle.loads(read_all(6))

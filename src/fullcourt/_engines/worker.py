@@ -11,26 +11,35 @@ from __future__ import annotations
 import contextlib
 import sys
 from collections.abc import Callable
-from time import perf_counter
+from time import perf_counter, perf_counter_ns
 from typing import Any, Protocol
 
 from fullcourt._engines.state import Missing, WorkerState, become_worker, enter_slot, kept, leave_slot
+from fullcourt._os.soft_stop import Slot, on_stop_signal
 from fullcourt._os.threads import make_thread
 from fullcourt._transport import frames
 from fullcourt._transport.codec import Codec, decode
 from fullcourt._transport.journal import (
+    CANCELLED,
     INT_LIMIT,
+    ITEM_WORD,
     LOADING,
     LOADING_FUNCTION,
     NONE,
     PHASE_WORD,
     REVOKED_WORD,
     RUNNING,
+    SINCE_WORD,
+    STOP_WORD,
+    TOKEN_BITS,
+    UNSET,
     Journal,
+    is_meant,
+    token,
 )
 from fullcourt._transport.link import Attached, Body, Fields, read_body
 from fullcourt._transport.remote_errors import dump_exception, format_remote
-from fullcourt.errors import PicklingError
+from fullcourt.errors import PicklingError, TaskCancelled, TaskTimeout
 
 __all__ = ["Worker"]
 
@@ -61,6 +70,7 @@ class Worker:
         self._n_slots = n_slots
         self._codec = codec
         self._functions: dict[int, Callable[..., Any]] = {}
+        self._journals: list[Journal] = []
 
     def run(self, initializer: Callable[..., object] | None, initargs: tuple[Any, ...]) -> bool:
         """Serve until the pool says stop or is gone. Returns False if the initializer failed."""
@@ -81,6 +91,7 @@ class Worker:
                 return False
         global n_slots_here  # noqa: PLW0603  a process is a worker at most once
         n_slots_here = self._n_slots
+        on_stop_signal(self._stop_tasks)
         self._send(frames.READY, 0, 0, 0, 0.0, b"", [])
         others = [make_thread(self._serve_beside, f"slot-{index}", (index, state)) for index in range(1, self._n_slots)]
         for thread in others:
@@ -99,6 +110,8 @@ class Worker:
 
     def _serve(self, slot_index: int) -> None:
         journal = Journal(self._page, slot_index)
+        journal.slot = Slot()
+        self._journals.append(journal)
         receive = self._end.receive
         try:
             while True:
@@ -118,7 +131,25 @@ class Worker:
         except OSError:
             return  # the pool is gone
         finally:
+            self._journals.remove(journal)
             journal.close()
+
+    def _stop_tasks(self) -> None:
+        """The pool has signalled that tasks are to be stopped: raise an exception in each of them."""
+        mine: type[BaseException] | None = None
+        for journal in list(self._journals):
+            slot = journal.slot
+            stop = journal.words[STOP_WORD]
+            if not is_meant(stop, slot.running):
+                continue
+            error = TaskCancelled if stop & CANCELLED else TaskTimeout
+            if slot.is_main:
+                slot.running = 0
+                mine = error
+            else:
+                slot.raise_in_thread(lambda running, stop=stop: is_meant(stop, running), error)
+        if mine is not None:
+            raise mine("the pool stopped this task")
 
     def _run_frame(self, journal: Journal, fields: Fields, data: bytes, attached: Attached) -> None:
         kind, _, function_id, chunk_id, start, count, _, _ = fields
@@ -160,20 +191,29 @@ class Worker:
     # -- a single call ---------------------------------------------------------------------------------------------
 
     def _run_call(self, journal: Journal, fn: Callable[..., Any], chunk_id: int, body: Body) -> None:
-        journal.words[PHASE_WORD] = RUNNING
-        journal.words[0] = chunk_id
-        began = perf_counter()
+        words, slot = journal.words, journal.slot
+        began = perf_counter_ns()
+        words[PHASE_WORD] = RUNNING
+        words[ITEM_WORD] = 1
+        words[SINCE_WORD] = began
+        words[0] = chunk_id
         try:
-            args, kwargs = decode(body.payload, body.buffers, body.descriptors)
-            body = None  # type: ignore[assignment]
-            began = perf_counter()
-            result = fn(*args, **kwargs)
-            args = kwargs = None
+            try:
+                args, kwargs = decode(body.payload, body.buffers, body.descriptors)
+                body = None  # type: ignore[assignment]
+                slot.running = chunk_id << TOKEN_BITS
+                began = perf_counter_ns()
+                result = fn(*args, **kwargs)
+            finally:
+                slot.leave()
         except BaseException as error:  # noqa: BLE001  SystemExit too is that task's outcome
+            words[ITEM_WORD] = 0
             args = kwargs = None
-            self._answer_error(frames.ERROR, chunk_id, 0, error, perf_counter() - began)
+            self._answer_error(frames.ERROR, chunk_id, 0, error, (perf_counter_ns() - began) * 1e-9)
             return
-        seconds = perf_counter() - began
+        seconds = (perf_counter_ns() - began) * 1e-9
+        words[ITEM_WORD] = 0
+        args = kwargs = None
         try:
             payload, buffers = self._codec.encode(result)
         except PicklingError as error:
@@ -199,9 +239,13 @@ class Worker:
             return
         body = None  # type: ignore[assignment]
         journal.words[PHASE_WORD] = RUNNING
-        if kind == frames.STARMAP:
+        if kind in (frames.STARMAP, frames.TIMED_STARMAP):
             fn = starred(fn)
-        words, put = journal.words, journal.put
+        if kind >= frames.TIMED_MAP:
+            self._run_timed_items(journal, fn, chunk_id, start, items)
+            return
+        words, put, slot = journal.words, journal.put, journal.slot
+        whole = token(chunk_id)
         results: list[Any] = []
         append = results.append
         index = 0  # the item that runs; results[0] is that of item `sent`
@@ -211,30 +255,39 @@ class Worker:
         revoked = False
         while index < count and not revoked:
             try:
-                for item in items[index:] if index else items:
-                    result = fn(item)
-                    append(result)
-                    index += 1
-                    if result is None:
-                        words[index] = NONE
-                    elif type(result) is int and -INT_LIMIT < result < INT_LIMIT:
-                        words[index] = result
-                    elif not put(index - 1, result):
-                        look_at = index
-                    if index >= look_at:
-                        now = perf_counter()
-                        per_item = (now - began) / index
-                        if now - flushed > FLUSH_S or (look_at == index and words[index] == -(1 << 63)):
-                            self._answer_items(journal, chunk_id, start + sent, results, now - flushed)
-                            results.clear()
-                            sent = index
-                            flushed = perf_counter()
-                        look_at = index + max(1, int(0.25 * FLUSH_S / (per_item + 1e-9)))
-                        if words[REVOKED_WORD] == chunk_id:
-                            revoked = True
-                            break
+                try:
+                    slot.running = whole
+                    for item in items[index:] if index else items:
+                        result = fn(item)
+                        append(result)
+                        index += 1
+                        if result is None:
+                            words[index] = NONE
+                        elif type(result) is int and -INT_LIMIT < result < INT_LIMIT:
+                            words[index] = result
+                        elif not put(index - 1, result):
+                            look_at = index
+                        if index >= look_at:
+                            now = perf_counter()
+                            per_item = (now - began) / index
+                            if now - flushed > FLUSH_S or (look_at == index and words[index] == UNSET):
+                                slot.leave()
+                                self._answer_items(journal, chunk_id, start + sent, results, now - flushed)
+                                results.clear()
+                                sent = index
+                                flushed = perf_counter()
+                                slot.running = whole
+                            look_at = index + max(1, int(0.25 * FLUSH_S / (per_item + 1e-9)))
+                            if words[REVOKED_WORD] == chunk_id:
+                                revoked = True
+                                break
+                finally:
+                    slot.leave()
             except BaseException as error:  # noqa: BLE001
                 now = perf_counter()
+                if index >= count:  # it was stopped after its last item
+                    break
+                del results[index - sent :]  # it was stopped between two of the lines above
                 if results:
                     self._answer_items(journal, chunk_id, start + sent, results, 0.0)
                     results.clear()
@@ -248,6 +301,58 @@ class Worker:
             self._answer_items(journal, chunk_id, start + sent, results, perf_counter() - flushed)
         if index < count:
             self._send(frames.REVOKED, chunk_id, start + index, count - index, 0.0, b"", [])
+
+    def _run_timed_items(
+        self, journal: Journal, fn: Callable[..., Any], chunk_id: int, start: int, items: list[Any]
+    ) -> None:
+        """Items whose time is limited: the pool can see in the journal which one runs, and since when."""
+        words, slot = journal.words, journal.slot
+        results: list[Any] = []
+        sent = index = 0
+        flushed = perf_counter()
+        for index, item in enumerate(items):
+            if words[REVOKED_WORD] == chunk_id:
+                break
+            words[SINCE_WORD] = perf_counter_ns()
+            words[ITEM_WORD] = index + 1
+            problem: BaseException | None = None
+            result: Any = None
+            must_flush = False
+            try:
+                try:
+                    slot.running = token(chunk_id, index)
+                    result = fn(item)
+                finally:
+                    slot.leave()
+            except BaseException as error:  # noqa: BLE001
+                problem = error
+            words[ITEM_WORD] = 0
+            now = perf_counter()
+            if problem is None:
+                results.append(result)
+                if result is None:
+                    words[index + 1] = NONE
+                elif type(result) is int and -INT_LIMIT < result < INT_LIMIT:
+                    words[index + 1] = result
+                else:
+                    must_flush = not journal.put(index, result)
+            if results and (must_flush or problem is not None or now - flushed > FLUSH_S):
+                seconds = now - flushed if problem is None else 0.0
+                self._answer_items(journal, chunk_id, start + sent, results, seconds)
+                results.clear()
+                sent = index + 1
+                flushed = perf_counter()
+            if problem is not None:
+                self._answer_error(frames.ERROR, chunk_id, start + index, problem, now - flushed)
+                words[index + 1] = NONE  # after the answer: a death in between must not look like a result
+                sent = index + 1
+                flushed = perf_counter()
+        else:
+            index = len(items)
+        if results:
+            self._answer_items(journal, chunk_id, start + sent, results, perf_counter() - flushed)
+        if index < len(items):
+            self._send(frames.REVOKED, chunk_id, start + index, len(items) - index, 0.0, b"", [])
 
     def _answer_items(self, journal: Journal, chunk_id: int, first: int, results: list[Any], seconds: float) -> None:
         n = len(results)

@@ -9,8 +9,18 @@ import contextlib
 import os
 import signal
 import sys
+from typing import Any
 
-__all__ = ["become_subreaper", "descendants", "die_with_parent", "kill_tree", "open_pidfd"]
+__all__ = [
+    "become_subreaper",
+    "descendants",
+    "die_with_parent",
+    "kill_tree",
+    "n_oom_kills",
+    "open_pidfd",
+    "resident_bytes",
+    "started_at",
+]
 
 PR_SET_PDEATHSIG = 1  # prctl(2)
 PR_SET_CHILD_SUBREAPER = 36
@@ -31,7 +41,8 @@ def _prctl(option: int, value: int) -> bool:
         # What is below ctypes: importing that takes 1 ms, and ctypes itself 4 to 40.
         import _ctypes
 
-        function = _ctypes.dlsym(_ctypes.dlopen(None, 0), "prctl")
+        program: Any = None  # what the program itself has loaded
+        function = _ctypes.dlsym(_ctypes.dlopen(program, 0), "prctl")
         result: int = _ctypes.call_function(function, (option, value, 0, 0, 0))
     except (ImportError, OSError, AttributeError):
         return False
@@ -89,3 +100,52 @@ def kill_tree(pid: int, *, itself: bool = True) -> None:
     for child in below:
         with contextlib.suppress(OSError):
             os.kill(child, signal.SIGKILL)
+
+
+def resident_bytes(pid: int) -> int:
+    """The memory that a process has resident and does not share, in bytes; 0 where that cannot be told.
+
+    Shared pages (of libraries, of the process that it was forked from while neither writes) count for nobody.
+    """
+    try:
+        with open(f"/proc/{pid}/statm", "rb") as file:
+            fields = file.read().split()
+        return (int(fields[1]) - int(fields[2])) * os.sysconf("SC_PAGE_SIZE")
+    except (OSError, ValueError, IndexError):
+        return 0
+
+
+def started_at(pid: int) -> float | None:
+    """When a process was started, in seconds since the system's boot; None if it is gone."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            fields = file.read().rpartition(b")")[2].split()
+        return int(fields[19]) / os.sysconf("SC_CLK_TCK")
+    except (OSError, ValueError, IndexError):
+        return None
+
+
+def n_oom_kills() -> int:
+    """How often the kernel's out-of-memory killer has struck: in our memory cgroup, or else on this machine."""
+    for path in (*_memory_events(), "/proc/vmstat"):
+        try:
+            with open(path, encoding="ascii") as file:
+                for line in file:
+                    name, _, value = line.partition(" ")
+                    if name == "oom_kill":
+                        return int(value)
+        except (OSError, ValueError):
+            continue
+    return 0
+
+
+def _memory_events() -> list[str]:
+    """The file of cgroup v2 that counts such kills, if there is one."""
+    try:
+        with open("/proc/self/cgroup", encoding="utf-8") as file:
+            for line in file:
+                if line.startswith("0::"):
+                    return [f"/sys/fs/cgroup{line[3:].strip()}/memory.events"]
+    except OSError:
+        pass
+    return []

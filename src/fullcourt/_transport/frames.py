@@ -19,7 +19,8 @@ A frame is one datagram of a ``SOCK_SEQPACKET`` socket (one message of the porta
                                 multiple of 64 bytes, in the order: function, payload, out-of-band buffers
                                 PARTS: the same table; each part follows in messages of at most PIECE_BYTES
 
-To a worker: CALL (payload: ``(args, kwargs)``), MAP and STARMAP (payload: list of items), STOP; over the portable link
+To a worker: CALL (payload: ``(args, kwargs)``), MAP and STARMAP (payload: list of items), the same
+as TIMED_MAP and TIMED_STARMAP (the start of each item is recorded in the journal), STOP; over the portable link
 TAKE_BACK (give back what no slot has begun). BROADCAST: the payload is a value that the worker keeps under the number
 in the place of the function id, for tasks to come; with a count of 0, it forgets that value.
 
@@ -54,7 +55,9 @@ MAP = 2
 STARMAP = 3
 STOP = 4
 TAKE_BACK = 5
-BROADCAST = 6
+TIMED_MAP = 6  # MAP and STARMAP + 4
+TIMED_STARMAP = 7
+BROADCAST = 8
 # These do not come back when a link is emptied: the worker must still get them, and in their order.
 NOT_TAKEN_BACK = frozenset((STOP, BROADCAST))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import pickle
 import sys
+import threading
 from collections.abc import Callable
 from types import BuiltinFunctionType, FunctionType, ModuleType
 from typing import Any
@@ -56,6 +57,7 @@ class FunctionTable:
         self._known: dict[object, Function] = {}
         self._unkept: dict[str, Estimate] = {}  # of functions that are pickled at each use, by name
         self._ids = itertools.count(1)
+        self._lock = threading.Lock()  # on free-threaded Python two threads could draw the same number
 
     def get(self, fn: Callable[..., Any]) -> Function:
         """The function's entry. Raises PicklingError. From any thread: at worst a function is numbered twice."""
@@ -79,7 +81,9 @@ class FunctionTable:
                 return self._unnumbered(fn, data, rights)
         if len(self._known) >= self.MAX:
             self._known.pop(next(iter(self._known)), None)
-        entry = Function(next(self._ids), data, function_name(fn), captured, Estimate())
+        with self._lock:
+            number = next(self._ids)
+        entry = Function(number, data, function_name(fn), captured, Estimate())
         self._known[fn] = entry
         return entry
 

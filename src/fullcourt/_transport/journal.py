@@ -14,6 +14,9 @@ Layout of a region (little-endian 64-bit words; a store of one aligned word is n
                             other       ended, and this is the result, an int
     word 8193           what the slot does with that chunk: LOADING_FUNCTION, LOADING, RUNNING
     word 8194           written by the pool: the id of a chunk whose remaining tasks shall not run any more
+    word 8195           of a call, or of the item that runs in a timed chunk: 1 + its offset; 0 between items
+    word 8196           when that began, in nanoseconds of `time.perf_counter_ns` (CLOCK_MONOTONIC on Linux)
+    word 8197           written by the pool: which task shall be stopped, see `stop_token`; 0: none
     then                heap, 128 KiB
 
 Cost: about 0.1 us per item whose result is None or an int; a pickle more for others. Only the pages that are touched
@@ -29,7 +32,18 @@ from typing import Any
 
 from fullcourt._core.chunking import MAX_CHUNK
 
-__all__ = ["HEAP_BYTES", "REGION_BYTES", "Journal", "read_phase", "read_results", "revoke", "started_chunk"]
+__all__ = [
+    "HEAP_BYTES",
+    "REGION_BYTES",
+    "Journal",
+    "read_phase",
+    "read_results",
+    "read_running",
+    "request_stop",
+    "revoke",
+    "started_chunk",
+    "token",
+]
 
 HEAP_AT = 8 * (MAX_CHUNK + 8)
 HEAP_BYTES = 131072
@@ -37,7 +51,15 @@ REGION_BYTES = HEAP_AT + HEAP_BYTES
 
 PHASE_WORD = MAX_CHUNK + 1
 REVOKED_WORD = MAX_CHUNK + 2
+ITEM_WORD = MAX_CHUNK + 3
+SINCE_WORD = MAX_CHUNK + 4
+STOP_WORD = MAX_CHUNK + 5
 LOADING_FUNCTION, LOADING, RUNNING = 1, 2, 3
+
+# A token names a task of a chunk in one word: bits 0 to 13 the task's offset in the chunk, or ANY; then the chunk's id.
+TOKEN_BITS = 14
+ANY = (1 << TOKEN_BITS) - 1
+CANCELLED = 1 << 62  # set in a STOP word: stopped because it was cancelled; else because its time is over
 
 UNSET = -(1 << 63)
 NONE = (1 << 63) - 1
@@ -55,6 +77,7 @@ class Journal:
         self._heap = view[HEAP_AT:]
         self._used = 0
         self._view = view
+        self.slot: Any = None  # the worker's: what this slot's thread runs
 
     def start(self, chunk_id: int, n_items: int, phase: int) -> None:
         """Record what is done now with a chunk, of which no item has ended. For a single call, n_items is 0."""
@@ -110,6 +133,36 @@ def revoke(page: mmap.mmap, slot_index: int, chunk_id: int) -> None:
     """Tell this slot to run no more tasks of a chunk. The pool's side."""
     at = slot_index * REGION_BYTES + 8 * REVOKED_WORD
     page[at : at + 8] = chunk_id.to_bytes(8, "little")
+
+
+def token(chunk_id: int, offset: int = ANY) -> int:
+    """The word that names a task, or whichever task of that chunk runs."""
+    return chunk_id << TOKEN_BITS | offset
+
+
+def is_meant(stop: int, running: int) -> bool:
+    """Whether a STOP word means the task with that token."""
+    stop &= ~CANCELLED
+    return bool(running) and (stop == running or stop == running | ANY or running == stop | ANY)
+
+
+def request_stop(page: mmap.mmap, slot_index: int, stop: int) -> None:
+    """Tell this slot which task is to be stopped; its process must be signalled then. The pool's side."""
+    at = slot_index * REGION_BYTES + 8 * STOP_WORD
+    page[at : at + 8] = stop.to_bytes(8, "little")
+
+
+def read_running(page: mmap.mmap, slot_index: int, chunk_id: int) -> tuple[int, float] | None:
+    """Which task of a chunk this slot runs (its offset), and since when (seconds of ``perf_counter``).
+
+    None: it has not begun that chunk, or is between two items. The pool's side.
+    """
+    at = slot_index * REGION_BYTES
+    with memoryview(page)[at : at + HEAP_AT] as raw, raw.cast("q") as words:
+        item, since = words[ITEM_WORD], words[SINCE_WORD]
+        if words[0] != chunk_id or item == 0 or words[ITEM_WORD] != item or words[SINCE_WORD] != since:
+            return None
+    return item - 1, since * 1e-9
 
 
 def read_results(page: mmap.mmap, slot_index: int, first: int, n_items: int) -> list[Any]:

@@ -1,0 +1,74 @@
+"""Stopping a task softly: an exception is raised in the thread that runs it.
+
+In the main thread, a signal handler raises it: that also ends a sleep or a read. In another thread,
+``PyThreadState_SetAsyncExc`` does, which takes effect when that thread next runs Python code: not while it is in a
+system call or in native code.
+
+The race that was thought about: a task ends just as it is to be stopped, and the exception would hit the loop around
+it. So each thread says which task it runs by a token; whoever raises takes the token away first, in one step with the
+look at it (the main thread's handler runs in that thread itself; for others there is a lock), so at most one exception
+comes for a task; and :meth:`Slot.leave` takes back one that has not arrived yet. It must be called inside of a ``try``
+whose handler catches what arrives during the call itself.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import threading
+from collections.abc import Callable
+
+__all__ = ["STOP_SIGNAL", "Slot", "on_stop_signal"]
+
+# A signal that programs do not use; its default is to end the process, so it is sent only to who has a handler.
+STOP_SIGNAL: int = signal.SIGRTMIN + 9 if hasattr(signal, "SIGRTMIN") else 0
+
+
+class Slot:
+    """What one thread runs, made by that thread. ``running`` is set by it alone; 0: nothing that may be stopped."""
+
+    __slots__ = ("_hit", "_lock", "_thread_id", "is_main", "running")
+
+    def __init__(self) -> None:
+        self.running = 0
+        self.is_main = threading.current_thread() is threading.main_thread()
+        self._thread_id = threading.get_ident()
+        self._lock = threading.Lock()
+        self._hit = False
+
+    def leave(self) -> None:
+        """The task has ended: no exception comes from here on."""
+        if self.is_main:
+            self.running = 0
+            return
+        with self._lock:
+            self.running = 0
+            hit, self._hit = self._hit, False
+        if hit:
+            set_async_exception(self._thread_id, None)
+
+    def raise_in_thread(self, is_meant: Callable[[int], bool], error: type[BaseException]) -> bool:
+        """Raise in the thread that made this, another one than the caller's, if it still runs that task."""
+        with self._lock:
+            if not is_meant(self.running):
+                return False
+            self.running = 0
+            self._hit = True
+            set_async_exception(self._thread_id, error)
+        return True
+
+
+def set_async_exception(thread_id: int, error: type[BaseException] | None) -> None:
+    """Have a thread raise an exception at its next opportunity; None: take back one that it has not raised yet."""
+    import ctypes
+
+    ctypes.pythonapi.PyThreadState_SetAsyncExc(
+        ctypes.c_ulong(thread_id), ctypes.py_object(error) if error is not None else None
+    )
+
+
+def on_stop_signal(act: Callable[[], None]) -> None:
+    """Call this when the stop signal comes. Does nothing outside of the main thread, or where there are no signals."""
+    if STOP_SIGNAL:
+        with contextlib.suppress(ValueError):
+            signal.signal(STOP_SIGNAL, lambda _number, _frame: act())
