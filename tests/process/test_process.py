@@ -72,7 +72,7 @@ def test_an_exception_that_cannot_be_made_again_keeps_its_type(start_method):
     assert (error.one, error.two) == (1, 2)
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGHUP, signal.SIGTERM])
 def test_a_death_names_its_signal(start_method, number):
     with (
         Process(target=tasks.die, args=(number,), name="victim", start_method=start_method) as process,
