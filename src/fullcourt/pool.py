@@ -696,7 +696,10 @@ def map(  # noqa: A001  the module's own map, as `fullcourt.map`
 
 
 def as_stage(stage: Any) -> Any:
-    return stage if isinstance(stage, Stage) else Stage(stage)
+    made: Any = stage
+    if not isinstance(stage, Stage):
+        made = Stage(stage)
+    return made
 
 
 def at_least(name: str, value: int | None, least: int) -> None:
