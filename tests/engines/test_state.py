@@ -16,7 +16,8 @@ from fullcourt import PicklingError, Pool, PoolClosed, WorkerDied
 from tests.engines import state_tasks as tasks
 
 T = 60.0
-METHODS = multiprocessing.get_all_start_methods()
+PORTABLE = os.environ.get("FULLCOURT_TRANSPORT") == "portable"  # which has no fork
+METHODS = [m for m in multiprocessing.get_all_start_methods() if m != "fork" or not PORTABLE]
 KINDS = [
     *({"processes": 2, "start_method": method} for method in METHODS),
     {"processes": 1, "threads": 3},

@@ -15,7 +15,8 @@ from fullcourt import Failure, Pipeline, Pool, PoolClosed, Stage, WorkerDied
 from tests.pipelines import pipeline_tasks as tasks
 
 T = 60.0
-METHODS = multiprocessing.get_all_start_methods()
+PORTABLE = os.environ.get("FULLCOURT_TRANSPORT") == "portable"  # which has no fork
+METHODS = [m for m in multiprocessing.get_all_start_methods() if m != "fork" or not PORTABLE]
 
 
 @pytest.fixture(scope="module")
