@@ -9,7 +9,7 @@ import sys
 import pytest
 
 if not sys.platform.startswith("linux") or os.environ.get("FULLCOURT_TRANSPORT") == "portable":
-    collect_ignore_glob = ["test_process*.py"]
+    collect_ignore_glob = ["test_process*.py", "test_fork*.py"]
 
 
 @pytest.fixture(params=multiprocessing.get_all_start_methods())

@@ -127,15 +127,19 @@ def work():
     print("done", flush=True)
     return 1 / 0
 
-fullcourt.Process(target=work, start_method=METHOD, name="left alone").start()
+process = fullcourt.Process(target=work, start_method=METHOD, name="left alone")
+process.start()
+if JOINS:
+    process.join()
 print("left", flush=True)
 """
 
 
-def test_another_is_waited_for_and_its_error_is_not_lost(program, start_method):
-    program.start(str(program.write("program.py", text_of(LEAVES, start_method))))
+@pytest.mark.parametrize("joins", [False, True])
+def test_another_is_waited_for_and_its_error_is_not_lost(program, start_method, joins):
+    program.start(str(program.write("program.py", text_of(LEAVES, start_method).replace("JOINS", str(joins)))))
     assert program.wait() == 0
-    assert program.stdout() == "left\ndone\n"
+    assert program.stdout() == ("done\nleft\n" if joins else "left\ndone\n")
     assert "Process 'left alone'" in program.stderr()
     assert program.stderr().rstrip().endswith("ZeroDivisionError: division by zero")
     program.assert_nobody_is_left()

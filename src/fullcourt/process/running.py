@@ -14,6 +14,7 @@ import signal
 import socket
 import sys
 import threading
+import weakref
 from collections.abc import Callable
 from time import monotonic
 from typing import Any
@@ -34,6 +35,8 @@ __all__ = ["Running", "running"]
 
 # The processes of this program that may still run, so that its end can wait for them or end them.
 running: set[Running] = set()
+# Those that have failed; if nobody has asked for the error by the program's end, it is told then.
+failed: weakref.WeakSet[Running] = weakref.WeakSet()
 
 
 class Running:
@@ -174,6 +177,8 @@ class Running:
                 keeper.release()
             self.exitcode = exitcode
             self._over = True
+            if self.error is not None and not self.retrieved:
+                failed.add(self)
             running.discard(self)
 
     _answered = False
@@ -262,6 +267,8 @@ def end_all() -> None:
         for child in mine:
             child.poll(5.0)
         raise
+    for child in list(failed):
+        child.report(sys.stderr.write)
 
 
 def prune() -> None:
