@@ -22,6 +22,7 @@ Cost per item and stage, beside that of a map's item: about 1 us of bookkeeping 
 
 from __future__ import annotations
 
+import _thread
 import contextlib
 import threading
 from collections import deque
@@ -295,23 +296,29 @@ class Flow:
         with self._lock:
             if self._error is None:
                 self._error = error
-        self.abandon()
+        self.stop()
 
     def abandon(self) -> None:
-        """No more results are wanted. Waits for nobody: the garbage collector calls this, too."""
+        """Nobody will take results any more, nor shut this. Waits for nobody: for the garbage collector."""
+        self.stop()
+        with contextlib.suppress(RuntimeError):  # the interpreter ends
+            # Below `threading`, one of whose locks the thread may hold that was interrupted for the collection.
+            _thread.start_new_thread(make_thread(self.shut, "pipeline-end").start, ())
+
+    def stop(self) -> None:
+        """No more results are wanted. Waits for nobody."""
         with self._lock:
             self.over = True
             self._has_output.notify_all()
             self._has_room.notify()
         for run in self.stages:
             run.driver.abandon_job(run.job)
-            if run.owned:
-                run.driver.abandon()
 
     def shut(self) -> None:
         """Have the pools of the stages end, and wait for it: at once if there is something left to do."""
         for run in self.stages:
             if not run.owned:
+                run.driver.input_ended(run.job, None)
                 continue
             if self._error is not None or not self._exhausted or run.tags:
                 run.pool.terminate()

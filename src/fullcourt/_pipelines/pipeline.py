@@ -67,8 +67,9 @@ class PipelineIterator(Generic[R]):
 
     def close(self) -> None:
         """End the run. Idempotent. Stages' own workers are ended at once, and waited for."""
-        self._finalizer()
+        self._finalizer.detach()
         self._close_bar()
+        self._flow.stop()
         self._flow.shut()
 
     def statistics(self) -> tuple[StageStatistics, ...]:

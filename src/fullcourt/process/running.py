@@ -119,9 +119,12 @@ class Running:
 
     def pid(self) -> int | None:
         """Its process id. Waits until it has one."""
-        while self._pid is None and not self._over:
-            self._wait_for_news(None)
-            self._take_news()
+        if self._pid is None and not self._over:
+            # Under the lock: else another thread could take the news for which this one waits, until the next ones.
+            with self._lock:
+                while self._pid is None and not self._over:
+                    self._wait_for_news(None)
+                    self._take_news()
         return self._pid
 
     def poll(self, timeout: float | None = 0.0) -> bool:
@@ -131,7 +134,8 @@ class Running:
             left = None if deadline is None else max(0.0, deadline - monotonic())
             if not self._wait_for_news(left) and deadline is not None and monotonic() >= deadline:
                 return False
-            self._take_news()
+            with self._lock:
+                self._take_news()
         return True
 
     def _wait_for_news(self, timeout: float | None) -> bool:
@@ -144,7 +148,8 @@ class Running:
             return True
 
     def _take_news(self) -> None:
-        with Shield(), self._lock:
+        """Under the lock."""
+        with Shield():
             while not self._over:
                 try:
                     data = self._news.recv(4096, socket.MSG_DONTWAIT)
