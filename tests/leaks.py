@@ -5,8 +5,9 @@ file descriptors, mapped memfd blocks, entries in /dev/shm, sub-interpreters. Th
 module's pool for instance, are not the test's. A test that failed for a reason of its own is not also told of leaks.
 
 How a process is recognised as ours: it descends from this one; or its environment holds this run's token (it was
-executed by one of ours, however long ago its parents died); or it is an orphan of our session and of our executable (it
-was forked by one of ours). Off Linux only threads and interpreters are looked at.
+executed by one of ours, however long ago its parents died); or it is an orphan of our process group and of our
+executable (it was forked by one of ours). Other test runs and benchmarks may work beside this one: what is theirs does
+not count, entries in /dev/shm included that they left. Off Linux only threads and interpreters are looked at.
 """
 
 from __future__ import annotations
@@ -44,6 +45,8 @@ TOKEN = f"{TOKEN_NAME}={uuid.uuid4().hex}"
 SEED = int(os.environ.get("FULLCOURT_TEST_SEED") or random.SystemRandom().randrange(2**32))
 IGNORED_TARGETS = ("/dev/urandom", "/dev/random")  # kept open by whoever drew random bytes first
 SHARED_LIBRARY = re.compile(r"\.so(\.[0-9]+)*$")  # kept open by ctypes, from the first import on, on some builds
+NAMES_ITS_MAKER = re.compile(r"^(?:sem\.loky-|joblib_memmapping_folder_)(\d+)")  # our package names nothing so
+NAMES_OF_ANY_PYTHON = ("sem.mp-", "psm_")  # nor so; but the standard library does
 IGNORED_THREADS = ("pytest_timeout",)
 
 FAILED = pytest.StashKey[bool]()
@@ -56,6 +59,7 @@ class _Stat:
     pid: int
     state: str
     parent: int
+    group: int
     session: int
     start: int
 
@@ -78,7 +82,7 @@ def _stat(pid: int) -> _Stat | None:
     finally:
         os.close(fd)
     fields = text.rpartition(b")")[2].split()  # the command's name, in parentheses, may itself hold any character
-    return _Stat(pid, fields[0].decode(), int(fields[1]), int(fields[3]), int(fields[19]))
+    return _Stat(pid, fields[0].decode(), int(fields[1]), int(fields[2]), int(fields[3]), int(fields[19]))
 
 
 def _all_processes() -> dict[int, _Stat]:
@@ -86,15 +90,24 @@ def _all_processes() -> dict[int, _Stat]:
     return {s.pid: s for s in stats if s is not None}
 
 
-def _has_token(pid: int) -> bool:
+def _token(pid: int) -> str:
+    """The token of the test run of which an executed process comes; "" where it has none."""
     with contextlib.suppress(OSError):
-        return TOKEN.encode() in (PROC / str(pid) / "environ").read_bytes().split(b"\0")
-    return False
+        for entry in (PROC / str(pid) / "environ").read_bytes().split(b"\0"):
+            if entry.startswith(TOKEN_NAME.encode()):
+                return entry.decode(errors="replace")
+    return ""
 
 
 def _same_executable(pid: int) -> bool:
     with contextlib.suppress(OSError):
         return os.readlink(PROC / str(pid) / "exe") == os.readlink(PROC / "self" / "exe")
+    return False
+
+
+def _is_python(pid: int) -> bool:
+    with contextlib.suppress(OSError):
+        return "python" in os.path.basename(os.readlink(PROC / str(pid) / "exe"))
     return False
 
 
@@ -132,7 +145,13 @@ def _our_processes() -> dict[Process, str]:
             continue
         parent = table.get(stat.parent)
         orphaned = stat.parent == 1 or parent is None or parent.session != me.session
-        if _has_token(stat.pid) or (orphaned and stat.session == me.session and _same_executable(stat.pid)):
+        token = _token(stat.pid)
+        if token == TOKEN or (
+            orphaned
+            and not token
+            and (stat.session, stat.group) == (me.session, me.group)
+            and _same_executable(stat.pid)
+        ):
             ours.add(stat.pid)
     ours -= _standard_library_helpers() | {me.pid}
     return {table[pid].key: _describe_process(table[pid]) for pid in ours}
@@ -180,10 +199,25 @@ def _shared_memory() -> frozenset[str]:
     return frozenset()
 
 
-def _mapped_by_a_stranger(name: str, ours: Mapping[Process, str]) -> bool:
-    """Whether a process that is not ours uses this entry of /dev/shm: then it is its, not our leak."""
+def _is_a_strangers(name: str, ours: Mapping[Process, str]) -> bool:
+    """Whether this entry of /dev/shm is not ours, or cannot be told to be.
+
+    It is not where it names another process as its maker, or another one uses it. Whose a forgotten one of the standard
+    library's is, nobody can tell while other Python programs run here that may have made it.
+    """
+    table = _all_processes()
     known = {pid for pid, _ in ours} | {os.getpid()}
-    for pid in _all_processes():
+    maker = NAMES_ITS_MAKER.search(name)
+    if maker is not None and int(maker[1]) not in known:
+        return True
+    if name.startswith(NAMES_OF_ANY_PYTHON):
+        ancestors, pid = set[int](), os.getpid()
+        while pid in table:
+            ancestors.add(pid)
+            pid = table[pid].parent
+        if any(_is_python(pid) for pid in table.keys() - known - ancestors):
+            return True
+    for pid in table:
         with contextlib.suppress(OSError):
             if pid not in known and f"/dev/shm/{name}" in (PROC / str(pid) / "maps").read_text(errors="replace"):
                 return True
@@ -226,7 +260,7 @@ class Snapshot:
         lines += [text for key, text in sorted(self.descriptors.items()) if key not in before.descriptors]
         lines += [f"{n} map(s) of block {block}" for block, n in (self.mapped - before.mapped).items()]
         shm = sorted(self.shared_memory - before.shared_memory)
-        return [*lines, *(f"/dev/shm/{name}" for name in shm if not _mapped_by_a_stranger(name, self.processes))]
+        return [*lines, *(f"/dev/shm/{name}" for name in shm if not _is_a_strangers(name, self.processes))]
 
 
 def wait_until_clean(before: Snapshot, grace_s: float = GRACE_S) -> tuple[list[str], Snapshot]:

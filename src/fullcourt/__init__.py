@@ -13,9 +13,25 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from fullcourt._engines.state import worker_state
+    from fullcourt.channels import (
+        Barrier,
+        BoundedSemaphore,
+        Condition,
+        Connection,
+        Event,
+        JoinableQueue,
+        Lock,
+        Pipe,
+        Queue,
+        RLock,
+        Semaphore,
+        ShutDown,
+        SimpleQueue,
+    )
     from fullcourt.errors import (
         FullcourtError,
         NotSupported,
+        OwnerDied,
         PicklingError,
         PoolBroken,
         PoolClosed,
@@ -33,20 +49,34 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "Barrier",
+    "BoundedSemaphore",
     "Child",
+    "Condition",
+    "Connection",
+    "Event",
     "Failure",
     "FullcourtError",
     "Future",
+    "JoinableQueue",
+    "Lock",
     "NotSupported",
+    "OwnerDied",
     "PicklingError",
+    "Pipe",
     "Pipeline",
     "Pool",
     "PoolBroken",
     "PoolClosed",
     "Process",
     "ProcessDied",
+    "Queue",
+    "RLock",
     "RemoteError",
+    "Semaphore",
     "Shared",
+    "ShutDown",
+    "SimpleQueue",
     "Stage",
     "TaskCancelled",
     "TaskMemoryExceeded",
@@ -60,13 +90,28 @@ __all__ = [
     "worker_state",
 ]
 
-# Where each name is; the others are errors.
-_HOMES = {
+_MODULES = {
     "fullcourt.pool": ("Failure", "Future", "Pipeline", "Pool", "Stage", "map"),
     "fullcourt._engines.state": ("worker_state",),
-    "fullcourt.shared": ("Shared", "empty", "share"),
     "fullcourt.process": ("Child", "Process", "Thread", "fork"),
+    "fullcourt.shared": ("Shared", "empty", "share"),
+    "fullcourt.channels": (
+        "Barrier",
+        "BoundedSemaphore",
+        "Condition",
+        "Connection",
+        "Event",
+        "JoinableQueue",
+        "Lock",
+        "Pipe",
+        "Queue",
+        "RLock",
+        "Semaphore",
+        "ShutDown",
+        "SimpleQueue",
+    ),
 }
+_HOMES = {name: module for module, names in _MODULES.items() for name in names}
 
 
 def __getattr__(name: str) -> Any:
@@ -74,8 +119,7 @@ def __getattr__(name: str) -> Any:
     if name in __all__:
         from importlib import import_module
 
-        home = next((home for home, names in _HOMES.items() if name in names), "fullcourt.errors")
-        value = getattr(import_module(home), name)
+        value = getattr(import_module(_HOMES.get(name, "fullcourt.errors")), name)
         globals()[name] = value
         return value
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

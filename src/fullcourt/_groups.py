@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable
 from time import monotonic
 from types import TracebackType
-from typing import Any, ParamSpec, Self, TypeVar, cast
+from typing import Any, ParamSpec, Self, TypeVar
 
 from fullcourt._engines.future import Future
 from fullcourt.errors import TaskTimeout
@@ -32,9 +32,7 @@ class TaskGroup:
     """
 
     def __init__(self, submit: Callable[..., Future[Any]], deadline: float | None) -> None:
-        if isinstance(deadline, bool) or not isinstance(cast("object", deadline), (int, float, type(None))):
-            raise TypeError(f"deadline must be a number of seconds, not {deadline!r}")
-        if deadline is not None and not deadline > 0:
+        if deadline is not None and seconds_of(deadline) <= 0:
             raise ValueError(f"deadline must be more than 0 seconds, not {deadline}")
         self._submit = submit
         self._deadline = deadline
@@ -174,3 +172,9 @@ class TaskGroup:
         finally:
             self._end()
         self._tell(error)
+
+
+def seconds_of(value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"deadline must be a number of seconds, not {value!r}")
+    return value

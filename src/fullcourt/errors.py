@@ -10,6 +10,7 @@
     |-- TaskMemoryExceeded  (MemoryError)                   the task's worker took more memory than allowed
     |-- PicklingError       (pickle.PicklingError, TypeError)  an argument or result cannot travel
     |-- RemoteError                                         stands in for an exception that cannot travel
+    |-- OwnerDied                                           the holder of a lock ended without releasing it
     `-- NotSupported        (NotImplementedError)           this Python or this system lacks what was asked for
 
 An exception that the user's function raises is never wrapped: it reaches the caller as itself, with the worker's
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 __all__ = [
     "FullcourtError",
     "NotSupported",
+    "OwnerDied",
     "PicklingError",
     "PoolBroken",
     "PoolClosed",
@@ -88,6 +90,24 @@ class RemoteError(FullcourtError):
 
 class NotSupported(FullcourtError, NotImplementedError):
     """This Python or this operating system lacks what was asked for."""
+
+
+class OwnerDied(FullcourtError):
+    """The process that held a lock ended without releasing it; what the lock protects may be half-changed.
+
+    ``acquire()`` raises it with the lock *held* by the caller, once: put right what the lock protects, and release.
+    ``with lock:`` raises it with the lock released. See the locks' documentation.
+
+    Attributes:
+        pid: the process id that the holder had.
+    """
+
+    def __init__(self, message: str = "", pid: int = 0) -> None:
+        super().__init__(message)
+        self.pid = pid
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return type(self), (str(self), self.pid)
 
 
 class RemoteTraceback(Exception):

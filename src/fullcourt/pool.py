@@ -6,11 +6,11 @@ import atexit
 import itertools
 import threading
 import weakref
-from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
+from collections.abc import AsyncIterable, Callable, Iterable, Mapping, Sequence, Sized
 from dataclasses import dataclass
 from time import monotonic
 from types import TracebackType
-from typing import Any, Literal, ParamSpec, Self, TypeVar, Unpack, cast, overload
+from typing import TYPE_CHECKING, Any, Literal, ParamSpec, Self, TypeVar, Unpack, cast, overload
 
 from fullcourt._core.options import OptionFields, Options, merge, parse_bytes
 from fullcourt._engines.build import START_METHODS, build_driver
@@ -24,6 +24,9 @@ from fullcourt._groups import TaskGroup
 from fullcourt._os.cpus import usable_cores
 from fullcourt._pipelines import Pipeline, PipelineIterator, Stage, StageStatistics
 from fullcourt.errors import NotSupported, PicklingError
+
+if TYPE_CHECKING:
+    from fullcourt._aio import AsyncResultIterator
 
 __all__ = [
     "Broadcast",
@@ -49,6 +52,7 @@ T = TypeVar("T")
 P = ParamSpec("P")
 AnyStage = Stage[A, R] | Callable[[A], R]
 OnError = Literal["raise", "return"]
+OutputMode = Literal["forward", "tag", "inherit"]
 
 pool_numbers = itertools.count(1)
 
@@ -120,6 +124,10 @@ class Pool:
         start_method: ``"fork"``, ``"forkserver"`` or ``"spawn"``; None: the running Python's default.
             Inside of a task of a worker with several slots, ``"fork"`` means ``"forkserver"``: other tasks run there.
         preload: names of modules that are imported before workers are started from the template.
+        output: what becomes of what tasks in processes and interpreters print, log and warn of. ``"forward"``: it goes
+            to this process's current `sys.stdout` and `sys.stderr`, log handlers and warning filters, before the
+            task's result is seen. ``"tag"``: likewise, with the worker's name before each printed line.
+            ``"inherit"``: it stays in the worker, whose streams and handlers are as the start method gives them.
         name: for thread names, logs and statistics.
         max_memory_per_child: a worker process that has more than so many bytes resident (a number, or as in
             ``"500M"``) is replaced when its tasks have ended. None: never.
@@ -153,6 +161,7 @@ class Pool:
         interpreters: int | None = None,
         start_method: str | None = None,
         preload: Sequence[str] = (),
+        output: OutputMode = "forward",
         name: str | None = None,
         max_memory_per_child: int | str | None = None,
         max_age_per_child: float | None = None,
@@ -172,6 +181,8 @@ class Pool:
             )
         if isinstance(preload, str) or not hasattr(preload, "__iter__"):
             raise TypeError(f"preload takes a sequence of module names, not {preload!r}")
+        if output not in ("forward", "tag", "inherit"):
+            raise ValueError(f'output must be "forward", "tag" or "inherit", not {output!r}')
         if not isinstance(cast("object", name), (str, type(None))):
             raise TypeError(f"name must be a string, not {name!r}")
         if processes is None:
@@ -198,6 +209,7 @@ class Pool:
             initargs=tuple(initargs),
             max_tasks=max_tasks_per_child,
             preload=tuple(preload),
+            output=output,
             limits=limits,
         )
         self._options: Options | None = None
@@ -490,13 +502,32 @@ class Pool:
         *,
         ordered: bool,
     ) -> ResultIterator[R]:
+        if not hasattr(iterable, "__iter__") and not hasattr(iterable, "__getitem__"):
+            raise TypeError(f"imap needs an iterable, not {iterable!r}")
+        job, close_bar = self._start_stream(func, iterable, chunksize, buffersize, progress, on_error, options, ordered)
+        driver = self._driver
+        known = isinstance(iterable, (list, tuple, range, str, bytes, dict, set, frozenset))
+        job.finite = known
+        feeder = Feeder(driver, job, iterable, own_thread=not known and not driver.engine.runs_inline)
+        driver.will_wait_elsewhere()
+        return ResultIterator(driver, job, feeder.refill, close_bar)
+
+    def _start_stream(
+        self,
+        func: Callable[..., Any],
+        iterable: object,
+        chunksize: int | None,
+        buffersize: int | None,
+        progress: bool,
+        on_error: str,
+        options: OptionFields,
+        ordered: bool,
+    ) -> tuple[StreamJob, Callable[[], None]]:
         check_map_arguments(func, chunksize, on_error)
         at_least("buffersize", buffersize, 1)
         merged = self._merged(options)
         driver = self._driver
         driver._check_open()
-        if not hasattr(iterable, "__iter__") and not hasattr(iterable, "__getitem__"):
-            raise TypeError(f"imap needs an iterable, not {iterable!r}")
         total = len(iterable) if isinstance(iterable, Sized) else None
         report, close_bar = progress_of(func, total) if progress else (None, nothing)
         function = driver.functions.get(func) if driver.functions is not None else None
@@ -518,11 +549,49 @@ class Pool:
         if driver.engine.runs_inline:
             job.buffersize = 1
         driver.start_job(job)
-        known = isinstance(iterable, (list, tuple, range, str, bytes, dict, set, frozenset))
-        job.finite = known
-        feeder = Feeder(driver, job, iterable, own_thread=not known and not driver.engine.runs_inline)
-        driver.will_wait_elsewhere()
-        return ResultIterator(driver, job, feeder.refill, close_bar)
+        return job, close_bar
+
+    def aimap(
+        self,
+        func: Callable[[Any], R],
+        items: Iterable[Any] | AsyncIterable[Any],
+        chunksize: int | None = None,
+        *,
+        ordered: bool = True,
+        buffersize: int | None = None,
+        progress: bool = False,
+        on_error: OnError = "raise",
+        **options: Unpack[OptionFields],
+    ) -> AsyncResultIterator[R]:
+        """As :meth:`imap`, for ``async for``; with ``ordered=False``, as :meth:`imap_unordered`.
+
+        The loop is never blocked: not by an input that blocks, which is read in a thread, nor by pickling. An
+        asynchronous input is read in the loop, from now on, or from the first result asked for if none runs now; it is
+        closed when the iteration ends, or is closed, cancelled or dropped.
+
+        Example:
+            >>> import asyncio, fullcourt
+            >>> async def main():
+            ...     async with fullcourt.Pool(threads=2) as pool:
+            ...         return [square async for square in pool.aimap(lambda x: x * x, range(4))]
+            >>> asyncio.run(main())
+            [0, 1, 4, 9]
+        """
+        from fullcourt._aio import AsyncFeeder, AsyncResultIterator, in_loop
+
+        plain = not isinstance(items, AsyncIterable)
+        if plain and not hasattr(items, "__iter__") and not hasattr(items, "__getitem__"):
+            raise TypeError(f"aimap needs an iterable or an asynchronous one, not {items!r}")
+        job, close_bar = self._start_stream(func, items, chunksize, buffersize, progress, on_error, options, ordered)
+        driver = self._driver
+        if isinstance(items, AsyncIterable):
+            source = AsyncFeeder(driver, job, items)
+            if in_loop():
+                source.start()
+            return AsyncResultIterator(driver, job, source.refill, source, close_bar)
+        job.finite = isinstance(items, (list, tuple, range, str, bytes, dict, set, frozenset))
+        feeder = Feeder(driver, job, items, own_thread=not driver.engine.runs_inline)
+        return AsyncResultIterator(driver, job, feeder.refill, None, close_bar)
 
     # -- values for all workers ------------------------------------------------------------------------------------
 
@@ -637,6 +706,19 @@ class Pool:
         except BaseException:
             self.terminate()
             raise
+
+    async def __aenter__(self) -> Self:
+        """As ``with``. The workers start aside; what blocks is the constructor's fork, for some milliseconds."""
+        self._driver._check_open()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        """As leaving ``with``, without blocking the loop. If this is cancelled meanwhile, what runs is stopped."""
+        from fullcourt._aio import leave
+
+        await leave(lambda: self.__exit__(kind, error, tb), self.terminate)
 
     # -- questions -------------------------------------------------------------------------------------------------
 

@@ -176,3 +176,21 @@ def test_the_input_may_use_the_pool_itself(method: str, pool: Any) -> None:
             yield pool.submit(tasks.square, i).result(30)
 
     assert sorted(getattr(pool, method)(tasks.square, source(), 1)) == [i**4 for i in range(20)]
+
+
+def test_closing_an_iterator_ends_it_for_every_thread_that_reads_it(
+    method: str, new_pool: Callable[..., Any], gate: Any, engine: Engine
+) -> None:
+    if engine.inline:
+        pytest.skip("in the caller there is nobody who could stop waiting")
+    results = getattr(new_pool(), method)(tasks.first_waits, [(gate.turnstile, 0)])
+    found: list[list[int]] = []
+    threads = [threading.Thread(target=lambda: found.append(list(results))) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    while len(results._job.waiting) < 2:
+        threading.Event().wait(0.001)
+    results.close()
+    for thread in threads:
+        thread.join(30)
+    assert found == [[], []]

@@ -51,6 +51,8 @@ class Work:
             functions do. Else all chunks share one, as those of a map do.
     """
 
+    priority = 0
+
     def __init__(
         self,
         total: int,

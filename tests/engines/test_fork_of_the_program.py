@@ -57,3 +57,25 @@ def test_a_forked_child_that_waits_for_the_parents_task_is_told_at_once(pool):
     future = pool.submit(time.sleep, 0.5)
     assert "belongs to process" in run_in_a_fork(lambda: future.result(10))
     assert future.result(30) is None
+
+
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
+@pytest.mark.parametrize("start_method", ["fork", "forkserver", "spawn"])
+def test_a_pool_ends_while_a_fork_of_the_program_lives_on(start_method):
+    """The fork holds duplicates of the pool's sockets, so nobody at their other ends sees an end-of-file."""
+    read_end, write_end = os.pipe()
+    pool = fullcourt.Pool(2, start_method=start_method)
+    assert pool.map(abs, [-1, 2]) == [1, 2]
+    pid = os.fork()
+    if pid == 0:
+        os.close(write_end)
+        os.read(read_end, 1)
+        os._exit(0)
+    os.close(read_end)
+    try:
+        pool.close()
+        assert pool._driver.ended.wait(30)
+        pool.join()
+    finally:
+        os.close(write_end)
+        os.waitpid(pid, 0)

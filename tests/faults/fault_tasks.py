@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import faulthandler
 import os
 import signal
+import sys
+import threading
+import time
 from typing import Any, NoReturn
 
 
@@ -130,3 +134,109 @@ def start_a_child_and_wait(journal: str) -> None:
         os._exit(0)
     append_line(journal, pid)
     os.kill(os.getpid(), signal.SIGKILL)
+
+
+# --- tasks of the sweeps
+
+
+def result_of(kind: str, i: int) -> Any:
+    """What the task of that kind and number gives; an exception: it raises that."""
+    if kind == "none":
+        return None
+    if kind == "text":
+        return f"result {i}"
+    if kind == "block":
+        return bytes([i % 256]) * 80_000  # beyond what travels in a frame
+    if kind == "error":
+        return ValueError(i)
+    return i * i
+
+
+def note_and_give(log: str, kinds: tuple[str, ...], i: int) -> Any:
+    """Append one's number to the log, then give (or raise) the result of one's kind."""
+    append_line(log, i)
+    result = result_of(kinds[i % len(kinds)], i)
+    if isinstance(result, Exception):
+        raise result
+    return result
+
+
+def note_and_tell(log: str, kinds: tuple[str, ...], i: int) -> tuple[int, Any]:
+    """The same, with one's number."""
+    return i, note_and_give(log, kinds, i)
+
+
+class LoadingError(Exception):
+    """An argument that will not load."""
+
+
+class LoadsToAnError:
+    def __init__(self, i: int) -> None:
+        self.i = i
+
+    def __reduce__(self) -> Any:
+        return raise_loading_error, (self.i,)
+
+
+def raise_loading_error(i: int) -> None:
+    raise LoadingError(i)
+
+
+# --- tasks of the storm
+
+
+class TwoArguments(Exception):
+    """Pickles, but does not load: the error of a library that nobody can change."""
+
+    def __init__(self, first: object, second: object) -> None:
+        super().__init__(first)
+
+
+def storm_task(log: str, kind: str, i: int) -> Any:
+    """Append one's number, then end in the way of one's kind."""
+    append_line(log, i)
+    if kind in CRASHES:
+        crash(kind)
+    if kind == "sys.exit":
+        sys.exit(i)
+    if kind == "no pickle":
+        return threading.Lock()
+    if kind == "two arguments":
+        raise TwoArguments(i, i)
+    if kind == "flaky":
+        raise ConnectionError(i)
+    if kind in ("sleep", "cancel running"):
+        time.sleep(100)
+    if kind == "deaf":
+        while True:
+            with contextlib.suppress(BaseException):
+                time.sleep(100)
+    if kind == "hog":
+        hog = bytearray(HOG_BYTES)
+        hog[::4096] = b"x" * len(hog[::4096])
+        time.sleep(100)
+    result = result_of(kind, i)
+    if isinstance(result, Exception):
+        raise result
+    return result
+
+
+HOG_BYTES = 400 << 20
+CRASHES = ("SIGKILL", "exit 3", "SIGSEGV", "SIGTERM")
+
+
+def crash(how: str) -> NoReturn:
+    """End this process."""
+    import resource
+
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    if how == "exit 3":
+        os._exit(3)
+    number = getattr(signal, how)
+    if number != signal.SIGKILL:
+        faulthandler.disable()
+        with contextlib.suppress(ValueError):  # not in the main thread
+            signal.signal(number, signal.SIG_DFL)
+    os.kill(os.getpid(), number)
+    time.sleep(100)
+    raise AssertionError(f"survived {how}")

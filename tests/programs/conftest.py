@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.programs.running import Program
+from tests.programs.running import Program, Starts
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -23,3 +23,10 @@ def program(tmp_path: Path) -> Iterator[Program]:
 def start_method(request: pytest.FixtureRequest) -> str:
     method: str = request.param
     return method
+
+
+@pytest.fixture
+def starts(program: Program) -> Iterator[Starts]:
+    made = Starts(program)
+    yield made
+    made.close()

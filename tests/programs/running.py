@@ -136,3 +136,47 @@ def describe(pid: int) -> str:
     except OSError:
         return f"pid {pid}, gone since"
     return f"pid {pid} ({state}) {command}"
+
+
+# Every program of the tests of endings starts with these lines. A task says that it has started by a byte in the named pipe.
+PRELUDE = """\
+import os, sys, time
+import fullcourt
+
+def started():
+    descriptor = os.open("started", os.O_WRONLY)
+    os.write(descriptor, b".")
+    os.close(descriptor)
+
+def sleep(*_):
+    started()
+    time.sleep(100)
+
+def compute(*_):
+    started()
+    while True:
+        pass
+
+"""
+
+
+class Starts:
+    """The reading end of the named pipe."""
+
+    def __init__(self, program: Program) -> None:
+        path = program.folder / "started"
+        os.mkfifo(path)
+        self._descriptor = os.open(path, os.O_RDWR)  # with a writer of our own it has no end, so reading waits
+
+    def wait(self, n: int) -> None:
+        """Block until `n` tasks have started; pytest's time limit ends a wait for ever."""
+        while n > 0:
+            n -= len(os.read(self._descriptor, n))
+
+    def close(self) -> None:
+        os.close(self._descriptor)
+
+
+def start(program: Program, start_method: str, text: str) -> None:
+    text = PRELUDE + textwrap.dedent(text).replace("METHOD", repr(start_method))
+    program.start(str(program.write("program.py", text)))

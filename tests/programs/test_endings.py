@@ -4,71 +4,17 @@ from __future__ import annotations
 
 import os
 import signal
-import textwrap
 import time
 from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.programs.running import GONE_S, HAS_PIDFD, still_there
+from tests.programs.running import GONE_S, HAS_PIDFD, start, still_there
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from tests.programs.running import Program
+    from tests.programs.running import Program, Starts
 
 pytestmark = pytest.mark.skipif(not HAS_PIDFD, reason="waits on pidfds, which only Linux has")
-
-# Every program of this file starts with these lines. A task says that it has started by a byte in the named pipe.
-PRELUDE = """\
-import os, sys, time
-import fullcourt
-
-def started():
-    descriptor = os.open("started", os.O_WRONLY)
-    os.write(descriptor, b".")
-    os.close(descriptor)
-
-def sleep(*_):
-    started()
-    time.sleep(100)
-
-def compute(*_):
-    started()
-    while True:
-        pass
-
-"""
-
-
-class Starts:
-    """The reading end of the named pipe."""
-
-    def __init__(self, program: Program) -> None:
-        path = program.folder / "started"
-        os.mkfifo(path)
-        self._descriptor = os.open(path, os.O_RDWR)  # with a writer of our own it has no end, so reading waits
-
-    def wait(self, n: int) -> None:
-        """Block until `n` tasks have started; pytest's time limit ends a wait for ever."""
-        while n > 0:
-            n -= len(os.read(self._descriptor, n))
-
-    def close(self) -> None:
-        os.close(self._descriptor)
-
-
-@pytest.fixture
-def starts(program: Program) -> Iterator[Starts]:
-    made = Starts(program)
-    yield made
-    made.close()
-
-
-def start(program: Program, start_method: str, text: str) -> None:
-    text = PRELUDE + textwrap.dedent(text).replace("METHOD", repr(start_method))
-    program.start(str(program.write("program.py", text)))
-
 
 # How the main thread waits when Ctrl-C comes, and how many tasks have started by then.
 INTERRUPTED: dict[str, tuple[str, int]] = {

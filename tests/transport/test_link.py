@@ -470,3 +470,42 @@ def test_a_large_body_whose_descriptor_did_not_arrive_is_an_error_of_the_system(
     frame.close()
     with pytest.raises(OSError):
         read_body(frame.data, fields, -1)
+
+
+def settings(payload: bytes = b"settings") -> Frame:
+    return make_frame(frames.SETTINGS, 0, 0, 0, 0, 0.0, b"", payload, [])
+
+
+def test_what_is_told_is_not_taken_back(link: Link) -> None:
+    link.pool.send(call(1))
+    link.pool.send(settings())
+    link.pool.send(settings(bytes(100_000)))  # in a block
+    link.pool.send(call(2))
+    assert link.pool.take_back() == [1, 2]
+    link.pool.send(call(3))
+    kinds = []
+    for _ in range(3):
+        received = link.worker.receive()
+        assert received is not None
+        fields, data, fd = received
+        kinds.append((fields[0], len(read_body(data, fields, fd).payload)))
+    assert kinds == [(frames.SETTINGS, 8), (frames.SETTINGS, 100_000), (frames.CALL, 7)]
+
+
+def test_a_send_inside_of_a_send_comes_after_it(link: Link) -> None:
+    """As when the garbage collector runs in the midst of one, and a finalizer prints."""
+    worker = link.worker
+    real = worker._send
+
+    def send(data: bytes) -> int:
+        if data == frames.DESCRIPTOR_FOLLOWS:
+            worker.send(make_frame(frames.OUTPUT, 0, 0, 1, 0, 0.0, b"", b"inner", []))
+        return real(data)
+
+    worker._send = send  # type: ignore[method-assign, assignment]
+    worker.send(make_frame(frames.RESULT, 0, 1, 0, 1, 0.0, b"", bytes(100_000), []))
+    first, second = link.pool.receive(), link.pool.receive()
+    assert first is not None
+    assert second is not None
+    assert (first[0][0], len(read_body(first[1], first[0], first[2]).payload)) == (frames.RESULT, 100_000)
+    assert (second[0][0], second[2]) == (frames.OUTPUT, -1)

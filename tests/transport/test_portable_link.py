@@ -260,3 +260,42 @@ def test_an_unused_link_closes_whole() -> None:
     assert isinstance(end, PoolEnd)
     end.close()
     end.close()
+
+
+def settings(size: int = 8) -> Message:
+    return make_message(frames.SETTINGS, 0, 0, 0, 0, 0.0, b"", bytes(size), [])
+
+
+def test_what_is_told_is_not_taken_back(pair: Pair) -> None:
+    pair.begin()
+    for message in (call(1), settings(), call(2), call(3), settings(), call(4)):
+        pair.pool.send(message)
+    assert pair.worker.receive()[0][3] == 1
+    assert sorted(pair.pool.take_back()) == [2, 3, 4]
+    assert [pair.worker.receive()[0][0] for _ in range(2)] == [frames.SETTINGS] * 2
+
+
+def test_what_is_told_does_not_make_the_link_seem_full_for_ever(pair: Pair) -> None:
+    pair.begin()
+    for i in range(1, 20):
+        pair.pool.send(settings(1000))
+        pair.pool.send(call(i))
+        assert pair.worker.receive()[0][0] == frames.SETTINGS
+        assert pair.worker.receive()[0][3] == i
+        pair.worker.send(answer(frames.RESULT, i))
+        assert pair.arrived.get(timeout=10)[0][3] == i
+    assert pair.pool._unread_bytes == 0
+
+
+def test_a_send_inside_of_a_send_comes_after_it(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    pair.begin()
+    real = portable_link.write_message
+
+    def write(target: Any, message: Message) -> None:
+        if message.chunk_id == 1:
+            pair.worker.send(answer(frames.RESULT, 2))
+        real(target, message)
+
+    monkeypatch.setattr(portable_link, "write_message", write)
+    pair.worker.send(answer(frames.RESULT, 1))
+    assert [pair.arrived.get(timeout=10)[0][3] for _ in range(2)] == [1, 2]

@@ -1,6 +1,6 @@
 """What the type checkers must see of the public face. Checked by mypy and basedpyright, never run."""
 
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from typing import assert_type
 
 import fullcourt
@@ -41,6 +41,15 @@ def lifecycle() -> None:
 
 async def awaiting(pool: fullcourt.Pool) -> None:
     assert_type(await pool.submit(double, 3), float)
+    async with pool as same:
+        assert_type(same, fullcourt.Pool)
+        async for result in same.aimap(double, [1, 2]):
+            assert_type(result, float)
+        assert_type(await anext(same.aimap(double, numbers(), ordered=False)), float)
+
+
+async def numbers() -> AsyncIterator[int]:
+    yield 1
 
 
 def processes() -> None:

@@ -1,12 +1,13 @@
 # The part of cloudpickle that fullcourt uses; the package has no types of its own.
 import io
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, MutableMapping
 from types import ModuleType
 from typing import Any
 
 class Pickler(pickle.Pickler):
     globals_ref: dict[int, object]
+    dispatch_table: MutableMapping[type, Callable[[Any], Any]]
     def __init__(
         self,
         file: io.BytesIO,

@@ -9,11 +9,13 @@ from typing import Any, cast
 from fullcourt._engines.jobs import STARMAP, Call
 from fullcourt._engines.linked import Lost
 from fullcourt._transport.functions import function_name
+from fullcourt._transport.journal import read_fault
 from fullcourt.errors import WorkerDied, exit_name
 
 __all__ = ["annotate", "death", "describe", "describe_task", "take_statistics"]
 
 MAX_TEXT = 80  # characters of one argument's repr
+OWN_FRAMES = os.path.join("fullcourt", "_engines", "worker.py")
 
 
 def describe(fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
@@ -53,16 +55,35 @@ def annotate(error: BaseException, call: str, index: int | None, handle: Any, at
         return
 
 
-def death(event: Lost, call: str) -> WorkerDied:
-    """The error of the task that ran when its worker died."""
+def death(event: Lost, call: str, *, by_oom_killer: bool = False) -> WorkerDied:
+    """The error of the task that ran when its worker died. ``by_oom_killer``: the kernel's had struck since."""
     pid, exitcode, peak_bytes = event.handle.pid, event.exitcode, event.peak_bytes
     message = f"Worker pid {pid} {exit_name(exitcode)} while it ran {call}."
     if peak_bytes:
         message += f" Its peak memory was {peak_bytes / 2**20:.0f} MiB."
-    if exitcode == -9:
+    if exitcode == -9 and by_oom_killer:
+        message += " The kernel's out-of-memory killer did it: it has just struck. Limit what tasks take (max_memory=),"
+        message += " or what all workers take together (memory_limit=)."
+    elif exitcode == -9:
         message += " The kernel's out-of-memory killer does this, or somebody who sent SIGKILL."
     message += " Only this task is lost: it had started, and is not run again unasked."
-    return WorkerDied(message, pid=pid or 0, exitcode=exitcode, peak_bytes=peak_bytes)
+    error = WorkerDied(message, pid=pid or 0, exitcode=exitcode, peak_bytes=peak_bytes)
+    if exitcode is not None and exitcode < 0:
+        fault = cut_own_frames(read_fault(event.handle.page))
+        if fault:
+            error.add_note(f"fullcourt: what faulthandler wrote in worker pid {pid}:\n{fault}")
+    return error
+
+
+def cut_own_frames(fault: str) -> str:
+    """The threads' stacks without what is below the task: the worker's loop, and the program that was forked."""
+    kept: list[str] = []
+    below = False
+    for line in fault.rstrip().splitlines():
+        below = line.startswith("  File ") and (below or OWN_FRAMES in line)
+        if not below:
+            kept.append(line)
+    return "\n".join(kept)
 
 
 def take_statistics(driver: Any, now: float) -> dict[str, Any]:

@@ -9,7 +9,9 @@ from typing import Any
 
 from fullcourt._core.scheduler import Scheduler
 from fullcourt._engines.driver import Driver
+from fullcourt._engines.output import Output
 from fullcourt._engines.supervisor import Limits
+from fullcourt._os.cpus import share_of
 from fullcourt.errors import NotSupported
 
 __all__ = ["build_driver", "default_start_method", "portable_transport"]
@@ -58,6 +60,7 @@ def build_driver(
     initargs: tuple[Any, ...],
     max_tasks: int | None,
     preload: tuple[str, ...],
+    output: str = "forward",
     limits: Limits | None = None,
 ) -> Driver:
     """Make a driver with its engine; its workers are not started yet. The arguments were checked."""
@@ -70,7 +73,7 @@ def build_driver(
             )
         from fullcourt._engines.interpreters import InterpreterEngine
 
-        engine = InterpreterEngine(name, initializer, initargs)
+        engine = InterpreterEngine(name, initializer, initargs, share_of(interpreters))
         n_workers, n_slots = interpreters, 1
     elif processes == 0:
         from fullcourt._engines.local import InlineEngine, ThreadEngine
@@ -78,14 +81,23 @@ def build_driver(
         n_workers = 1
         n_slots = threads or 1
         engine = (
-            ThreadEngine(n_slots, name, initializer, initargs) if threads else InlineEngine(name, initializer, initargs)
+            ThreadEngine(n_slots, name, initializer, initargs, share_of(n_slots))
+            if threads
+            else InlineEngine(name, initializer, initargs)
         )
     else:
         from fullcourt._engines.template import Setup
 
         n_workers, n_slots = processes, threads or 1
         method = usable_start_method(start_method)
-        setup = Setup(n_slots=n_slots, name=name, initializer=initializer, initargs=initargs, preload=preload)
+        setup = Setup(
+            n_slots=n_slots,
+            name=name,
+            initializer=initializer,
+            initargs=initargs,
+            preload=preload,
+            share=share_of(n_workers * n_slots),
+        )
         if portable_transport():
             from fullcourt._engines.portable import PortableEngine
 
@@ -94,6 +106,8 @@ def build_driver(
             from fullcourt._engines.processes import ProcessEngine
 
             engine = ProcessEngine(n_slots, name, method, setup)
+    if output != "inherit" and engine.needs_driving:
+        engine.output = Output(tagged=output == "tag")
     scheduler = Scheduler(n_workers, n_slots, max_tasks=max_tasks, may_take_back=engine.can_take_back)
     driver = Driver(engine, scheduler, name, limits)
     engine.driver = driver

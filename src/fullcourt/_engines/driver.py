@@ -21,6 +21,7 @@ Invariants:
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import signal
@@ -43,10 +44,11 @@ from fullcourt._engines.roles import Roles, wait_aside
 from fullcourt._engines.state import Broadcast
 from fullcourt._engines.supervisor import NEVER, Limits, Supervisor
 from fullcourt._engines.timekeeper import Timekeeper
+from fullcourt._os.system import n_oom_kills
 from fullcourt._transport import frames
 from fullcourt._transport.codec import decode
 from fullcourt._transport.functions import FunctionTable, with_fallback
-from fullcourt._transport.journal import LOADING, RUNNING
+from fullcourt._transport.journal import LOADING, LOADING_FUNCTION
 from fullcourt._transport.link import read_body
 from fullcourt._transport.remote_errors import load_exception
 from fullcourt.errors import PicklingError, PoolBroken, PoolClosed, TaskCancelled, WorkerDied, exit_name
@@ -64,6 +66,8 @@ HOLD_S = 0.001
 # So many workers in a row that end before they are ready mean that none ever will be; more of them where somebody
 # else may have killed them, and a later one may be spared.
 MAX_STILLBORN = 4
+# So many workers in a row may end while they load a function, before it counts as deadly.
+MAX_FATAL_LOADS = 3
 MAX_STILLBORN_KILLED = 20
 # Of no two pools of a process the same: a value that strays to another pool's worker shall not be found there.
 broadcast_keys = itertools.count(1)
@@ -95,12 +99,14 @@ class Driver:
         self.n_failed = 0
         self.functions = FunctionTable(engine.codec) if engine.codec is not None else None
         self._deferred: deque[Callable[[], None]] = deque()  # to be done without the lock
+        self._arrived: deque[Any] = deque()  # events that were received and not yet read; the leader's
         self._outcomes: deque[Settlement] = deque()  # futures to be settled without the lock
         self._abandoned_jobs: list[StreamJob] = []
         self._held: list[StreamJob] = []
         self.busy_of_lost_s = 0.0
         self.pickling_s = 0.0
         self._limited = limits is not None
+        self._n_oom_kills = n_oom_kills() if engine.needs_driving else 0
         self.supervisor = Supervisor(self, limits or Limits())
         self._estimates: dict[object, Estimate] = {}  # of functions with a relative time limit, where none is pickled
         # An engine whose own threads settle futures has nobody who waits for the moment that something is due.
@@ -157,28 +163,47 @@ class Driver:
             if options.priority:
                 priority = options.priority
                 me = (me, priority)
-        with self.roles.shield, self._lock:
-            self._check_open()
-            stream = self._streams.get(me)
-            if stream is None:
-                stream = self._streams[me] = CallStream(Estimate(), priority)
-                self._forget_streams(me)
-            if self._limited and not self._n_open:
-                self.supervisor.work_came(monotonic())
-            self._n_open += 1
-            call.id = self.new_id()  # under the lock: on free-threaded Python two could draw the same number
-            call.stream = stream
-            stream.append(call)
-            if not stream.queued:
-                self.scheduler.stream_filled(stream, monotonic())
-        if self.scheduler.actions:
-            self._perform()
+        self._hand_in(call, me, priority)
         if not waits and self.engine.needs_driving:
             self._since_driven += 1
             if self.roles.parked:
                 self.roles.arm()
             if self._since_driven >= DRIVE_EVERY:
                 self.roles.try_step(0)
+
+    def _hand_in(self, call: Call, me: object, priority: int) -> None:
+        """Give a call to the scheduler and, as a rule, at once to a worker."""
+        scheduler = self.scheduler
+        chunk: Any = None
+        worker_id = 0
+        with self.roles.shield:
+            with self._lock:
+                self._check_open()
+                stream = self._streams.get(me)
+                if stream is None:
+                    stream = self._streams[me] = CallStream(Estimate(), priority)
+                    self._forget_streams(me)
+                if self._limited and not self._n_open:
+                    self.supervisor.work_came(monotonic())
+                self._n_open += 1
+                call.id = self.new_id()  # under the lock: on free-threaded Python two could draw the same number
+                call.stream = stream
+                stream.append(call)
+                if not stream.queued:
+                    scheduler.stream_filled(stream, monotonic())
+                    actions = scheduler.actions
+                    # The usual case, written out: this call goes to a worker, and nothing else is to be done.
+                    if len(actions) == 1 and actions[0][0] == "send" and not self.engine.runs_inline:
+                        _, worker_id, chunk = actions[0]
+                        actions.clear()
+            if chunk is not None:
+                problem = self.engine.send(worker_id, chunk)
+                if problem is not None:
+                    self._settle(self._cannot_send(chunk, worker_id, problem))
+                elif chunk.options is not None and chunk.options.is_watched:
+                    self._watch(chunk, worker_id)
+        if scheduler.actions:
+            self._perform()
 
     def cannot_part(self, options: Options | None) -> bool:
         """Whether items with these options must travel one by one: a stuck one cannot be parted from others here."""
@@ -355,10 +380,20 @@ class Driver:
             finally:
                 self._lock.release()
 
+    def stop_job(self, job: StreamJob) -> None:
+        """A job's iterator was closed, perhaps while another thread waits for its next result. May wait for a lock."""
+        self.abandon_job(job)
+        if self.is_foreign():
+            return
+        with self.roles.shield, self._lock:
+            self._after_event()
+        self._perform()
+        self._settle([])
+
     def _abort_abandoned(self) -> None:
         while self._abandoned_jobs:
             job = self._abandoned_jobs.pop()
-            job.abort(None)
+            self._outcomes.extend(settlement for settlement in job.abort(None) if settlement[0] is not None)
             self._close_job(job)
             if job.queued:
                 self.scheduler.streams.remove(job)
@@ -394,6 +429,9 @@ class Driver:
             return
         if self.engine.runs_inline:
             self._perform_shielded()  # the tasks themselves run in here, and may be interrupted
+            while self.supervisor.due < NEVER:  # and who retries them, if not the caller
+                wait_aside(Future(), self.supervisor.due - monotonic())
+                self.tend()
             return
         with self.roles.shield:
             self._perform_shielded()
@@ -499,13 +537,27 @@ class Driver:
                 chunks = [worker.sent[i] for i in ids if i in worker.sent]
                 self._forget_functions(worker_id, chunks)
                 self._requeue(chunks, monotonic())
+        if self._outcomes:
+            self._settle([])
 
     def _requeue(self, chunks: list[Any], now: float) -> None:
         """Chunks that did not start go elsewhere, unless their job is over."""
         for chunk in chunks:
-            if type(chunk) is MapChunk and not chunk.job.open:
+            if (type(chunk) is MapChunk and not chunk.job.open) or self._was_being_stopped(chunk):
                 self.scheduler.withdrawn(chunk, now)
         self.scheduler.taken_back(chunks, now)
+
+    def _was_being_stopped(self, chunk: Any) -> bool:
+        """A chunk comes back unrun: whether it is a call that was being cancelled. Then that is its end."""
+        stop = self.supervisor.stops.get(chunk.id)
+        if stop is None or type(chunk) is not Call:
+            return False
+        self.supervisor.chunk_ended(chunk)
+        self._n_open -= 1
+        if chunk.future is not None:
+            self._outcomes.append((chunk.future, None, stop.error))
+            chunk.future = None
+        return True
 
     def _stop_sent(self, job: MapJob) -> None:
         """A job is over before its end: what was sent of it shall not run, what waits unread is taken back."""
@@ -525,18 +577,57 @@ class Driver:
 
     def handle_events(self, events: list[Any]) -> None:
         """Take in what the engine reported."""
-        if not events:
+        if not events and not self._arrived:
             if self.scheduler.look_again_at is not None or self.supervisor.due < NEVER:
                 self.tend()
             return
+        if (
+            len(events) == 1
+            and type(events[0]) is FrameArrived
+            and events[0].fields[0] < frames.OUTPUT
+            and not self._arrived
+        ):
+            self._handle_frame(events[0])
+            return
+        # In a queue of the driver's: while what workers print is delivered, an interrupt may come, or a log handler may
+        # wait for a task; neither must lose what comes after.
+        self._arrived.extend(events)
         read: list[Any] = []
         began = perf_counter()
-        for event in events:  # reading runs user code: before the lock
-            if type(event) is FrameArrived:
+        while self._arrived:  # reading runs user code: before the lock
+            event = self._arrived.popleft()
+            if type(event) is not FrameArrived:
+                read.append((event, None, None))
+            elif event.fields[0] < frames.OUTPUT:
                 read.append((event, *self._read(event)))
             else:
-                read.append((event, None, None))
+                if read:
+                    self._take_in(read)
+                    read = []
+                began += self._deliver(event)
         self.pickling_s += perf_counter() - began
+        self._take_in(read)
+
+    def _deliver(self, event: FrameArrived) -> float:
+        """A worker printed, logged or warned. May block; an interrupt comes through, and only this output is lost.
+
+        Returns the seconds that it took.
+        """
+        began = perf_counter()
+        kind, _, _, _, number, flush, _, _ = event.fields
+        output = self.engine.output
+        shield = self.roles.shield
+        with contextlib.suppress(OSError):  # no memory to read it
+            payload = read_body(event.data, event.fields, event.fd).payload
+            shield.wait_begins()
+            try:
+                output.deliver(event.handle, kind, number, bool(flush), payload)
+            finally:
+                shield.wait_ends()
+        return perf_counter() - began
+
+    def _take_in(self, read: list[Any]) -> None:
+        """Take in events that were read."""
         settlements: list[Settlement] = []
         with self._lock:
             now = monotonic()
@@ -554,9 +645,29 @@ class Driver:
         self._perform()
         self._settle(settlements)
 
+    def _handle_frame(self, event: FrameArrived) -> None:
+        """A single frame, as most come: :meth:`handle_events` without its lists."""
+        sampled = not (self.n_done & SAMPLED)
+        began = perf_counter() if sampled else 0.0
+        value, problem = self._read(event)
+        if sampled:
+            self.pickling_s += (perf_counter() - began) * (SAMPLED + 1)
+        with self._lock:
+            now = monotonic()
+            settlements = self._frame(event, value, problem, now)
+            if self.scheduler.look_again_at is not None or self.supervisor.due <= now:
+                settlements += self._tend(now)
+            if self.closed or self._abandoned_jobs or self.supervisor.condemned:
+                self._after_event()
+        if self.scheduler.actions:
+            self._perform()
+        self._settle(settlements)
+
     def _read(self, event: FrameArrived) -> tuple[Any, BaseException | None]:
-        kind = event.fields[0]
+        kind, flags = event.fields[:2]
         try:
+            if kind == frames.RESULT and not flags:
+                return decode(memoryview(event.data)[frames.HEADER_BYTES :]), None
             body = read_body(event.data, event.fields, event.fd)
             if kind in (frames.RESULT, frames.RESULTS):
                 return decode(body.payload, body.buffers, body.descriptors), None
@@ -573,6 +684,7 @@ class Driver:
         if kind == frames.READY:
             handle.ready = True
             self._n_stillborn = 0
+            self.engine.worker_ready(handle, chunk_id)
             return []
         if kind == frames.INIT_FAILED:
             assert problem is not None
@@ -584,7 +696,7 @@ class Driver:
             return []  # told twice, or of a job that is over
         if kind == frames.MISSING:
             handle.known.discard(chunk.function.id)
-            self.scheduler.taken_back([chunk], now)
+            self._requeue([chunk], now)
             return []
         if kind == frames.UNLOADABLE:
             self.supervisor.chunk_ended(chunk)
@@ -606,6 +718,8 @@ class Driver:
             for index in range(start, start + count):
                 problem = self.supervisor.task_answered(chunk, index, problem)
         self.scheduler.ended(chunk, count, seconds, now)
+        if chunk.function.n_fatal_loads:
+            chunk.function.n_fatal_loads = 0
         if chunk.options is not None:
             self._note_end(chunk, now)
         if problem is None:
@@ -699,25 +813,34 @@ class Driver:
         if handle.id not in self.scheduler.workers:
             return settlements
         started = self.engine.started(handle)
+        n_oom_before, self._n_oom_kills = self._n_oom_kills, n_oom_kills()
+        dead = partial(death, event, by_oom_killer=self._n_oom_kills > n_oom_before)
         self.busy_of_lost_s += handle.busy_s
         held: list[Any] = self.scheduler.worker_lost(handle.id, now)
         back: list[Any] = []
         for chunk in held:
             if chunk.id not in started:
-                back.append(chunk)
+                self.supervisor.not_started(chunk)
+                if not self._was_being_stopped(chunk):
+                    back.append(chunk)
                 continue
             phase = self.engine.phase(handle, started[chunk.id])
-            if type(chunk) is MapChunk and phase != RUNNING and chunk.count > 1:
-                if phase == LOADING:  # one of its items does that: find it
-                    back += self._singles(chunk)
-                else:
-                    for index in range(chunk.start, chunk.start + chunk.count):
-                        error = death(event, describe_task(chunk, index - chunk.start))
-                        error.add_note("fullcourt: it died while it loaded the function")
-                        settlements += self._task_failed(chunk, index, error, handle)
+            if phase == LOADING_FUNCTION and chunk.id not in self.supervisor.stops:  # no task of it had started
+                chunk.function.n_fatal_loads += 1
+                if chunk.function.n_fatal_loads < MAX_FATAL_LOADS:
+                    self.supervisor.not_started(chunk)
+                    back.append(chunk)
+                    continue
+                for index in range(chunk.start, chunk.start + chunk.count):
+                    error = dead(describe_task(chunk, index - chunk.start))
+                    error.add_note("fullcourt: it died while it loaded the function")
+                    settlements += self._task_failed(chunk, index, error, handle)
+                continue
+            if type(chunk) is MapChunk and phase == LOADING and chunk.count > 1:  # one of its items does that: find it
+                back += self._singles(chunk)
                 continue
             if type(chunk) is Call:
-                failure = self.supervisor.worker_lost(chunk, 0, death(event, describe_task(chunk, 0)))
+                failure = self.supervisor.worker_lost(chunk, 0, dead(describe_task(chunk, 0)))
                 if failure is None:
                     back.append(chunk)
                 else:
@@ -729,7 +852,7 @@ class Driver:
                 settlements += self._tasks_done(chunk, chunk.start + first, values)
             culprit = first + len(values)
             if culprit < chunk.count:
-                error = death(event, describe_task(chunk, culprit))
+                error = dead(describe_task(chunk, culprit))
                 failure = self.supervisor.worker_lost(chunk, chunk.start + culprit, error)
                 if failure is None:
                     if chunk.job.open:
@@ -803,8 +926,16 @@ class Driver:
 
     def _settle(self, settlements: list[Settlement]) -> None:
         """Tell the users; their callbacks run here, without any lock."""
-        if not settlements and not self._deferred and not self._outcomes:
-            return
+        if not self._deferred and not self._outcomes:
+            if not settlements:
+                return
+            if len(settlements) == 1 and settlements[0][2] is None and settlements[0][0] is not None:
+                settlements[0][0]._settle(settlements[0][1], None)
+                if self._deferred or self._outcomes:  # by its callback
+                    self._settle([])
+                elif self.engine.needs_driving:
+                    self.roles.tell()
+                return
         # In a queue of the driver's: a callback may wait for another of these, and then hands it out itself.
         self._outcomes.extend(settlements)
         while True:
@@ -865,6 +996,8 @@ class Driver:
         if self._abandoned and not self.closed:
             self.close()
         look_again_at = self.scheduler.look_again_at
+        if self._arrived:
+            timeout = 0.0  # an interrupt left them
         due = self.supervisor.due if look_again_at is None else min(look_again_at, self.supervisor.due)
         if due < NEVER:
             left = max(0.0, due - monotonic())
@@ -914,17 +1047,17 @@ class Driver:
             return future.cancelled()
         if not isinstance(work, Call):
             return future.cancelled()
-        with self.roles.shield, self._lock:
-            worker_id = work.worker_id
-            if worker_id is None and work.future is not None:
-                self._withdraw_waiting(work)
-                cancelled = True
-            else:
-                cancelled = False
-        if not cancelled and worker_id is not None:
-            cancelled = self._cancel_sent(work, worker_id)
-        if not cancelled:
-            return self._stop_running(future, work, waits)
+        while True:
+            with self.roles.shield, self._lock:
+                worker_id = work.worker_id
+                cancelled = worker_id is None and work.future is not None
+                if cancelled:
+                    self._withdraw_waiting(work)
+            if cancelled or (worker_id is not None and self._cancel_sent(work, worker_id)):
+                break
+            answer = self._stop_running(future, work, waits)
+            if answer is not None:
+                return answer
         with self.roles.shield, self._lock:
             self.supervisor.chunk_ended(work)
             self._after_event()
@@ -932,13 +1065,17 @@ class Driver:
         self._settle([(future, None, TaskCancelled("cancelled"))])
         return True
 
-    def _stop_running(self, future: Future[Any], call: Call, waits: bool) -> bool:
+    def _stop_running(self, future: Future[Any], call: Call, waits: bool) -> bool | None:
         """Stop a call that runs. Waits until it has stopped, or has ended otherwise: the answer shall be the truth.
+
+        None: it does not run, but came back from its worker meanwhile, and waits again.
 
         In a thread that runs an event loop nothing waits: there the future is cancelled at once, and its task is
         stopped meanwhile.
         """
         with self.roles.shield, self._lock:
+            if call.future is not None and call.worker_id is None:
+                return None
             if call.future is None or not self.supervisor.cancel(call, monotonic()):
                 return future.cancelled()
             at_once = waits and runs_event_loop()
@@ -994,6 +1131,8 @@ class Driver:
                     self._n_open -= 1
                 self._requeue(chunks, now)
         self._perform()
+        if self._outcomes:
+            self._settle([])
         return found
 
     def close(self) -> None:

@@ -19,11 +19,14 @@ import logging
 import threading
 from collections.abc import Callable, Generator
 from concurrent.futures._base import CANCELLED, CANCELLED_AND_NOTIFIED, FINISHED, PENDING, RUNNING
-from typing import Any, Generic, Protocol, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, cast
 
 from fullcourt.errors import TaskCancelled
 
-__all__ = ["Future", "Settler"]
+if TYPE_CHECKING:
+    import asyncio
+
+__all__ = ["Future", "Settler", "Wake"]
 
 T = TypeVar("T")
 
@@ -139,10 +142,23 @@ class Future(concurrent.futures.Future, Generic[T]):  # type: ignore[type-arg]
         return self._exception
 
     def __await__(self) -> Generator[Any, None, T]:
-        """``await`` it in an asyncio task; cancelling that task cancels this."""
-        import asyncio
+        """``await`` it in an asyncio task, of any loop; cancelling that task cancels this.
 
-        return cast("Generator[Any, None, T]", asyncio.wrap_future(self).__await__())
+        If it was itself cancelled, what is raised is both libraries' ``CancelledError``.
+        """
+        if self._state not in ENDED:
+            from asyncio import CancelledError
+
+            wake = Wake()
+            self.add_done_callback(wake.wake)
+            try:
+                yield from wake.future
+            except CancelledError:
+                self.cancel()
+                raise
+        if self.cancelled():
+            raise cancelled_for_asyncio()
+        return self.result()
 
     def add_done_callback(self, fn: Callable[[Future[T]], object]) -> None:
         """Call ``fn(future)`` when it ends, in the thread that brings it to its end; at once if it has ended."""
@@ -302,3 +318,37 @@ class Future(concurrent.futures.Future, Generic[T]):  # type: ignore[type-arg]
             )
             return f"<{type(self).__name__} at {id(self):#x} state=finished {what}>"
         return f"<{type(self).__name__} at {id(self):#x} state={self._state.lower()}>"
+
+
+class Wake:
+    """Wakes an asyncio task of the running loop, from any thread; late, twice, or after the loop's end, too."""
+
+    __slots__ = ("_loop", "future")
+
+    def __init__(self) -> None:
+        import asyncio
+
+        self._loop = asyncio.get_running_loop()
+        self.future: asyncio.Future[None] = self._loop.create_future()
+
+    def wake(self, _: object = None) -> None:
+        """Have the task go on."""
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
+            self._loop.call_soon_threadsafe(self._end)
+
+    def _settle(self, result: Any, exception: BaseException | None) -> None:
+        """As a future's: one of these may stand where a future does that is only waited for."""
+        self.wake()
+
+    def _end(self) -> None:
+        if not self.future.done():
+            self.future.set_result(None)
+
+
+def cancelled_for_asyncio() -> BaseException:
+    import asyncio
+
+    class Cancelled(TaskCancelled, asyncio.CancelledError):
+        """Both of the standard library's."""
+
+    return Cancelled("the task was cancelled")

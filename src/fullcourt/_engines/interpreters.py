@@ -20,6 +20,7 @@ from typing import Any
 
 from fullcourt._engines.linked import Event, Handle, LinkedEngine, Lost
 from fullcourt._engines.template import Setup, enter_world, load_initializer, read_all, write_setup
+from fullcourt._os.cpus import set_share
 from fullcourt._os.threads import make_thread
 from fullcourt._transport import frames
 from fullcourt._transport.carried import Rights
@@ -36,9 +37,11 @@ class InterpreterEngine(LinkedEngine):
     can_kill = False
     abandons_at_once = True
 
-    def __init__(self, name: str, initializer: Callable[..., object] | None, initargs: tuple[Any, ...]) -> None:
+    def __init__(
+        self, name: str, initializer: Callable[..., object] | None, initargs: tuple[Any, ...], share: int
+    ) -> None:
         super().__init__(1, name, Codec())
-        self._setup = Setup(n_slots=1, name=name, initializer=initializer, initargs=initargs)
+        self._setup = Setup(n_slots=1, name=name, initializer=initializer, initargs=initargs, share=share)
         self._setup_fd = -1
         self._rights = Rights()  # what the initializer's queues consist of
         self._ended: deque[Handle] = deque()  # those whose thread has ended; filled by the threads
@@ -46,6 +49,7 @@ class InterpreterEngine(LinkedEngine):
 
     def open(self) -> None:
         self._setup.pool_pid = os.getpid()
+        self._setup.output = self.settings_now()
         self._setup_fd, self._rights = write_setup(self._setup, self.codec)
 
     def start(self, worker_id: int) -> None:
@@ -68,7 +72,7 @@ class InterpreterEngine(LinkedEngine):
                 interpreter.exec(
                     f"import sys; sys.path.insert(0, {home!r})\n"
                     f"from fullcourt._engines.interpreters import serve\n"
-                    f"serve({fds!r}, {self._setup_fd}, {self._rights.fds!r})"
+                    f"serve({fds!r}, {self._setup_fd}, {self._rights.fds!r}, {handle.name!r})"
                 )
             finally:
                 with contextlib.suppress(
@@ -102,6 +106,9 @@ class InterpreterEngine(LinkedEngine):
         if handle is not None:
             handle.link.send(make_frame(frames.STOP, 0, 0, 0, 0, 0.0, b"", b"", []))
 
+    def signal(self, worker_id: int, number: int) -> None:
+        """A signal would reach the whole process."""
+
     def kill(self, worker_id: int) -> bool:
         """Interpreters cannot be killed."""
         return False
@@ -121,8 +128,9 @@ class InterpreterEngine(LinkedEngine):
         self._close_epoll()
 
 
-def serve(fds: tuple[int, int, int], setup_fd: int, rights: list[int]) -> None:
+def serve(fds: tuple[int, int, int], setup_fd: int, rights: list[int], name: str) -> None:
     """Be a worker, in a sub-interpreter. The descriptors stay the caller's."""
+    from fullcourt._engines.forwarding import Forwarder
     from fullcourt._engines.worker import Worker
     from fullcourt._transport.journal import REGION_BYTES
     from fullcourt._transport.link import WorkerEnd
@@ -132,11 +140,15 @@ def serve(fds: tuple[int, int, int], setup_fd: int, rights: list[int]) -> None:
     setup.rights = Rights([os.dup(fd) for fd in rights])
     enter_world(setup)
     adopt_main()
+    set_share(setup.share, of_thread=False)
     tasks, results = socket.socket(fileno=os.dup(fds[0])), socket.socket(fileno=os.dup(fds[1]))
     page = mmap.mmap(fds[2], REGION_BYTES)
+    end, codec = WorkerEnd(tasks, results, 1), Codec()
     try:
-        worker = Worker(WorkerEnd(tasks, results, 1), page, 1, Codec())
+        forwarder = Forwarder(end, codec, name, setup.output) if setup.output is not None else None
+        worker = Worker(end, page, 1, codec, forwarder)
         worker.run(load_initializer(setup) if setup.encoded_initializer is not None else None, ())
+        if forwarder is not None:
+            forwarder.close()
     finally:
-        tasks.close()
-        results.close()
+        end.close()

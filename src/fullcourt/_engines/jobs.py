@@ -14,7 +14,7 @@ from typing import Any
 
 from fullcourt._core.model import Chunk, Estimate
 from fullcourt._core.options import Durations, Options
-from fullcourt._engines.future import Future
+from fullcourt._engines.future import Future, Wake
 
 __all__ = ["Call", "CallStream", "Failure", "MapChunk", "MapJob", "Settlement", "StreamJob"]
 
@@ -47,9 +47,19 @@ class Failure:
 class Call(Chunk):
     """One call by ``submit`` or ``apply_async``: a chunk of a single task."""
 
-    __slots__ = ("args", "attempt", "cancelled", "fn", "function", "future", "kwargs", "options", "payload", "stream")
-
     kind = CALL
+    # What is the same for most calls stands in the class: this is made for every task. (So it has no __slots__.)
+    start = 0
+    count = 1
+    worker_id: int | None = None
+    expected_s = 0.0
+    done = 0
+    function: Any = None
+    payload: Any = None
+    stream: Any = None
+    cancelled = False
+    attempt = 1
+    options: Options | None = None
 
     def __init__(
         self,
@@ -60,24 +70,12 @@ class Call(Chunk):
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
     ) -> None:
-        # Chunk.__init__, written out: this is made for every task
         self.id = chunk_id
-        self.start = 0
-        self.count = 1
         self.estimate = estimate
-        self.worker_id = None
-        self.expected_s = 0.0
-        self.done = 0
         self.future: Future[Any] | None = future  # None once its outcome is decided
         self.fn = fn
         self.args = args
         self.kwargs = kwargs
-        self.function: Any = None
-        self.payload: Any = None
-        self.stream: Any = None
-        self.cancelled = False
-        self.attempt = 1
-        self.options: Options | None = None
 
 
 class CallStream:
@@ -297,7 +295,7 @@ class StreamJob(MapJob):
         self.ready: deque[Any] = deque()  # results for the consumer, in its order
         self._early: dict[int, list[Any]] = {}  # ordered: results that came before their turn, by index
         self._turn = 0
-        self.waiting: deque[Future[Any]] = (
+        self.waiting: deque[Future[Any] | Wake] = (
             deque()
         )  # of consumers; one is settled when a result is ready, all at the end
         self.refill: Callable[[], None] | None = None  # has more items pulled, if there is room

@@ -11,20 +11,25 @@ import abc
 import contextlib
 import mmap
 import os
+import pickle
 import select
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from time import monotonic
 from typing import Any
 
 from fullcourt._engines.jobs import Call, MapChunk
+from fullcourt._engines.output import Output, OutputSettings
 from fullcourt._os.inherited import note_holder
 from fullcourt._os.soft_stop import STOP_SIGNAL
 from fullcourt._transport import frames
+from fullcourt._transport.arena import pool_arena
 from fullcourt._transport.codec import Buffers, Codec, Encoded
+from fullcourt._transport.frames import CALL, MAX_INLINE, pack
 from fullcourt._transport.journal import (
-    REGION_BYTES,
+    page_bytes,
     read_phase,
     read_results,
     read_running,
@@ -49,10 +54,13 @@ class Handle:
         self.pid: int | None = None
         self.pidfd = -1
         self.known: set[int] = set()  # functions that it has
+        self.told = 0  # the version of the output settings that it has
+        self.mid_line: set[int] = set()  # of its streams, those whose last line has not ended
         self.at_end = False  # its link has reported end-of-file
         self.ready = False
         self.orphaned = False
         self.failure: Exception | None = None  # why it could not be started, where that is known
+        self.n_due = 0  # frames sent less frames received: about how many answers may be expected
         self.n_done = 0
         self.busy_s = 0.0
         self.started_at = monotonic()
@@ -107,6 +115,7 @@ class RemoteEngine(abc.ABC):
     can_kill = True  # whether a worker can be
     abandons_at_once = False  # whether not even a soft way is tried, or its end waited for
     _make_frame: Callable[..., Any]
+    _make_frame_for_all: Callable[..., Any]  # for more than one receiver, so not in a block that comes back
 
     def __init__(self, n_slots: int, name: str, codec: Codec) -> None:
         self.n_slots = n_slots
@@ -114,6 +123,15 @@ class RemoteEngine(abc.ABC):
         self.codec = codec
         self.handles: dict[int, Handle] = {}
         self._broadcasts: dict[int, Any] = {}  # frames of values that every worker gets, by key
+        self.version_at_start = 0
+        self.output: Output | None = None  # what workers print and log goes there; None: they keep it
+
+    def settings_now(self) -> OutputSettings | None:
+        """What workers that start from now on are told at their start; None: they forward nothing."""
+        if self.output is None:
+            return None
+        self.version_at_start = self.output.look()
+        return self.output.settings
 
     def send(self, worker_id: int, chunk: Any) -> PicklingError | None:
         """Send a chunk to a worker. Returns what is wrong with it if it will not pickle; a dead worker is no error."""
@@ -142,8 +160,17 @@ class RemoteEngine(abc.ABC):
             problem = PicklingError(f"a task's arguments could not be put into a memory block: {error}")
             problem.__cause__ = error
             return problem
+        if self.output is not None and handle.told != self.output.look():
+            self._tell_settings(handle, self.output)
+        handle.n_due += 1
         handle.link.send(frame)
         return None
+
+    def _tell_settings(self, handle: Handle, output: Output) -> None:
+        """What the program wants to have of logs and warnings has changed: the worker learns of it before the task."""
+        handle.told = output.version
+        frame = self._make_frame(frames.SETTINGS, 0, 0, 0, 0, 0.0, b"", pickle.dumps(output.settings), [])
+        handle.link.send(frame)
 
     def take_back(self, worker_id: int) -> list[int]:
         """Take back what a worker has not read. Returns the chunks' ids."""
@@ -192,8 +219,9 @@ class RemoteEngine(abc.ABC):
         """A slot will not be waited for any more. False: it does not run that chunk."""
         return self.started_by(worker_id, chunk_id)
 
+    @abc.abstractmethod
     def signal(self, worker_id: int, number: int) -> None:
-        """Send a signal to a worker's process."""
+        """Send a signal to a worker's process, if it has one of its own."""
 
     def revoke(self, worker_id: int, chunk_ids: list[int]) -> None:
         """Have a worker run no more items of chunks that it holds and has begun. It says REVOKED for the rest."""
@@ -209,7 +237,7 @@ class RemoteEngine(abc.ABC):
 
     def frame_of(self, key: int, encoded: Encoded) -> Any:
         """The frame that brings a value to workers. Raises OSError."""
-        return self._make_frame(frames.BROADCAST, key, 0, 0, 1, 0.0, b"", *encoded)
+        return self._make_frame_for_all(frames.BROADCAST, key, 0, 0, 1, 0.0, b"", *encoded)
 
     def broadcast(self, key: int, frame: Any) -> None:
         """Send a value to all workers, and to those that are started later. No worker is started meanwhile."""
@@ -233,6 +261,9 @@ class RemoteEngine(abc.ABC):
     def _forget_all(self) -> None:
         while self._broadcasts:
             self._broadcasts.popitem()[1].close()
+
+    def worker_ready(self, handle: Handle, pid: int) -> None:
+        """A worker has said that it is ready, and its process."""
 
     @abc.abstractmethod
     def open(self) -> None:
@@ -285,10 +316,11 @@ def with_function_rights(buffers: list[Any], function: Any) -> Buffers:
 class LinkedEngine(RemoteEngine):
     """Workers behind the fast links of Linux."""
 
-    _make_frame = staticmethod(make_frame)
-
     def __init__(self, n_slots: int, name: str, codec: Codec) -> None:
         super().__init__(n_slots, name, codec)
+        self._arena = pool_arena()
+        self._make_frame = partial(make_frame, arena=self._arena)
+        self._make_frame_for_all = make_frame
         self._epoll = select.epoll()
         self._sources: dict[int, Callable[[list[Event]], None]] = {}
         self._wake_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
@@ -341,6 +373,18 @@ class LinkedEngine(RemoteEngine):
         with contextlib.suppress(BlockingIOError):
             os.eventfd_read(self._wake_fd)
 
+    def send(self, worker_id: int, chunk: Any) -> PicklingError | None:
+        """As in :class:`RemoteEngine`; for the usual call written out."""
+        handle = self.handles.get(worker_id)
+        if type(chunk) is Call and handle is not None:
+            payload, buffers = chunk.payload
+            function_id = chunk.function.id
+            if not buffers and function_id in handle.known and len(payload) <= MAX_INLINE:
+                handle.n_due += 1
+                handle.link.send_small(pack(CALL, 0, function_id, chunk.id, 0, 1, 0, 0.0) + payload, chunk.id)
+                return None
+        return super().send(worker_id, chunk)
+
     def _watch(self, fd: int, source: Callable[[list[Event]], None]) -> None:
         self._sources[fd] = source
         self._epoll.register(fd, select.EPOLLIN)
@@ -352,7 +396,8 @@ class LinkedEngine(RemoteEngine):
     def _receive(self, handle: Handle, events: list[Event]) -> None:
         link: PoolEnd = handle.link
         try:
-            for _ in range(MAX_FRAMES):
+            # As many as may be there, so that the last call is seldom one that finds nothing; epoll tells of others.
+            for _ in range(min(max(handle.n_due, 1), MAX_FRAMES)):
                 received = link.receive()
                 if received is None:
                     handle.at_end = True
@@ -360,9 +405,10 @@ class LinkedEngine(RemoteEngine):
                     self._link_ended(handle, events)
                     return
                 fields, data, fd = received
+                handle.n_due -= 1
                 events.append(FrameArrived(handle, fields, data, fd))
         except BlockingIOError:
-            pass
+            handle.n_due = max(handle.n_due, 0)
         link.flush()
 
     def _drain(self, handle: Handle, events: list[Event]) -> None:
@@ -377,6 +423,7 @@ class LinkedEngine(RemoteEngine):
 
     def _close_epoll(self) -> None:
         self._forget_all()
+        self._arena.close()
         with self._lock:
             if self._wake_fd >= 0:
                 self._epoll.close()
@@ -388,9 +435,10 @@ class LinkedEngine(RemoteEngine):
     def _add(self, worker_id: int, link: PoolEnd) -> tuple[Handle, int]:
         """Take up a new worker. Returns its handle and the descriptor of its page."""
         page_fd = os.memfd_create("fullcourt-page", os.MFD_CLOEXEC)
-        size = self.n_slots * REGION_BYTES
+        size = page_bytes(self.n_slots)
         os.ftruncate(page_fd, size)
         handle = Handle(worker_id, f"{self.name}-{worker_id}", link, mmap.mmap(page_fd, size))
+        handle.told = self.version_at_start
         self.handles[worker_id] = handle
         self._watch(link.fileno(), lambda events: self._receive(handle, events))
         return handle, page_fd

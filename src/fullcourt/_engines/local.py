@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import queue
+import sys
 import threading
 from collections.abc import Callable
 from time import monotonic, perf_counter
@@ -15,6 +16,8 @@ from typing import Any, Protocol
 
 from fullcourt._engines.jobs import STARMAP, Call
 from fullcourt._engines.state import WorkerState, enter_slot, leave_slot
+from fullcourt._os.budget import limit_this_thread
+from fullcourt._os.cpus import set_share
 from fullcourt._os.soft_stop import Slot
 from fullcourt._os.threads import make_thread
 
@@ -199,9 +202,10 @@ class ThreadEngine(LocalEngine):
     """Runs tasks on threads of this process."""
 
     def __init__(
-        self, n_slots: int, name: str, initializer: Callable[..., object] | None, initargs: tuple[Any, ...]
+        self, n_slots: int, name: str, initializer: Callable[..., object] | None, initargs: tuple[Any, ...], share: int
     ) -> None:
         super().__init__(n_slots, name, initializer, initargs)
+        self._share = share  # cores that each thread may use
         self._queue: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._threads: list[threading.Thread] = []
         self._n_left = n_slots
@@ -216,6 +220,8 @@ class ThreadEngine(LocalEngine):
 
     def _serve(self, handle: LocalHandle) -> None:
         before = enter_slot(self.state, self.n_slots)
+        set_share(self._share, of_thread=True)
+        n_modules = 0
         try:
             if self._initializer is not None:
                 self._initializer(*self._initargs)
@@ -228,6 +234,9 @@ class ThreadEngine(LocalEngine):
                 chunk = get()
                 if chunk is None:
                     break
+                if len(sys.modules) != n_modules:  # a library with threads of its own may have come
+                    n_modules = len(sys.modules)
+                    limit_this_thread()
                 if callable(chunk):
                     chunk()
                 elif chunk.options is not None and chunk.options.is_timed:

@@ -35,12 +35,14 @@ from fullcourt._engines.template import (
     pickle_setup,
     preload,
     quiet_signals,
+    record_faults,
     run_worker,
 )
+from fullcourt._os.budget import worker_environment
 from fullcourt._os.system import kill_tree
 from fullcourt._transport import frames
 from fullcourt._transport.codec import Codec
-from fullcourt._transport.journal import REGION_BYTES
+from fullcourt._transport.journal import page_bytes
 from fullcourt._transport.portable_link import Page, PoolEnd, WorkerEnd, make_link, make_message, open_page
 from fullcourt.errors import NotSupported
 
@@ -48,6 +50,8 @@ __all__ = ["PortableEngine", "main"]
 
 # The driver takes in at most so many events before it settles their futures.
 MAX_EVENTS = 512
+# So many lines of one worker may wait to be written; then the worker waits.
+MAX_LINES = 256
 # On Windows a wait for a lock cannot be interrupted: so it ends now and then, for Ctrl-C to be heard.
 LONGEST_WAIT_S = 0.25 if sys.platform == "win32" else 3600.0
 
@@ -56,6 +60,7 @@ class PortableEngine(RemoteEngine):
     """Runs workers as processes, with what every system has."""
 
     _make_frame = staticmethod(make_message)
+    _make_frame_for_all = staticmethod(make_message)
 
     def __init__(self, n_slots: int, name: str, start_method: str | None, setup: Setup) -> None:
         if start_method == "fork":
@@ -72,6 +77,8 @@ class PortableEngine(RemoteEngine):
 
     def open(self) -> None:
         self._setup.pool_pid = os.getpid()
+        self._setup.output = self.settings_now()
+        self._setup.environment = worker_environment(self._setup.share, os.environ)
         self._start_data, _ = pickle_setup(self._setup, self.codec)
 
     # -- waiting ---------------------------------------------------------------------------------------------------
@@ -85,6 +92,10 @@ class PortableEngine(RemoteEngine):
         for event in events:
             if type(event) is Lost:
                 self._remove(event.handle)
+            elif type(event) is FrameArrived and event.fields[0] >= frames.OUTPUT:
+                child = self._children.get(event.handle.id)
+                if child is not None:
+                    child.may_post.release()
         return events
 
     def wake(self) -> None:
@@ -93,19 +104,20 @@ class PortableEngine(RemoteEngine):
     # -- workers ---------------------------------------------------------------------------------------------------
 
     def start(self, worker_id: int) -> None:
-        page_bytes = self.n_slots * REGION_BYTES
+        n_bytes = page_bytes(self.n_slots)
         with contextlib.ExitStack() as after, contextlib.ExitStack() as on_failure:
-            page = Page(page_bytes)
+            page = Page(n_bytes)
             after.callback(page.close)
             link, inherited = make_link(self.n_slots)
             after.callback(inherited.close)
             on_failure.callback(link.close)
-            arguments = f"{worker_id}, {inherited.numbers!r}, {page.token!r}, {page_bytes}"
+            arguments = f"{worker_id}, {inherited.numbers!r}, {page.token!r}, {n_bytes}"
             code = f"from fullcourt._engines.portable import main; main({arguments})"
-            process = start_interpreter(code, inherited.numbers + page.numbers)
+            process = start_interpreter(code, inherited.numbers + page.numbers, self._setup.environment)
             on_failure.pop_all()
         handle = Handle(worker_id, f"{self.name}-{worker_id}", link, page.memory)
         handle.pid = process.pid
+        handle.told = self.version_at_start
         child = Child(process, handle, link, self._mailbox)
         try:
             child.start_threads()
@@ -167,6 +179,8 @@ class Child:
         self._has_ended = False
         self._exitcode: int | None = None
         self._peak_bytes: int | None = None
+        self.may_post = threading.Semaphore(MAX_LINES)
+        self._is_closing = False
         self._waiter, self._writer, self._reader = (
             threading.Thread(target=target, name=f"{handle.name}-{what}", daemon=True)
             for target, what in ((self._wait, "end"), (link.write, "out"), (self._read, "in"))
@@ -182,6 +196,8 @@ class Child:
         """Post what the worker answers; at the last, its end."""
         try:
             while (received := self.link.receive()) is not None:
+                if received[0][0] >= frames.OUTPUT and not self._is_closing:
+                    self.may_post.acquire()
                 self._mailbox.put(FrameArrived(self.handle, *received))
                 del received  # hold nothing while waiting
         finally:
@@ -219,6 +235,8 @@ class Child:
 
     def close(self) -> None:
         """Wait for the threads and close the link. The process has ended or was killed."""
+        self._is_closing = True
+        self.may_post.release()  # nobody takes more
         self._reader.join()
         self.link.end_writing()
         self._writer.join()
@@ -272,14 +290,14 @@ class Mailbox:
 
 if sys.platform == "win32":
 
-    def start_interpreter(code: str, handles: list[int]) -> subprocess.Popen[bytes]:
+    def start_interpreter(code: str, handles: list[int], variables: dict[str, str]) -> subprocess.Popen[bytes]:
         """Start a fresh interpreter that runs this code and inherits these handles under the same numbers."""
         command = interpreter_command(code)
-        environment = None
+        environment = os.environ | variables
         if getattr(sys, "_base_executable", sys.executable) != sys.executable:
             # In a virtual environment, python.exe starts another python.exe: start that one, as multiprocessing does.
             command[0] = getattr(sys, "_base_executable", sys.executable)
-            environment = os.environ | {"__PYVENV_LAUNCHER__": sys.executable}
+            environment["__PYVENV_LAUNCHER__"] = sys.executable
         startup = subprocess.STARTUPINFO(lpAttributeList={"handle_list": handles})
         for handle in handles:
             os.set_handle_inheritable(handle, True)
@@ -296,9 +314,10 @@ if sys.platform == "win32":
 
 else:
 
-    def start_interpreter(code: str, descriptors: list[int]) -> subprocess.Popen[bytes]:
+    def start_interpreter(code: str, descriptors: list[int], variables: dict[str, str]) -> subprocess.Popen[bytes]:
         """Start a fresh interpreter that runs this code and inherits these descriptors under the same numbers."""
-        return subprocess.Popen(interpreter_command(code), stdin=subprocess.DEVNULL, pass_fds=descriptors)
+        command, environment = interpreter_command(code), os.environ | variables
+        return subprocess.Popen(command, stdin=subprocess.DEVNULL, pass_fds=descriptors, env=environment)
 
     def wait_only(process: subprocess.Popen[bytes]) -> bool:
         """Wait for a process's end, but leave it its pid. False: that cannot be done here (macOS before 3.13)."""
@@ -321,7 +340,7 @@ else:
 # -- in the worker -----------------------------------------------------------------------------------------------------
 
 
-def main(worker_id: int, inherited: list[int], page: Any, page_bytes: int) -> None:
+def main(worker_id: int, inherited: list[int], page: Any, n_bytes: int) -> None:
     """The entry of a worker's process. Never returns."""
     if sys.platform != "win32":
         for number in [*inherited, page]:
@@ -336,7 +355,9 @@ def main(worker_id: int, inherited: list[int], page: Any, page_bytes: int) -> No
     quiet_signals()
     enter_world(setup)
     preload(setup)
-    run_worker(worker_id, setup, lambda: (end, open_page(page, page_bytes)))
+    if sys.platform != "win32":
+        record_faults(os.dup(page), setup.n_slots)
+    run_worker(worker_id, setup, lambda: (end, open_page(page, n_bytes)))
 
 
 def pool_is_gone() -> None:

@@ -13,6 +13,7 @@ from typing import Any
 
 from fullcourt._engines.linked import Broken, Event, Handle, LinkedEngine, Lost, Orphaned
 from fullcourt._engines.template import Setup, fork_template, spawn_interpreter, write_setup
+from fullcourt._os.budget import worker_environment
 from fullcourt._os.system import open_pidfd
 from fullcourt._transport import frames
 from fullcourt._transport.codec import Codec
@@ -44,6 +45,8 @@ class ProcessEngine(LinkedEngine):
         """Start the template."""
         setup = self._setup
         setup.pool_pid = os.getpid()
+        setup.output = self.settings_now()
+        setup.environment = worker_environment(setup.share, os.environ)
         control, template_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         try:
             if self._method == "fork":
@@ -64,7 +67,7 @@ class ProcessEngine(LinkedEngine):
         setup_fd, rights = write_setup(self._setup, self.codec)
         try:
             code = f"from fullcourt._engines.template import main; main(3, 4, {self._method!r})"
-            return spawn_interpreter(code, [template_end.fileno(), setup_fd, *rights.fds])
+            return spawn_interpreter(code, [template_end.fileno(), setup_fd, *rights.fds], self._setup.environment)
         finally:
             rights.close()
             os.close(setup_fd)
@@ -101,7 +104,8 @@ class ProcessEngine(LinkedEngine):
     def _template_lost(self, events: list[Event]) -> None:
         """The template is gone (killed from outside). A new one is started, and workers that outlived it are replaced.
 
-        They finish what they were sent, and end; a pidfd tells when, since nobody is left to reap them.
+        They finish what they were sent, and end; a pidfd tells when, since nobody is left to reap them. Of one that was
+        just being started nobody knows whether it runs: it tells its pid when it is ready, and its link when it ends.
         """
         assert self._control is not None
         self._unwatch(self._control.fileno())
@@ -111,18 +115,20 @@ class ProcessEngine(LinkedEngine):
         for handle in list(self.handles.values()):
             if handle.orphaned:
                 continue
-            if handle.pidfd < 0:  # it was just being started
-                self._remove(handle)
-                events.append(Lost(handle, -signal.SIGKILL, None))
-                continue
             handle.orphaned = True
-            self._watch(handle.pidfd, partial(self._orphan_ended, handle))
+            if handle.pidfd >= 0:
+                self._watch(handle.pidfd, partial(self._orphan_ended, handle))
+            elif handle.at_end:
+                self._orphan_ended(handle, events)
+                continue
             events.append(Orphaned(handle))
         if self._ending:
             return
         self._restarts += 1
         if self._restarts > 10:
-            events.append(Broken(PoolBroken("the process that starts the workers was killed ten times; giving up")))
+            events.append(
+                Broken(PoolBroken("the process that starts the workers was killed ten times in a row; giving up"))
+            )
             return
         try:
             self.open()
@@ -133,7 +139,19 @@ class ProcessEngine(LinkedEngine):
         self._unwatch(handle.pidfd)
         self._drain(handle, events)
         self._remove(handle)
-        events.append(Lost(handle, None, None))
+        # One that was never ready has most likely died with its template, or was not started any more.
+        events.append(Lost(handle, None if handle.ready else -signal.SIGKILL, None))
+
+    def worker_ready(self, handle: Handle, pid: int) -> None:
+        """A worker has said that it is ready. Its template has said before that it was started, unless it died."""
+        self._restarts = 0  # the template does its work
+        if handle.orphaned and handle.pidfd < 0 and handle.id in self.handles:
+            handle.pid = pid
+            handle.pidfd = open_pidfd(pid)
+            if handle.pidfd >= 0:
+                self._watch(handle.pidfd, partial(self._orphan_ended, handle))
+                if self._ending:
+                    self.kill(handle.id)
 
     def _order(self, message: tuple[Any, ...], fds: list[int] | None = None) -> bool:
         control = self._control
@@ -184,12 +202,18 @@ class ProcessEngine(LinkedEngine):
     def kill(self, worker_id: int) -> bool:
         handle = self.handles.get(worker_id)
         if handle is not None and handle.orphaned:
+            if handle.pidfd < 0:  # it still starts, if it lives: it sees the end of file
+                handle.link.hang_up()
+                return True
             with contextlib.suppress(OSError):
                 signal.pidfd_send_signal(handle.pidfd, signal.SIGKILL)
             return True
         return self._order(("kill", worker_id, int(signal.SIGKILL)))
 
     def _link_ended(self, handle: Handle, events: list[Event]) -> None:
+        if handle.pidfd < 0 and (handle.orphaned or self._control is None):  # nobody else will tell
+            self._orphan_ended(handle, events)
+            return
         # Usually it has died, and the template says so at once. If it lives, it has closed its end: it is of no use.
         self.kill(handle.id)
 
@@ -210,6 +234,7 @@ class ProcessEngine(LinkedEngine):
 
     def close(self) -> None:
         self._ending = True
+        self._order(("stop",))  # a fork of this process may hold the socket open: then the template sees no end of it
         control, self._control = self._control, None
         if control is not None:
             self._unwatch(control.fileno())

@@ -76,8 +76,13 @@ class ResultIterator(Generic[R]):
         raise StopIteration
 
     def close(self) -> None:
-        """Stop the map. Idempotent; what has started runs to its end, its results are dropped."""
-        self._finalizer()
+        """Stop the map. Idempotent; what has started runs to its end, its results are dropped.
+
+        A thread that waits for the next result meanwhile gets StopIteration.
+        """
+        if self._finalizer.alive:
+            self._finalizer()
+            self._driver.stop_job(self._job)
         self._close_bar()
 
 

@@ -88,7 +88,7 @@ class Supervisor:
         self.stops: dict[int, Stop] = {}  # by chunk id
         self._later: list[tuple[float, int, Any]] = []  # a heap of retries: when, order, chunk
         self._order = itertools.count()
-        self._condemned: set[int] = set()  # workers with an abandoned slot
+        self.condemned: set[int] = set()  # workers with an abandoned slot
         self._requeue: set[int] = set()  # chunks whose worker is killed to free memory: they run again
         self._look_at_pool: float = NEVER
         self.n_retried = 0
@@ -166,6 +166,11 @@ class Supervisor:
             return error
         self._forget(stop)
         return stop.error
+
+    def not_started(self, chunk: Any) -> None:
+        """The worker died to which a chunk was sent, before any task of it began: it goes elsewhere."""
+        self._watches.pop(chunk.id, None)
+        self._requeue.discard(chunk.id)  # else a later death would have it run again after it had started
 
     def chunk_ended(self, chunk: Any) -> None:
         """All of a chunk has ended, or was given up."""
@@ -310,19 +315,19 @@ class Supervisor:
         self._scheduler.withdrawn(chunk, now)
         if self._engine.codec is not None:
             self._scheduler.worker_orphaned(stop.worker_id, now)
-            self._condemned.add(stop.worker_id)
+            self.condemned.add(stop.worker_id)
         settlements: list[Settlement] = self._driver._task_failed(chunk, chunk.start, stop.error, handle)
         self.execute(now)
         return settlements
 
     def execute(self, now: float) -> None:
         """Kill the condemned workers whose other tasks have ended."""
-        for worker_id in list(self._condemned):
+        for worker_id in list(self.condemned):
             worker = self._scheduler.workers.get(worker_id)
             if worker is None:
-                self._condemned.discard(worker_id)
+                self.condemned.discard(worker_id)
             elif not worker.sent:
-                self._condemned.discard(worker_id)
+                self.condemned.discard(worker_id)
                 if not self._engine.kill(worker_id):  # it lives on in this process, but is the pool's no more
                     self._scheduler.worker_lost(worker_id, now)
 

@@ -29,11 +29,15 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from types import ModuleType
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, cast
 
+from fullcourt._os.budget import libraries_limited
 from fullcourt._os.system import become_subreaper, descendants, die_with_parent, kill_tree, open_pidfd
 from fullcourt._transport.carried import Rights, arriving, collecting, drop_inherited
 from fullcourt.errors import NotSupported
+
+if TYPE_CHECKING:
+    from fullcourt._engines.output import OutputSettings
 
 __all__ = ["Setup", "Template", "main", "worker_main"]
 
@@ -55,6 +59,9 @@ class Setup:
     encoded_initializer: bytes | None = None
     n_rights: int = 0  # descriptors that the initializer and its arguments hold
     rights: Any = None  # these, where they are
+    share: int = 1  # cores that each slot may use
+    environment: dict[str, str] = field(default_factory=dict)  # set in workers on top of the program's
+    output: OutputSettings | None = None  # None: what tasks print and log stays with the worker
 
 
 class Template:
@@ -79,9 +86,9 @@ class Template:
         prepared = False
         try:
             while not self.done and os.getppid() == self._pool_pid:
-                # The first workers are on their way before ctypes is imported (10 ms) for what protects against
-                # our own death and for adopting orphans.
-                events = poll.poll(None if prepared or not self._pids else 20)
+                # The first workers are on their way before what adopts orphans is loaded (1 ms); then at once, for
+                # a short-lived pool has orphans, too.
+                events = poll.poll(None if prepared or not self._pids else 0)
                 if not events and not prepared:
                     prepared = True
                     become_subreaper()
@@ -190,13 +197,13 @@ def worker_main(worker_id: int, tasks_fd: int, results_fd: int, page_fd: int, se
     """Be a worker, to the end; the process is fresh or freshly forked. Never returns."""
 
     def connect() -> tuple[Any, mmap.mmap]:
-        from fullcourt._transport.journal import REGION_BYTES
+        from fullcourt._transport.journal import page_bytes
         from fullcourt._transport.link import WorkerEnd
 
-        if "ctypes" in sys.modules:
+        if "_ctypes" in sys.modules:
             die_with_parent(parent_pid)
-        page = mmap.mmap(page_fd, setup.n_slots * REGION_BYTES)
-        os.close(page_fd)
+        page = mmap.mmap(page_fd, page_bytes(setup.n_slots))
+        record_faults(page_fd, setup.n_slots)
         return WorkerEnd(socket.socket(fileno=tasks_fd), socket.socket(fileno=results_fd), setup.n_slots), page
 
     run_worker(worker_id, setup, connect)
@@ -206,6 +213,7 @@ def run_worker(worker_id: int, setup: Setup, connect: Callable[[], tuple[Any, mm
     """Be a worker, to the end, behind any kind of link: ``connect`` gives the worker's end and its page."""
     code = 1
     try:
+        from fullcourt._engines.forwarding import Forwarder
         from fullcourt._engines.worker import Worker, flush_streams
         from fullcourt._transport.codec import Codec
         from fullcourt._transport.mainspace import adopt_main
@@ -215,13 +223,17 @@ def run_worker(worker_id: int, setup: Setup, connect: Callable[[], tuple[Any, mm
         adopt_main()
         codec = Codec(shares_main=setup.shares_main, carries=getattr(end, "carries_descriptors", True))
         initializer, initargs = setup.initializer, setup.initargs
-        worker = Worker(end, page, setup.n_slots, codec)
+        name = f"{setup.name}-{worker_id}"
+        forwarder = Forwarder(end, codec, name, setup.output) if setup.output is not None else None
+        if forwarder is not None and hasattr(os, "register_at_fork"):
+            os.register_at_fork(after_in_child=forwarder.fall_silent)
+        worker = Worker(end, page, setup.n_slots, codec, forwarder)
         if setup.encoded_initializer is not None:
             initializer, initargs = load_initializer(setup), ()
         if worker.run(initializer, initargs):
             code = 0
         run_exit_functions()
-        flush_streams()
+        (flush_streams if forwarder is None else forwarder.finish)()
     except BaseException:  # noqa: BLE001  nowhere to report to: the pool sees the exit code
         with contextlib.suppress(BaseException):
             import traceback
@@ -230,6 +242,29 @@ def run_worker(worker_id: int, setup: Setup, connect: Callable[[], tuple[Any, mm
             sys.stderr.flush()
     finally:
         os._exit(code)
+
+
+def record_faults(page_fd: int, n_slots: int) -> None:
+    """Have the traceback of a fatal signal written to the end of the page, where the pool finds it.
+
+    Children that a task forks do as they would without this.
+    """
+    import faulthandler
+
+    from fullcourt._transport.journal import REGION_BYTES
+
+    was_enabled = faulthandler.is_enabled()
+    os.lseek(page_fd, n_slots * REGION_BYTES, os.SEEK_SET)
+    faulthandler.enable(page_fd)
+    if hasattr(os, "register_at_fork"):
+
+        def in_child() -> None:
+            if was_enabled and sys.__stderr__ is not None:
+                faulthandler.enable(sys.__stderr__)
+            else:
+                faulthandler.disable()
+
+        os.register_at_fork(after_in_child=in_child)
 
 
 def be_a_child(name: str) -> None:
@@ -254,15 +289,16 @@ def be_a_child(name: str) -> None:
 
 
 def run_exit_functions() -> None:
-    """What tasks and initializers registered for the end of the process."""
+    """What tasks and initializers registered for the end of the process, in the interpreter's own order.
+
+    Executors that a task left open end at ``threading._shutdown``; only then can one wait for their processes.
+    """
     import atexit
     import threading
 
+    threading._shutdown()  # type: ignore[attr-defined]
     if "multiprocessing.util" in sys.modules:
         sys.modules["multiprocessing.util"]._exit_function()
-    for thread in threading.enumerate():
-        if thread is not threading.main_thread() and not thread.daemon:
-            thread.join()
     atexit._run_exitfuncs()
 
 
@@ -273,13 +309,16 @@ def fork_template(control: socket.socket, pool_socket: socket.socket, setup: Set
         NotSupported: as :func:`fork_quietly`.
     """
     pool_pid = os.getpid()
-    pid = fork_quietly()
+    import_worker()  # here, where the next pool finds it
+    with libraries_limited(setup.share):
+        pid = fork_quietly()
     if pid:
         return pid
     try:
         pool_socket.close()
         quiet_signals()
         drop_inherited(kept=setup.initargs)
+        os.environ.update(setup.environment)
         run_template(control, pool_pid, setup)
     finally:
         os._exit(0)
@@ -297,9 +336,7 @@ def fork_quietly() -> int:
             "this process has sub-interpreters, and Python cannot fork such a process safely. Close the pool of "
             'interpreters first, or use start_method="forkserver" or "spawn".'
         )
-    for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(AttributeError, OSError, ValueError):
-            stream.flush()
+    flush_all()
     import warnings
 
     with warnings.catch_warnings():
@@ -307,6 +344,19 @@ def fork_quietly() -> int:
         # do about it (start_method="forkserver").
         warnings.simplefilter("ignore", DeprecationWarning)
         return os.fork()
+
+
+def import_worker() -> None:
+    """Import what each worker needs."""
+    for name in ("worker", "forwarding"):
+        __import__(f"fullcourt._engines.{name}")
+
+
+def flush_all() -> None:
+    """What waits in a buffer must not be inherited: each process would write it."""
+    for stream in (sys.stdout, sys.stderr, sys.__stdout__, sys.__stderr__):
+        with contextlib.suppress(AttributeError, OSError, ValueError):
+            cast("Any", stream).flush()
 
 
 def preload(setup: Setup) -> None:
@@ -328,8 +378,8 @@ def fail(error: BaseException) -> NoReturn:
 def run_template(control: socket.socket, pool_pid: int, setup: Setup) -> None:
     """Be a template that forks its workers."""
     preload(setup)
-    __import__("fullcourt._engines.worker")  # before the forks, so that workers share it
-
+    import_worker()  # before the forks, so that workers share it
+    flush_all()
     gc.collect()
     gc.freeze()  # the collector must not touch, and so copy, what workers share with us
     template_pid = os.getpid()
@@ -366,7 +416,7 @@ def main(control_fd: int, setup_fd: int, method: str) -> None:
 
     def spawn_worker(worker_id: int, fds: list[int]) -> int:
         code = f"from fullcourt._engines.template import spawned; spawned({worker_id})"
-        return spawn_interpreter(code, [*fds, setup_fd, *setup.rights.fds])
+        return spawn_interpreter(code, [*fds, setup_fd, *setup.rights.fds], {})  # they are ours already
 
     Template(control, setup.pool_pid, spawn_worker).run()
     os._exit(0)
@@ -375,7 +425,7 @@ def main(control_fd: int, setup_fd: int, method: str) -> None:
 def spawned(worker_id: int) -> None:
     """The entry of a worker that is a fresh interpreter.
 
-    Its descriptors 3 to 6 are tasks, results, page, setup; after these come those that the initializer holds.
+    Descriptors 3 to 6 are tasks, results, page, setup; after these come those that the initializer holds.
     """
     parent_pid = os.getppid()
     setup: Setup = pickle.loads(read_all(6))
@@ -400,11 +450,13 @@ def pickle_setup(setup: Setup, codec: Any) -> tuple[bytes, Rights]:
         sys_path=list(sys.path),
         argv=list(sys.argv),
         cwd=os.getcwd(),
+        share=setup.share,
+        output=setup.output,
     )
     if setup.initializer is not None:
         data, buffers = codec.encode((setup.initializer, setup.initargs))
         carried = getattr(buffers, "rights", None)
-        if buffers:  # rare, and not worth a table
+        if len(buffers):  # rare, and not worth a table
             from fullcourt._transport.by_value import dumps
 
             with collecting() as again:
@@ -465,8 +517,11 @@ def read_all(fd: int) -> bytes:
     return data
 
 
-def spawn_interpreter(code: str, fds: list[int]) -> int:
-    """Start a fresh interpreter that runs this code and has these descriptors as 3, 4, ... Returns its pid."""
+def spawn_interpreter(code: str, fds: list[int], environment: dict[str, str]) -> int:
+    """Start a fresh interpreter that runs this code and has these descriptors as 3, 4, ... Returns its pid.
+
+    The variables are set for it on top of this process's own.
+    """
     n = len(fds)
     # First out of the way of each other and of the targets, then to their places.
     aside = max([*fds, 2 + n]) + 1
@@ -474,7 +529,7 @@ def spawn_interpreter(code: str, fds: list[int]) -> int:
     actions += [(os.POSIX_SPAWN_DUP2, aside + i, 3 + i) for i in range(n)]
     closing = [(os.POSIX_SPAWN_CLOSE, aside + i) for i in range(n)]
     command = interpreter_command(code)
-    return os.posix_spawn(sys.executable, command, os.environ, file_actions=[*actions, *closing])
+    return os.posix_spawn(sys.executable, command, os.environ | environment, file_actions=[*actions, *closing])
 
 
 def interpreter_command(code: str) -> list[str]:

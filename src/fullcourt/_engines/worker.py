@@ -8,13 +8,16 @@ With several slots, each is a thread that does all this for itself; the kernel h
 
 from __future__ import annotations
 
-import contextlib
+import os
 import sys
+import threading
 from collections.abc import Callable
+from functools import partial
 from time import perf_counter, perf_counter_ns
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from fullcourt._engines.state import Missing, WorkerState, become_worker, enter_slot, kept, leave_slot
+from fullcourt._os.budget import limit_this_thread
 from fullcourt._os.soft_stop import Slot, on_stop_signal
 from fullcourt._os.threads import make_thread
 from fullcourt._transport import frames
@@ -41,6 +44,9 @@ from fullcourt._transport.link import Attached, Body, Fields, read_body
 from fullcourt._transport.remote_errors import dump_exception, format_remote
 from fullcourt.errors import PicklingError, TaskCancelled, TaskTimeout
 
+if TYPE_CHECKING:
+    from fullcourt._engines.forwarding import Forwarder
+
 __all__ = ["Worker"]
 
 # Results are sent at least this often while a chunk runs.
@@ -63,12 +69,14 @@ n_slots_here = 0  # how many slots this process has as a worker; 0 where it is n
 class Worker:
     """One worker: its end of the link, its functions, its slots."""
 
-    def __init__(self, end: End, page: Any, n_slots: int, codec: Codec) -> None:
+    def __init__(self, end: End, page: Any, n_slots: int, codec: Codec, forwarder: Forwarder | None = None) -> None:
         self._end = end
         self._make_frame = end.make_frame
         self._page = page
         self._n_slots = n_slots
         self._codec = codec
+        self._forwarder = forwarder  # of what tasks print and log; None: it stays here
+        self._flush = flush_streams if forwarder is None else forwarder.finish
         self._functions: dict[int, Callable[..., Any]] = {}
         self._journals: list[Journal] = []
 
@@ -92,7 +100,10 @@ class Worker:
         global n_slots_here  # noqa: PLW0603  a process is a worker at most once
         n_slots_here = self._n_slots
         on_stop_signal(self._stop_tasks)
-        self._send(frames.READY, 0, 0, 0, 0.0, b"", [])
+        try:
+            self._send(frames.READY, os.getpid(), 0, 0, 0.0, b"", [])
+        except OSError:
+            return True  # the pool is gone
         others = [make_thread(self._serve_beside, f"slot-{index}", (index, state)) for index in range(1, self._n_slots)]
         for thread in others:
             thread.start()
@@ -113,9 +124,12 @@ class Worker:
         journal.slot = Slot()
         self._journals.append(journal)
         receive = self._end.receive
+        if self._forwarder is not None:
+            self._forwarder.slots[threading.get_ident()] = journal
+        if slot_index:
+            limit_this_thread()  # the first has it from the program's main thread, or from the environment
         try:
             while True:
-                flush_streams()
                 received = receive()
                 if received is None:
                     return
@@ -126,11 +140,17 @@ class Worker:
                     keep_value(fields, data, attached)
                     self._send(frames.KEPT, 0, 0, 0, 0.0, b"", [])
                     continue
+                if fields[0] == frames.SETTINGS:
+                    if self._forwarder is not None:
+                        self._forwarder.hear(read_body(data, fields, attached).payload)
+                    continue
                 self._run_frame(journal, fields, data, attached)
                 received = data = attached = None  # type: ignore[assignment]  # hold nothing while waiting
         except OSError:
             return  # the pool is gone
         finally:
+            if self._forwarder is not None:
+                self._forwarder.slots.pop(threading.get_ident(), None)
             self._journals.remove(journal)
             journal.close()
 
@@ -147,7 +167,7 @@ class Worker:
                 slot.running = 0
                 mine = error
             else:
-                slot.raise_in_thread(lambda running, stop=stop: is_meant(stop, running), error)
+                slot.raise_in_thread(partial(is_meant, stop), error)
         if mine is not None:
             raise mine("the pool stopped this task")
 
@@ -377,6 +397,7 @@ class Worker:
     def _send(
         self, kind: int, chunk_id: int, start: int, count: int, seconds: float, payload: bytes, buffers: list[Any]
     ) -> None:
+        self._flush()  # what was printed is seen before the answer
         self._end.send(self._make_frame(kind, 0, chunk_id, start, count, seconds, b"", payload, buffers))
 
 
@@ -412,5 +433,7 @@ def name_result(error: PicklingError) -> PicklingError:
 def flush_streams() -> None:
     """What tasks print must not wait in a buffer until the worker ends, or be lost if it is killed."""
     for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(AttributeError, OSError, ValueError):
+        try:
             stream.flush()
+        except Exception:  # noqa: BLE001, S112  there is none, it is closed, it is the user's
+            continue

@@ -13,13 +13,50 @@ import math
 import os
 import re
 import sys
+import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-__all__ = ["UsableCores", "cgroup_folders", "usable_cores"]
+__all__ = ["CORES_VARIABLE", "UsableCores", "cgroup_folders", "own_share", "set_share", "share_of", "usable_cores"]
+
+# How many cores this process and what it starts may use; pools set it in their workers.
+CORES_VARIABLE = "FULLCOURT_CORES"
+
+
+class Shares(threading.local):
+    """What a pool of threads gave to each of its threads."""
+
+    of_thread: int | None = None
+
+
+shares = Shares()
+share_of_interpreter: int | None = None  # each sub-interpreter has a variable of its own
+
+
+def set_share(count: int, *, of_thread: bool) -> None:
+    """Note how many cores tasks in this thread, or in this interpreter, may use."""
+    global share_of_interpreter  # noqa: PLW0603
+    if of_thread:
+        shares.of_thread = count
+    else:
+        share_of_interpreter = count
+
+
+def own_share(environ: Mapping[str, str] | None = None) -> int | None:
+    """How many cores a pool has left for what runs here; None outside of pools."""
+    noted = shares.of_thread or share_of_interpreter
+    if noted is not None:
+        return noted
+    value = (os.environ if environ is None else environ).get(CORES_VARIABLE, "")
+    return int(value) if value.isascii() and value.isdigit() and int(value) > 0 else None
+
+
+def share_of(n_slots: int) -> int:
+    """What a pool of so many slots, made here, leaves to each of them."""
+    return max(1, usable_cores().count // n_slots)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,9 +81,10 @@ class UsableCores:
 def usable_cores(*, root: str = "/", environ: Mapping[str, str] | None = None) -> UsableCores:
     """Return how many cores this process may use.
 
-    In this order: `-X cpu_count` or `PYTHON_CPU_COUNT` if set (also on Pythons before 3.13, which do not know them),
-    else the smaller one of the affinity mask and the CPU quota of the cgroups, rounded up: a quota of 1.5 keeps two
-    workers busier than one. Never raises: what cannot be read does not limit.
+    In this order: what a pool left to the task that runs here, or `FULLCOURT_CORES`; `-X cpu_count` or
+    `PYTHON_CPU_COUNT` if set (also on Pythons before 3.13, which do not know them); else the smaller one of the
+    affinity mask and the CPU quota of the cgroups, rounded up: a quota of 1.5 keeps two workers busier than one. Never
+    raises: what cannot be read does not limit.
 
     Args:
         root: Folder in which `proc` and `sys` lie; another one than `/` is for tests.
@@ -61,6 +99,10 @@ def usable_cores(*, root: str = "/", environ: Mapping[str, str] | None = None) -
     affinity = _affinity(total)
     found = _quota(root)
     quota = found[0] if found else None
+    share = own_share(environ)
+    if share is not None:
+        reason = f"A task's share of its pool's cores, or {CORES_VARIABLE}, is {share}."
+        return UsableCores(share, total, affinity, quota, reason)
     wanted = _override(os.environ if environ is None else environ)
     if wanted is not None:
         name, count = wanted

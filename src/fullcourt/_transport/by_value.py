@@ -14,7 +14,8 @@ import hashlib
 import io
 import pickle
 import sys
-from collections.abc import Callable
+from collections import ChainMap
+from collections.abc import Callable, Mapping
 from types import FunctionType, ModuleType
 from typing import Any
 
@@ -28,7 +29,15 @@ __all__ = ["dumps", "dumps_with_module"]
 class Pickler(cloudpickle.Pickler):
     """cloudpickle's, for which functions of ``__main__`` share their globals."""
 
-    def __init__(self, file: io.BytesIO, protocol: int, buffer_callback: Callable[[Any], Any] | None) -> None:
+    def __init__(
+        self,
+        file: io.BytesIO,
+        protocol: int,
+        buffer_callback: Callable[[Any], Any] | None,
+        reducers: Mapping[type, Callable[[Any], Any]] | None = None,
+    ) -> None:
+        if reducers is not None:  # the base class looks at it while it is made
+            self.dispatch_table = ChainMap(dict(reducers), self.dispatch_table)
         super().__init__(file, protocol, buffer_callback)
         self._main = main_globals()
         self.globals_ref[id(self._main)] = MainGlobals()
@@ -64,8 +73,13 @@ def dumps_with_module(obj: object, protocol: int) -> bytes:
         cloudpickle.unregister_pickle_by_value(module)
 
 
-def dumps(obj: object, protocol: int, buffer_callback: Callable[[Any], Any] | None = None) -> bytes:
-    """As ``cloudpickle.dumps``."""
+def dumps(
+    obj: object,
+    protocol: int,
+    buffer_callback: Callable[[Any], Any] | None = None,
+    reducers: Mapping[type, Callable[[Any], Any]] | None = None,
+) -> bytes:
+    """As ``cloudpickle.dumps``, with types that are pickled in ways of their own."""
     with io.BytesIO() as file:
-        Pickler(file, protocol, buffer_callback).dump(obj)
+        Pickler(file, protocol, buffer_callback, reducers).dump(obj)
         return file.getvalue()

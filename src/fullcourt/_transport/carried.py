@@ -14,8 +14,9 @@ import os
 import sys
 import threading
 import weakref
-from collections.abc import Iterator, Sequence
-from typing import Any, Protocol
+from collections.abc import Iterable, Iterator, Sequence
+from types import FrameType
+from typing import Any, Protocol, cast
 
 from fullcourt.errors import PicklingError
 
@@ -103,7 +104,7 @@ def give(fds: Sequence[int], what: str) -> tuple[Any, ...]:
 
         return ("mp", *map(reduction.DupFd, fds))
     raise NotCarried(
-        f"{what} cannot be pickled here: it consists of file descriptors, which only travel to another process as it is "
+        f"{what} cannot be pickled here: it consists of file descriptors, which travel only to a process that is being "
         f"started, as a task's or an initializer's argument, or through a fullcourt queue or pipe. Pass it in one of "
         f"these ways."
     )
@@ -111,11 +112,11 @@ def give(fds: Sequence[int], what: str) -> tuple[Any, ...]:
 
 def called_by_multiprocessing() -> bool:
     """Whether the pickle in progress is one of ``multiprocessing``'s own, sent through its pipes and queues."""
-    frame = sys._getframe(2)
+    frame: FrameType | None = sys._getframe(2)
     while frame is not None:
         if frame.f_globals.get("__name__") == "multiprocessing.reduction":
             return True
-        frame = frame.f_back  # type: ignore[assignment]
+        frame = frame.f_back
     return False
 
 
@@ -181,9 +182,11 @@ def drop_inherited(kept: object = ()) -> None:
 def carriers_in(obj: object) -> Iterator[int]:
     if hasattr(obj, "_dropped"):
         yield id(obj)
-    elif isinstance(obj, dict):
-        for value in obj.values():
-            yield from carriers_in(value)
+        return
+    values: Iterable[object] = ()
+    if isinstance(obj, dict):
+        values = cast("dict[object, object]", obj).values()
     elif isinstance(obj, (list, tuple, set, frozenset)):
-        for value in obj:
-            yield from carriers_in(value)
+        values = cast("Iterable[object]", obj)
+    for value in values:
+        yield from carriers_in(value)

@@ -11,9 +11,10 @@ functions and classes, and the plain values (numbers, text) of the globals that 
 
 from __future__ import annotations
 
+import io
 import pickle
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import CellType, FunctionType, MethodType, ModuleType
 from typing import Any, cast
 
@@ -32,6 +33,7 @@ OUT_OF_BAND_BYTES = 32768
 MAX_BUFFERS = 4096
 
 Encoded = tuple[bytes, list[pickle.PickleBuffer]]
+Reducers = Mapping[type, Callable[[Any], Any]]
 
 
 class Buffers(list[pickle.PickleBuffer]):
@@ -39,6 +41,10 @@ class Buffers(list[pickle.PickleBuffer]):
 
     rights: Rights | None = None  # the payload's
     function_rights: Rights | None = None
+
+    def __bool__(self) -> bool:
+        """There is more than a pickle, also without buffers."""
+        return True
 
 
 class Codec:
@@ -54,6 +60,8 @@ class Codec:
         self._main: dict[str, object] | None = None  # the definitions in __main__ that the receiver has
         self._names: frozenset[str] = frozenset()  # all names that it has there
         self._plain: dict[str, object] = {}  # those globals whose values cannot change inside
+        # How some types are pickled, for whoever knows better (as a pickler's dispatch_table); None: as ever.
+        self.reducers: Reducers | None = None
         if shares_main:
             self.share_main()
 
@@ -72,11 +80,11 @@ class Codec:
         """
         buffers: list[pickle.PickleBuffer] = []
         try:
-            data = pickle.dumps(obj, PROTOCOL, buffer_callback=buffers.append)
+            data = self._dumps(obj, buffers.append)
             if b"__main__" not in data or self._shares_main():
                 if len(buffers) > MAX_BUFFERS or any(is_small(buffer) for buffer in buffers):
                     buffers = []
-                    data = pickle.dumps(obj, PROTOCOL, buffer_callback=keep_large(buffers))
+                    data = self._dumps(obj, keep_large(buffers))
                 return data, buffers
         except NotCarried:
             return self._encode_carried(self.encode, obj)
@@ -97,13 +105,22 @@ class Codec:
         carried.rights = rights
         return data, carried
 
+    def _dumps(self, obj: object, buffer_callback: Callable[[pickle.PickleBuffer], object]) -> bytes:
+        if self.reducers is None:
+            return pickle.dumps(obj, PROTOCOL, buffer_callback=buffer_callback)
+        with io.BytesIO() as file:
+            pickler = pickle.Pickler(file, PROTOCOL, buffer_callback=buffer_callback)
+            pickler.dispatch_table = self.reducers
+            pickler.dump(obj)
+            return file.getvalue()
+
     def encode_by_value(self, obj: object) -> Encoded:
         """As :meth:`encode`, with what belongs to ``__main__`` by value."""
         buffers: list[pickle.PickleBuffer] = []
         try:
             from fullcourt._transport.by_value import dumps
 
-            return dumps(obj, PROTOCOL, keep_large(buffers)), buffers
+            return dumps(obj, PROTOCOL, keep_large(buffers), self.reducers), buffers
         except NotCarried:
             return self._encode_carried(self.encode_by_value, obj)
         except Exception as error:

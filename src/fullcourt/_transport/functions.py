@@ -21,7 +21,7 @@ __all__ = ["Function", "FunctionTable", "function_name", "with_fallback"]
 class Function:
     """A function as it travels: its pickle, and a number under which workers keep it (0: they do not)."""
 
-    __slots__ = ("captured", "data", "estimate", "fell_back", "id", "name", "rights", "tried")
+    __slots__ = ("captured", "data", "estimate", "fell_back", "id", "n_fatal_loads", "name", "rights", "tried")
 
     def __init__(
         self,
@@ -35,6 +35,7 @@ class Function:
         self.estimate = estimate
         self.fell_back = False  # whether `data` is that of `with_fallback`
         self.tried: set[int] = set()  # workers that were sent that
+        self.n_fatal_loads = 0  # workers in a row that ended while they loaded it
         self.id = function_id
         self.data = data
         self.rights = rights  # the descriptors of queues, pipes and locks that it takes along; never of a kept one
@@ -55,12 +56,17 @@ class FunctionTable:
     def __init__(self, codec: Codec) -> None:
         self._codec = codec
         self._known: dict[object, Function] = {}
+        self._by_name: dict[object, Function] = {}  # of those, the plain functions that go by name, outside __main__
         self._unkept: dict[str, Estimate] = {}  # of functions that are pickled at each use, by name
         self._ids = itertools.count(1)
         self._lock = threading.Lock()  # on free-threaded Python two threads could draw the same number
 
     def get(self, fn: Callable[..., Any]) -> Function:
         """The function's entry. Raises PicklingError. From any thread: at worst a function is numbered twice."""
+        if type(fn) is FunctionType:
+            known = self._by_name.get(fn)
+            if known is not None:
+                return known
         if type(fn) not in (FunctionType, BuiltinFunctionType, type) or not isinstance(
             getattr(fn, "__self__", None), (ModuleType, type(None))
         ):  # `prices.get` is a builtin too, and bound
@@ -80,11 +86,14 @@ class FunctionTable:
             if captured is None:
                 return self._unnumbered(fn, data, rights)
         if len(self._known) >= self.MAX:
+            self._by_name.pop(next(iter(self._known)), None)
             self._known.pop(next(iter(self._known)), None)
         with self._lock:
             number = next(self._ids)
         entry = Function(number, data, function_name(fn), captured, Estimate())
         self._known[fn] = entry
+        if type(fn) is FunctionType and captured is None and not by_value and fn.__module__ != "__main__":
+            self._by_name[fn] = entry
         return entry
 
     def _unnumbered(self, fn: Callable[..., Any], data: bytes, rights: Rights | None) -> Function:
@@ -96,7 +105,7 @@ class FunctionTable:
     def _encode(self, fn: Callable[..., Any], *, by_value: bool = False) -> tuple[bytes, Rights | None]:
         data, buffers = self._codec.encode_by_value(fn) if by_value else self._codec.encode(fn)
         rights = getattr(buffers, "rights", None)
-        if buffers:  # a bound method of something large: functions travel in one piece
+        if len(buffers):  # a bound method of something large: functions travel in one piece
             from fullcourt._transport.by_value import dumps
 
             with collecting() as again:

@@ -19,6 +19,8 @@ Layout of a region (little-endian 64-bit words; a store of one aligned word is n
     word 8197           written by the pool: which task shall be stopped, see `stop_token`; 0: none
     then                heap, 128 KiB
 
+After the last region the page has room for what `faulthandler` writes when the process gets a fatal signal.
+
 Cost: about 0.1 us per item whose result is None or an int; a pickle more for others. Only the pages that are touched
 take memory.
 """
@@ -36,6 +38,8 @@ __all__ = [
     "HEAP_BYTES",
     "REGION_BYTES",
     "Journal",
+    "page_bytes",
+    "read_fault",
     "read_phase",
     "read_results",
     "read_running",
@@ -48,6 +52,7 @@ __all__ = [
 HEAP_AT = 8 * (MAX_CHUNK + 8)
 HEAP_BYTES = 131072
 REGION_BYTES = HEAP_AT + HEAP_BYTES
+FAULT_BYTES = 65536  # faulthandler writes of 100 threads at most, and of 100 frames of each
 
 PHASE_WORD = MAX_CHUNK + 1
 REVOKED_WORD = MAX_CHUNK + 2
@@ -66,6 +71,16 @@ NONE = (1 << 63) - 1
 HEAP = 1 << 62
 INT_LIMIT = 1 << 62
 UNSET_WORDS = UNSET.to_bytes(8, "little", signed=True) * 1024
+
+
+def page_bytes(n_slots: int) -> int:
+    """The size of a worker's page: its slots' regions, and room for a fatal signal's traceback."""
+    return n_slots * REGION_BYTES + FAULT_BYTES
+
+
+def read_fault(page: mmap.mmap) -> str:
+    """What faulthandler left in a dead worker's page; empty if nothing. The pool's side."""
+    return page[len(page) - FAULT_BYTES :].partition(b"\0")[0].decode("utf-8", "replace")
 
 
 class Journal:

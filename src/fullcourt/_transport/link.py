@@ -16,7 +16,9 @@ import pickle
 import socket
 import threading
 from collections import deque
+from functools import partial
 
+from fullcourt._transport.arena import Arena, worker_arena
 from fullcourt._transport.blocks import open_block, raw_views, write_block
 from fullcourt._transport.carried import MAX_DESCRIPTORS, Rights
 from fullcourt._transport.codec import Buffers
@@ -64,8 +66,8 @@ class Body:
         self._rights = rights
         if rights is not None:
             n_function = int.from_bytes(self.buffers.pop(), "little")
-            self.function_descriptors = rights.fds[1 : 1 + n_function]
-            self.descriptors = rights.fds[1 + n_function :]
+            self.function_descriptors = rights.fds[:n_function]
+            self.descriptors = rights.fds[n_function:]
 
 
 class Frame:
@@ -103,14 +105,17 @@ def make_frame(
     function: bytes,
     payload: bytes,
     buffers: list[pickle.PickleBuffer],
+    arena: Arena | None = None,
 ) -> Frame:
-    """Build a frame; what is large goes into a block."""
-    if not buffers and type(buffers) is not Buffers and len(function) + len(payload) <= MAX_INLINE:
+    """Build a frame; what is large goes into a block, of the arena if there is one."""
+    if type(buffers) is Buffers:
+        return make_frame_with_rights(
+            kind, function_id, chunk_id, start, count, seconds, function, payload, buffers, arena
+        )
+    if not buffers and len(function) + len(payload) <= MAX_INLINE:
         header = pack(kind, 0, function_id, chunk_id, start, count, len(function), seconds)
         return Frame(header + function + payload if function else header + payload, -1, chunk_id)
-    if type(buffers) is Buffers:
-        return make_frame_with_rights(kind, function_id, chunk_id, start, count, seconds, function, payload, buffers)
-    fd, table = write_block([function, payload, *raw_views(buffers)])
+    fd, table = write_block([function, payload, *raw_views(buffers)], arena)
     header = pack(kind, BLOCK, function_id, chunk_id, start, count, len(function), seconds)
     return Frame(header + table, fd, chunk_id)
 
@@ -125,6 +130,7 @@ def make_frame_with_rights(
     function: bytes,
     payload: bytes,
     buffers: Buffers,
+    arena: Arena | None,
 ) -> Frame:
     """Build a frame for what holds descriptors: a block, whose last part says how many are the function's."""
     of_function = buffers.function_rights.fds if buffers.function_rights is not None and function else []
@@ -133,7 +139,7 @@ def make_frame_with_rights(
         raise OSError(
             errno.EMFILE, f"more than {MAX_DESCRIPTORS - 1} descriptors in one task: the kernel takes no more"
         )
-    fd, table = write_block([function, payload, *raw_views(buffers), len(of_function).to_bytes(2, "little")])
+    fd, table = write_block([function, payload, *raw_views(buffers), len(of_function).to_bytes(2, "little")], arena)
     header = pack(kind, BLOCK | RIGHTS, function_id, chunk_id, start, count, len(function), seconds)
     return Frame(header + table, fd, chunk_id, [*of_function, *of_payload], buffers)
 
@@ -147,7 +153,7 @@ def read_body(data: bytes, fields: Fields, attached: Attached) -> Body:
             parts = attached
         elif isinstance(attached, Rights):
             rights = attached
-            parts = open_block(os.dup(rights.fds[0]), table)
+            parts = open_block(rights.fds.pop(0), table)
         elif attached < 0:
             raise OSError(errno.ENOMEM, "the large parts of a frame could not be received")
         else:
@@ -177,6 +183,10 @@ def make_link() -> tuple[PoolEnd, socket.socket, socket.socket]:
 def receive_with_fd(sock: socket.socket, flags: int = 0) -> tuple[bytes, int | Rights]:
     """Receive a frame and the descriptor that may come with it (-1: none; several: an object that owns them)."""
     data, ancillary, _, _ = sock.recvmsg(RECEIVE_BYTES, ANCILLARY_BYTES, flags)
+    return data, descriptor_in(data, ancillary) if ancillary else -1
+
+
+def descriptor_in(data: bytes, ancillary: list[tuple[int, int, bytes]]) -> int | Rights:
     fd: int | Rights = -1
     for level, kind, content in ancillary:
         if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
@@ -185,9 +195,9 @@ def receive_with_fd(sock: socket.socket, flags: int = 0) -> tuple[bytes, int | R
             for received in fds:
                 os.set_inheritable(received, False)
             fd = fds[0] if len(fds) == 1 else Rights(fds.tolist())
-    if type(fd) is int and fd >= 0 and data[1] & RIGHTS:
-        fd = Rights([fd])  # all but the block's are missing: there was room for one only
-    return data, fd
+    if isinstance(fd, int) and fd >= 0 and data[1] & RIGHTS:
+        return Rights([fd])  # all but the block's are missing: there was room for one only
+    return fd
 
 
 def send_with_fd(sock: socket.socket, data: bytes, frame: Frame) -> None:
@@ -218,6 +228,20 @@ class PoolEnd:
     def fileno(self) -> int:
         """The descriptor that becomes readable when results or the end have come."""
         return self._in.fileno()
+
+    def send_small(self, data: bytes, chunk_id: int) -> None:
+        """:meth:`send` for what needs no frame unless it must wait: most calls."""
+        with self._lock:
+            self.bytes_out += len(data)
+            if self._waiting:
+                self._waiting.append(Frame(data, -1, chunk_id))
+                return
+            try:
+                self._send(data)
+            except BlockingIOError:
+                self._waiting.append(Frame(data, -1, chunk_id))
+            except OSError:  # as below
+                pass
 
     def send(self, frame: Frame) -> bool:
         """Send a frame, or keep it until :meth:`flush` where the link is full. False: it waits, or the link is dead."""
@@ -320,6 +344,11 @@ class PoolEnd:
         for sock in (self._out, self._unread, self._in):
             sock.close()
 
+    def hang_up(self) -> None:
+        """Have the worker see the end of file, after what it was sent."""
+        with contextlib.suppress(OSError):
+            self._out.shutdown(socket.SHUT_RDWR)
+
     def close(self) -> None:
         """Close the pool's end. Idempotent."""
         with self._lock:
@@ -332,39 +361,56 @@ class PoolEnd:
 
 
 class WorkerEnd:
-    """The worker's end of a link. With several slots, each receives for itself; sends are under a lock then."""
+    """The worker's end of a link. With several slots, each receives for itself; any thread may send.
 
-    make_frame = staticmethod(make_frame)
+    A send may find itself inside of another one of the same thread: the garbage collector, or a signal, had something
+    printed. What is sent there goes out after the outer frame.
+    """
 
     def __init__(self, tasks: socket.socket, results: socket.socket, n_slots: int) -> None:
+        self._arena = worker_arena()
+        self.make_frame = partial(make_frame, arena=self._arena)
         self._tasks = tasks
         self._results = results
-        self._lock: contextlib.AbstractContextManager[object] = (
-            threading.Lock() if n_slots > 1 else contextlib.nullcontext()
-        )
+        self._lock = threading.RLock()  # keeps a frame's two messages together; held while the link is full
+        self._sending = False
+        self._late: deque[Frame] = deque()
         self._send = results.send
         self._recv = tasks.recvmsg
 
     def receive(self) -> tuple[Fields, bytes, int | Rights] | None:
         """Wait for a frame: header, data, descriptor. None: the pool is gone, or wants this worker to end."""
         try:
-            data, fd = receive_with_fd(self._tasks)
+            data, ancillary, _, _ = self._recv(RECEIVE_BYTES, ANCILLARY_BYTES)
         except OSError:
             return None
         if not data:
             return None
-        return unpack(data), data, fd
+        return unpack(data), data, descriptor_in(data, ancillary) if ancillary else -1
 
     def send(self, frame: Frame) -> None:
         """Send a frame; waits while the pool is behind. Raises OSError when the pool is gone."""
         with self._lock:
-            if frame.fd < 0:
-                self._send(frame.data)
+            if self._sending:
+                self._late.append(frame)
                 return
-            self._send(DESCRIPTOR_FOLLOWS)
-            send_with_fd(self._results, frame.data, frame)
+            self._sending = True
+            try:
+                self._send_now(frame)
+                while self._late:
+                    self._send_now(self._late.popleft())
+            finally:
+                self._sending = False
+
+    def _send_now(self, frame: Frame) -> None:
+        if frame.fd < 0:
+            self._send(frame.data)
+            return
+        self._send(DESCRIPTOR_FOLLOWS)
+        send_with_fd(self._results, frame.data, frame)
         frame.close()
 
     def close(self) -> None:
+        self._arena.close()
         self._tasks.close()
         self._results.close()

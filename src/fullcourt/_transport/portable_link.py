@@ -174,6 +174,7 @@ class PoolEnd:
         self._waiting: deque[Message] = deque()  # here; can be taken back
         self._in_flight: dict[int, list[int]] = {}  # chunk id: tasks not yet answered, bytes
         self._unread_bytes = 0  # at most so many are in the system's buffers
+        self._told_bytes = 0  # of these, what is no task: it was read when the task after it is answered
         self._start_bytes = 0
         self._outbox: queue.SimpleQueue[Message | None] = queue.SimpleQueue()  # of the writing thread
         self._n_in_outbox = 0
@@ -212,7 +213,10 @@ class PoolEnd:
             if message.chunk_id:
                 if not self.is_ready or len(in_flight) >= self._may_fly:
                     return
-                in_flight[message.chunk_id] = [message.count, message.n_bytes]
+                in_flight[message.chunk_id] = [message.count, message.n_bytes + self._told_bytes]
+                self._told_bytes = 0
+            else:
+                self._told_bytes += message.n_bytes
             waiting.popleft()
             self._put(message)
 
@@ -350,7 +354,9 @@ class WorkerEnd:
     def __init__(self, number: int, at_end: Callable[[], object]) -> None:
         self._connection = Connection(number)
         self._at_end = at_end  # called, in the reading thread, when the pool is gone
-        self._lock = threading.Lock()  # keeps a frame's messages together
+        self._lock = threading.RLock()  # keeps a frame's messages together; held while the link is full
+        self._sending = False
+        self._late: deque[Message] = deque()  # sent inside of another send of the same thread; see the fast link
         self._frames: queue.SimpleQueue[Received] = queue.SimpleQueue()
 
     def receive_start(self) -> bytes:
@@ -376,16 +382,16 @@ class WorkerEnd:
 
     def _give_back(self) -> None:
         ids: list[int] = []
-        stops: list[Any] = []
+        kept: list[Any] = []
         with contextlib.suppress(queue.Empty):
             while True:
                 received = self._frames.get_nowait()
                 if received[0][0] in frames.NOT_TAKEN_BACK:
-                    stops.append(received)
+                    kept.append(received)
                 else:
                     ids.append(received[0][3])
-        for stop in stops:
-            self._frames.put(stop)
+        for received in kept:
+            self._frames.put(received)
         header = pack(frames.TAKEN_BACK, 0, 0, 0, 0, len(ids), 0, 0.0)
         with contextlib.suppress(OSError):  # the pool is gone, as the next reading will show
             self.send(Message(header + struct.pack(f"<{len(ids)}Q", *ids), []))
@@ -397,7 +403,16 @@ class WorkerEnd:
     def send(self, message: Message) -> None:
         """Send a frame; waits while the pool is behind. Raises OSError when the pool is gone."""
         with self._lock:
-            write_message(self._connection, message)
+            if self._sending:
+                self._late.append(message)
+                return
+            self._sending = True
+            try:
+                write_message(self._connection, message)
+                while self._late:
+                    write_message(self._connection, self._late.popleft())
+            finally:
+                self._sending = False
 
 
 # -- the page: memory that the pool and one worker share --------------------------------------------------------------

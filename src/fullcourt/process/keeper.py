@@ -213,7 +213,7 @@ def start_fresh(entry: str) -> KeeperHandle:
     control, its_control = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     try:
         code = f"from fullcourt.process.keeper import {entry}; {entry}(3, {os.getpid()})"
-        pid = spawn_interpreter(code, [its_control.fileno()])
+        pid = spawn_interpreter(code, [its_control.fileno()], {})
     except BaseException:
         control.close()
         raise

@@ -119,10 +119,10 @@ class Running:
 
     def pid(self) -> int | None:
         """Its process id. Waits until it has one."""
-        if self._pid is None and not self._over:
+        if self._pid is None:
             # Under the lock: else another thread could take the news for which this one waits, until the next ones.
             with self._lock:
-                while self._pid is None and not self._over:
+                while not self._over and self._pid is None:
                     self._wait_for_news(None)
                     self._take_news()
         return self._pid

@@ -1,0 +1,1 @@
+"""Bridges to other libraries, each imported only where that library is asked for."""

@@ -1,0 +1,117 @@
+"""Tasks that take long, each in another way. Imports stay light: under ``spawn`` every worker pays for them."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import time
+
+
+def note(path: str, text: object) -> None:
+    """One line, atomically."""
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    try:
+        os.write(fd, f"{text}\n".encode())
+    finally:
+        os.close(fd)
+
+
+def sleep_then_note(path: str, seconds: float) -> str:
+    note(path, f"begun {os.getpid()}")
+    time.sleep(seconds)
+    note(path, "ended")
+    return "done"
+
+
+def sleep_deaf(path: str, seconds: float) -> str:
+    """Swallows what is raised in it."""
+    note(path, f"begun {os.getpid()}")
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        try:
+            time.sleep(0.02)
+        except Exception:  # noqa: BLE001, S110  that is what it is for
+            pass
+    note(path, "ended")
+    return "done"
+
+
+def compute_in_c(path: str, seconds: float) -> str:
+    """One call of native code that never looks at signals."""
+    import hashlib
+
+    note(path, f"begun {os.getpid()}")
+    hashlib.pbkdf2_hmac("sha256", b"x", b"y", int(seconds * 1_000_000))
+    note(path, "ended")
+    return "done"
+
+
+def give_what_there_is(path: str, seconds: float) -> str:
+    """Makes the best of being stopped."""
+    note(path, f"begun {os.getpid()}")
+    try:
+        time.sleep(seconds)
+    except TimeoutError:
+        return "partial"
+    return "done"
+
+
+def fail_in_cleanup(path: str, seconds: float) -> str:
+    note(path, f"begun {os.getpid()}")
+    try:
+        time.sleep(seconds)
+    finally:
+        raise KeyError("cleanup")
+
+
+def start_child_and_sleep(path: str, seconds: float) -> str:
+    child = subprocess.Popen(["sleep", "100"])
+    note(path, f"child {child.pid}")
+    note(path, f"begun {os.getpid()}")
+    time.sleep(seconds)
+    return "done"
+
+
+def sleep_if(x: int, which: int = 7, seconds: float = 60.0) -> int:
+    if x == which:
+        time.sleep(seconds)
+    return x * x
+
+
+def sleep_tenth_or_long(x: int) -> int:
+    time.sleep(60.0 if x == 9 else 0.02)
+    return x
+
+
+def fail_until(path: str, n: int) -> int:
+    """Fails on all attempts before the n-th."""
+    note(path, time.monotonic())
+    with open(path, encoding="ascii") as file:
+        attempt = len(file.readlines())
+    if attempt < n:
+        raise ValueError(f"attempt {attempt}")
+    return attempt
+
+
+def die_if(x: int, which: int = 3) -> int:
+    if x == which:
+        os.kill(os.getpid(), 9)
+    return x
+
+
+def take_memory(n_bytes: int, seconds: float) -> int:
+    taken = bytearray(n_bytes)
+    for i in range(0, n_bytes, 4096):
+        taken[i] = 1
+    time.sleep(seconds)
+    return len(taken)
+
+
+def pid_after_taking(n_bytes: int) -> int:
+    globals().setdefault("kept", []).append(bytearray(os.urandom(1)) * n_bytes)
+    return os.getpid()
+
+
+def pid_after(seconds: float) -> int:
+    time.sleep(seconds)
+    return os.getpid()
