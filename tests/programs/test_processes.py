@@ -88,7 +88,7 @@ def start_running(program, start_method, *, daemon, waits):
     text = text_of(RUNNING, start_method).replace("DAEMON", str(daemon)).replace("WAITS", str(waits))
     program.start(str(program.write("program.py", text)))
     deadline = time.monotonic() + 60
-    while not (program.folder / "ready").exists() or len(program.workers()) < 3:
+    while not (program.folder / "ready").exists():
         assert time.monotonic() < deadline, program.stderr()
         time.sleep(0.005)
 
@@ -97,7 +97,8 @@ def start_running(program, start_method, *, daemon, waits):
 @pytest.mark.parametrize("with_signal", [signal.SIGKILL, signal.SIGTERM])
 def test_it_and_what_it_started_die_with_the_program(program, start_method, with_signal):
     start_running(program, start_method, daemon=False, waits=True)
-    processes = program.workers()  # the keeper, the process, and what that started
+    while len(processes := program.workers()) < 3:  # the keeper, the process, and what that started
+        time.sleep(0.005)
     os.kill(program.process.pid, with_signal)
     assert program.wait() == -with_signal
     assert still_there(processes, GONE_S) == []
