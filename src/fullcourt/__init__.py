@@ -12,6 +12,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from fullcourt._engines.state import worker_state
     from fullcourt.channels import (
         Barrier,
         BoundedSemaphore,
@@ -34,19 +35,23 @@ if TYPE_CHECKING:
         PicklingError,
         PoolBroken,
         PoolClosed,
+        ProcessDied,
         RemoteError,
         TaskCancelled,
         TaskMemoryExceeded,
         TaskTimeout,
         WorkerDied,
     )
-    from fullcourt.pool import Failure, Future, Pool, map  # noqa: A004
+    from fullcourt.pool import Failure, Future, Pipeline, Pool, Stage, map  # noqa: A004
+    from fullcourt.process import Child, Process, Thread, fork
+    from fullcourt.shared import Shared, empty, share
 
 __version__ = "0.1.0"
 
 __all__ = [
     "Barrier",
     "BoundedSemaphore",
+    "Child",
     "Condition",
     "Connection",
     "Event",
@@ -59,24 +64,37 @@ __all__ = [
     "OwnerDied",
     "PicklingError",
     "Pipe",
+    "Pipeline",
     "Pool",
     "PoolBroken",
     "PoolClosed",
+    "Process",
+    "ProcessDied",
     "Queue",
     "RLock",
     "RemoteError",
     "Semaphore",
+    "Shared",
     "ShutDown",
     "SimpleQueue",
+    "Stage",
     "TaskCancelled",
     "TaskMemoryExceeded",
     "TaskTimeout",
+    "Thread",
     "WorkerDied",
+    "empty",
+    "fork",
     "map",
+    "share",
+    "worker_state",
 ]
 
 _MODULES = {
-    "fullcourt.pool": ("Failure", "Future", "Pool", "map"),
+    "fullcourt.pool": ("Failure", "Future", "Pipeline", "Pool", "Stage", "map"),
+    "fullcourt._engines.state": ("worker_state",),
+    "fullcourt.process": ("Child", "Process", "Thread", "fork"),
+    "fullcourt.shared": ("Shared", "empty", "share"),
     "fullcourt.channels": (
         "Barrier",
         "BoundedSemaphore",

@@ -4,6 +4,7 @@
     |-- PoolClosed          (RuntimeError, ValueError)      a call on a pool that takes no more work
     |-- PoolBroken          (BrokenProcessPool)             the workers cannot be started; nothing more can run
     |-- WorkerDied          (BrokenProcessPool)             the process died while it ran this task
+    |   `-- ProcessDied                                     a fullcourt.Process ended before it gave a result
     |-- TaskTimeout         (TimeoutError)                  the task was stopped because its time was over
     |-- TaskCancelled       (concurrent.futures.CancelledError)
     |-- TaskMemoryExceeded  (MemoryError)                   the task's worker took more memory than allowed
@@ -25,7 +26,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from fullcourt._deaths import PoolBroken, WorkerDied
+    from fullcourt._deaths import PoolBroken, ProcessDied, WorkerDied
 
 __all__ = [
     "FullcourtError",
@@ -34,6 +35,7 @@ __all__ = [
     "PicklingError",
     "PoolBroken",
     "PoolClosed",
+    "ProcessDied",
     "RemoteError",
     "RemoteTraceback",
     "TaskCancelled",
@@ -133,6 +135,6 @@ def exit_name(exitcode: int | None) -> str:
 
 def __getattr__(name: str) -> Any:
     """Load what derives from ``BrokenProcessPool`` when it is asked for: that import is most of a worker's start."""
-    if name in ("PoolBroken", "WorkerDied"):
+    if name in ("PoolBroken", "ProcessDied", "WorkerDied"):
         return getattr(import_module("fullcourt._deaths"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -135,3 +135,7 @@ def ask_with_a_map(pool: Any) -> list[Any]:
 def add_one(items: Any) -> Any:
     items.put(items.get(timeout=10) + 1)
     return items
+
+
+def put_into_broadcast(shared: Any, item: Any) -> None:
+    shared.value.put((item, os.getpid()))

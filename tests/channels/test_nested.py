@@ -1,4 +1,4 @@
-"""Queues go along with tasks that tasks hand to their own pool: through the pool's process, which is no user of them."""
+"""Queues go along with tasks that tasks hand to their own pool: through the pool, which is no user of them."""
 
 from __future__ import annotations
 

@@ -42,6 +42,7 @@ from fullcourt._engines.jobs import Call, CallStream, MapChunk, MapJob, Settleme
 from fullcourt._engines.linked import Broken, FrameArrived, Handle, Lost, Orphaned
 from fullcourt._engines.nested import Lending, Relay, Relays, nested_priority
 from fullcourt._engines.roles import Roles, wait_aside
+from fullcourt._engines.state import Broadcast
 from fullcourt._engines.supervisor import NEVER, Limits, Supervisor
 from fullcourt._engines.timekeeper import Timekeeper
 from fullcourt._os.system import n_oom_kills
@@ -72,6 +73,8 @@ MAX_STILLBORN = 4
 # So many workers in a row may end while they load a function, before it counts as deadly.
 MAX_FATAL_LOADS = 3
 MAX_STILLBORN_KILLED = 20
+# Of no two pools of a process the same: a value that strays to another pool's worker shall not be found there.
+broadcast_keys = itertools.count(1)
 
 
 class Driver:
@@ -280,6 +283,22 @@ class Driver:
             self._n_open += 1
             self.scheduler.stream_filled(job, monotonic())
         self._perform()
+
+    def broadcast(self, value: Any) -> Broadcast[Any]:
+        """Give a value to every worker, also to those that come later; returns its handle. Raises PicklingError."""
+        key = next(broadcast_keys)
+        self._check_open()
+        if self.functions is not None:
+            frame = self.engine.frame_of(key, self.engine.codec.encode(value))  # runs user code: without the lock
+            with self.roles.shield, self._lock:
+                self._check_open()
+                self.engine.broadcast(key, frame)
+        return Broadcast(key, value, self._forget_value)
+
+    def _forget_value(self, key: int) -> None:
+        if self.functions is not None and not self.is_foreign():
+            with self.roles.shield, self._lock:
+                self.engine.forget(key)
 
     def feed(self, job: StreamJob) -> None:
         """A job's input, which was empty or had no place in the scheduler, has items.

@@ -171,6 +171,12 @@ class NestedDriver(Driver):
         self._perform()
         return True
 
+    def broadcast(self, value: Any) -> Any:
+        raise NotSupported(
+            f"a task cannot broadcast a value to the workers of the pool that runs it ({self.name}): broadcast it "
+            f"before, where the pool was opened, or give it to the nested tasks as an argument"
+        )
+
     def close(self) -> None:
         raise NotSupported(f"a task cannot close the pool that runs it ({self.name}); it can use it")
 

@@ -66,6 +66,7 @@ class InterpreterEngine(LinkedEngine):
         fds = (os.dup(tasks.fileno()), results.detach(), page_fd)
         thread = make_thread(self._run, handle.name, (handle, fds))
         self._threads[worker_id] = thread
+        self._greet(link)
         thread.start()
 
     def _run(self, handle: Handle, fds: tuple[int, int, int]) -> None:

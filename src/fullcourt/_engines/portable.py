@@ -56,6 +56,7 @@ class PortableEngine(RemoteEngine):
     """Runs workers as processes, with what every system has."""
 
     _make_frame = staticmethod(make_message)
+    _make_frame_for_all = staticmethod(make_message)
 
     def __init__(self, n_slots: int, name: str, start_method: str | None, setup: Setup) -> None:
         if start_method == "fork":
@@ -140,6 +141,7 @@ class PortableEngine(RemoteEngine):
         self.handles[worker_id] = handle
         self._children[worker_id] = child
         link.start(self._start_data)
+        self._greet(link)
 
     def _remove(self, handle: Handle) -> None:
         self.handles.pop(handle.id, None)
@@ -173,6 +175,7 @@ class PortableEngine(RemoteEngine):
             child.kill()
 
     def close(self) -> None:
+        self._forget_all()
         for child in list(self._children.values()):
             child.kill()
             self._remove(child.handle)

@@ -187,6 +187,7 @@ class ProcessEngine(LinkedEngine):
         _, page_fd = self._add(worker_id, link)
         try:
             self._order(("start", worker_id), [tasks.fileno(), results.fileno(), page_fd])
+            self._greet(link)
         finally:
             # `tasks` stays open in the link: the pool takes back through it
             results.close()
@@ -234,6 +235,12 @@ class ProcessEngine(LinkedEngine):
                 self.kill(handle.id)
         if self._control is not None:
             self._order(("stop",))
+
+    def give_up(self) -> None:
+        control, self._control = self._control, None
+        if control is not None:
+            control.close()
+        super().give_up()
 
     def close(self) -> None:
         self._ending = True

@@ -83,6 +83,7 @@ class Template:
         self._pids: dict[int, int] = {}  # worker id: pid
         self._watched: dict[int, int] = {}  # pidfd: worker id
         self._poll = select.poll()
+        self.done = False  # set by a subclass that ends of itself
 
     def run(self) -> None:
         """Serve until the pool's end; then end all workers."""
@@ -93,7 +94,7 @@ class Template:
             poll.register(pool_fd, select.POLLIN)
         prepared = False
         try:
-            while os.getppid() == self._pool_pid:
+            while not self.done and os.getppid() == self._pool_pid:
                 # The first workers are on their way before what adopts orphans is loaded (1 ms); then at once, for
                 # a short-lived pool has orphans, too.
                 events = poll.poll(None if prepared or not self._pids else 0)
@@ -131,11 +132,7 @@ class Template:
             finally:
                 for fd in fds:
                     os.close(fd)
-            self._pids[message[1]] = pid
-            watch = open_pidfd(pid)
-            self._watched[watch] = message[1]
-            self._poll.register(watch, select.POLLIN)
-            self._tell(("started", message[1], pid))
+            self.adopt(message[1], pid)
         elif message[0] == "kill":
             pid = self._pids.get(message[1], 0)
             if pid and message[2] == signal.SIGKILL:
@@ -149,6 +146,14 @@ class Template:
             return False
         return True
 
+    def adopt(self, worker_id: int, pid: int) -> None:
+        """Look after a child of this process from now on."""
+        self._pids[worker_id] = pid
+        watch = open_pidfd(pid)
+        self._watched[watch] = worker_id
+        self._poll.register(watch, select.POLLIN)
+        self._tell(("started", worker_id, pid))
+
     def _reap(self, watch: int) -> None:
         worker_id = self._watched.pop(watch)
         self._poll.unregister(watch)
@@ -156,10 +161,14 @@ class Template:
         pid = self._pids.pop(worker_id)
         below = descendants(pid)
         _, status, usage = os.wait4(pid, 0)
+        self.sweep(below)
+        self._tell(("exited", worker_id, os.waitstatus_to_exitcode(status), usage.ru_maxrss * 1024))
+
+    def sweep(self, below: list[int]) -> None:
+        """A child has ended, and this was found below it: end it, too."""
         for child in below:
             with contextlib.suppress(OSError):
                 os.kill(child, signal.SIGKILL)
-        self._tell(("exited", worker_id, os.waitstatus_to_exitcode(status), usage.ru_maxrss * 1024))
 
     def _tell(self, message: tuple[Any, ...]) -> None:
         with contextlib.suppress(OSError):
@@ -326,25 +335,12 @@ def fork_template(control: socket.socket, pool_socket: socket.socket, setup: Set
     """Fork a template off this process. Returns its pid; in the template it never returns.
 
     Raises:
-        NotSupported: there are sub-interpreters in this process; the child would have to destroy them, and crashes.
+        NotSupported: as :func:`fork_quietly`.
     """
-    interpreters = sys.modules.get("concurrent.interpreters")
-    if interpreters is not None and len(interpreters.list_all()) > 1:
-        raise NotSupported(
-            "this process has sub-interpreters, and Python cannot fork such a process safely. Close the pool of "
-            'interpreters first, or use start_method="forkserver" or "spawn".'
-        )
     pool_pid = os.getpid()
     import_worker()  # here, where the next pool finds it
-    flush_all()
-    import warnings
-
-    with warnings.catch_warnings():
-        # 3.12 warns of forking where threads run; the pool does so once, when it is opened, and the docs say what to
-        # do about it (start_method="forkserver").
-        warnings.simplefilter("ignore", DeprecationWarning)
-        with libraries_limited(setup.share):
-            pid = fork_with_tracker()
+    with libraries_limited(setup.share):
+        pid = fork_quietly()
     if pid:
         return pid
     try:
@@ -355,6 +351,28 @@ def fork_template(control: socket.socket, pool_socket: socket.socket, setup: Set
         run_template(control, pool_pid, setup)
     finally:
         os._exit(0)
+
+
+def fork_quietly() -> int:
+    """Fork this process, with its streams flushed before. Returns what ``os.fork`` does.
+
+    Raises:
+        NotSupported: there are sub-interpreters in this process; the child would have to destroy them, and crashes.
+    """
+    interpreters = sys.modules.get("concurrent.interpreters")
+    if interpreters is not None and len(interpreters.list_all()) > 1:
+        raise NotSupported(
+            "this process has sub-interpreters, and Python cannot fork such a process safely. Close the pool of "
+            'interpreters first, or use start_method="forkserver" or "spawn".'
+        )
+    flush_all()
+    import warnings
+
+    with warnings.catch_warnings():
+        # 3.12 warns of forking where threads run; the pool does so once, when it is opened, and the docs say what to
+        # do about it (start_method="forkserver").
+        warnings.simplefilter("ignore", DeprecationWarning)
+        return fork_with_tracker()
 
 
 def import_worker() -> None:

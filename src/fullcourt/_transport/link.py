@@ -29,11 +29,10 @@ from fullcourt._transport.frames import (
     DESCRIPTOR_FOLLOWS,
     HEADER_BYTES,
     MAX_INLINE,
+    NOT_TAKEN_BACK,
     RECEIVE_BYTES,
     REPLIES_OPEN,
     RIGHTS,
-    SETTINGS,
-    STOP,
     pack,
     unpack,
 )
@@ -110,14 +109,35 @@ class Frame:
         self.mine: list[int] = []  # those of them that go with this frame
         self.kept: Buffers | None = None  # who owns the others
 
+    def copy(self) -> Frame:
+        """The same frame, to be sent to another worker."""
+        frame = Frame(self.data, os.dup(self.fd) if self.fd >= 0 else -1, self.chunk_id)
+        if self.kept is not None:
+            frame.lend(self.kept)
+        return frame
+
+    def lend(self, buffers: Buffers) -> None:
+        """Have the descriptors of the function and of the payload go along."""
+        self.kept = buffers
+        self.rights = []
+        for rights in (buffers.function_rights, buffers.rights):
+            if rights is not None:
+                fds, mine = rights.to_send()
+                self.rights += fds
+                self.mine += mine
+
+    def let_go(self) -> None:
+        """This frame is kept to be copied: of what it lends, have no writing end open until then."""
+        mine, self.mine = self.mine, []
+        for fd in mine:
+            os.close(fd)
+
     def close(self) -> None:
         """Give up the block, if it has one."""
         if self.fd >= 0:
             os.close(self.fd)
             self.fd = -1
-        mine, self.mine = self.mine, []
-        for fd in mine:
-            os.close(fd)
+        self.let_go()
 
 
 def make_frame(
@@ -178,11 +198,7 @@ def make_frame_with_rights(
     fd, table = write_block([function, payload, *raw_views(buffers), bytes([n_function, *pipes])], arena)
     header = pack(kind, BLOCK | RIGHTS, function_id, chunk_id, start, count, len(function), seconds)
     frame = Frame(header + table, fd, chunk_id)
-    frame.kept = buffers
-    of_function, frame.mine = function_rights.to_send()
-    of_payload, mine = payload_rights.to_send()
-    frame.mine += mine
-    frame.rights = [*of_function, *of_payload]
+    frame.lend(buffers)
     return frame
 
 
@@ -206,6 +222,16 @@ def read_body(data: bytes, fields: Fields, attached: Attached) -> Body:
     if n_function:
         return Body(view[HEADER_BYTES : HEADER_BYTES + n_function], view[HEADER_BYTES + n_function :], [])
     return Body(b"", view[HEADER_BYTES:], [])
+
+
+def frame_again(data: bytes, attached: int | Rights) -> Frame:
+    """A received frame, to be sent again."""
+    if not isinstance(attached, Rights):
+        return Frame(data, attached, 0)
+    fds, attached.fds = attached.fds, []
+    frame = Frame(data, fds[0], 0)
+    frame.rights = frame.mine = fds[1:]
+    return frame
 
 
 def make_link() -> tuple[PoolEnd, socket.socket, socket.socket]:
@@ -291,25 +317,28 @@ class PoolEnd:
     def send(self, frame: Frame) -> bool:
         """Send a frame, or keep it until :meth:`flush` where the link is full. False: it waits, or the link is dead."""
         with self._lock:
-            self.bytes_out += len(frame.data)
-            if self._waiting:
-                self._waiting.append(frame)
-                return False
-            if frame.kept is not None:
-                self._lent[frame.chunk_id] = frame.kept
-            try:
-                if frame.fd < 0:
-                    self._send(frame.data)
-                else:
-                    send_with_fd(self._out, frame.data, frame)
-                    frame.close()
-            except BlockingIOError:
-                self._waiting.append(frame)
-                return False
-            except OSError:  # the worker is gone; its loss is reported by its keeper
+            return self._put(frame)
+
+    def _put(self, frame: Frame) -> bool:
+        self.bytes_out += len(frame.data)
+        if self._waiting:
+            self._waiting.append(frame)
+            return False
+        if frame.kept is not None:
+            self._lent[frame.chunk_id] = frame.kept
+        try:
+            if frame.fd < 0:
+                self._send(frame.data)
+            else:
+                send_with_fd(self._out, frame.data, frame)
                 frame.close()
-                return False
-            return True
+        except BlockingIOError:
+            self._waiting.append(frame)
+            return False
+        except OSError:  # the worker is gone; its loss is reported by its keeper
+            frame.close()
+            return False
+        return True
 
     def flush(self) -> None:
         """Send what waited. Called after every receive: a worker that answered has read something."""
@@ -356,36 +385,41 @@ class PoolEnd:
     def take_back(self) -> list[int]:
         """Take back all frames that the worker has not read. Returns their chunks' ids, in order."""
         ids: list[int] = []
-        kept: list[Frame] = []  # another thread has just told the worker this; it must still be told
+        others: list[Frame] = []  # what is no task, as STOP from another thread: the worker must still get it
         with self._lock:
             while True:
                 try:
                     data, fd = receive_with_fd(self._unread, socket.MSG_DONTWAIT)
                 except OSError:
                     break
-                if data and data[0] in (STOP, SETTINGS):
-                    kept.append(Frame(data, fd if isinstance(fd, int) else -1, 0))
+                if not data:
+                    break
+                if data[0] in NOT_TAKEN_BACK:
+                    others.append(frame_again(data, fd))
                     continue
-                if data:
-                    ids.append(unpack(data)[3])
+                ids.append(unpack(data)[3])
                 if isinstance(fd, Rights):
                     hold_rights(self._lent.pop(ids[-1], None))
                     fd.close()
                 elif fd >= 0:
                     os.close(fd)
-                if not data:
-                    break
             while self._waiting:
                 frame = self._waiting.popleft()
-                if frame.data[0] in (STOP, SETTINGS):
-                    kept.append(frame)
+                if frame.data[0] in NOT_TAKEN_BACK:
+                    others.append(frame)
                     continue
                 ids.append(frame.chunk_id)
                 hold_rights(frame.kept)
                 frame.close()
-        for frame in kept:
-            self.send(frame)
+            for frame in others:  # before the lock is free: what comes after it must come after it
+                self._put(frame)
         return ids
+
+    def give_up(self) -> None:
+        """In a forked child, where another thread of the parent may have held the lock: close the sockets."""
+        self.closed = True
+        for sock in (self._out, self._unread, self._in):
+            sock.close()
 
     def hang_up(self) -> None:
         """Have the worker see the end of file, after what it was sent."""
@@ -514,6 +548,11 @@ class Replies:
             pass
         frame.close()
         return True
+
+    def give_up(self) -> None:
+        """In a forked child, as :meth:`PoolEnd.give_up`."""
+        self._closed = True
+        self._socket.close()
 
     def close(self) -> None:
         """Idempotent."""
