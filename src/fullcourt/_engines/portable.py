@@ -32,7 +32,6 @@ from fullcourt._engines.template import (
     enter_world,
     interpreter_command,
     pickle_setup,
-    preload,
     quiet_signals,
     record_faults,
     run_worker,
@@ -337,7 +336,6 @@ def main(worker_id: int, inherited: list[int], page: Any, n_bytes: int) -> None:
     quiet_signals()
     adopt(0, 0, setup.tracker)
     enter_world(setup)
-    preload(setup)
     if sys.platform != "win32":
         record_faults(os.dup(page), setup.n_slots)
     run_worker(worker_id, setup, lambda: (end, open_page(page, n_bytes)))

@@ -236,7 +236,6 @@ def run_worker(worker_id: int, setup: Setup, connect: Callable[[], tuple[Any, mm
         be_a_child(this_worker.name_here)
         adopt_main()
         codec = Codec(shares_main=setup.shares_main, carries=getattr(end, "carries_descriptors", True))
-        initializer, initargs = setup.initializer, setup.initargs
         name = f"{setup.name}-{worker_id}"
         forwarder = Forwarder(end, codec, name, setup.output) if setup.output is not None else None
         if forwarder is not None and hasattr(os, "register_at_fork"):
@@ -247,6 +246,8 @@ def run_worker(worker_id: int, setup: Setup, connect: Callable[[], tuple[Any, mm
             setup.adopt()
         if hasattr(os, "register_at_fork"):
             os.register_at_fork(after_in_child=worker.become_fork)
+        preload(setup)  # here where no template has; what the modules print is forwarded
+        initializer, initargs = setup.initializer, setup.initargs
         if setup.encoded_initializer is not None:
             initializer, initargs = load_initializer(setup), ()
         if worker.run(initializer, initargs):
@@ -389,8 +390,9 @@ def flush_all() -> None:
 
 
 def preload(setup: Setup) -> None:
-    """Import what the pool asked for. If that fails, the workers' initializer fails for it: so the pool hears of it."""
-    for name in setup.preload:
+    """Import what the pool asked for, once. If that fails, the workers' initializer fails for it: so the pool hears."""
+    names, setup.preload = setup.preload, ()
+    for name in names:
         try:
             __import__(name)
         except BaseException as error:  # noqa: BLE001  whatever that module does
@@ -463,7 +465,6 @@ def spawned(worker_id: int) -> None:
     for fd in (3, 4, 5):
         os.set_inheritable(fd, False)
     enter_world(setup)
-    preload(setup)
     worker_main(worker_id, 3, 4, 5, setup, parent_pid)
 
 
