@@ -212,38 +212,39 @@ class Driver:
 
     def _hand_in(self, call: Call) -> None:
         """Give a call to the scheduler and, as a rule, at once to a worker. In the shield; actions may be left over."""
-        me: object = threading.get_ident()
         priority = 0
         if call.options is not None and call.options.priority:
             priority = call.options.priority
         if self.functions is None and call.payload is not None:
             priority += nested_priority(call.payload.outer)
-        if priority:
-            me = (me, priority)
-        scheduler = self.scheduler
         with self._lock:
             self._check_open()
-            stream = self._streams.get(me)
-            if stream is None:
-                stream = self._streams[me] = CallStream(Estimate(), priority)
-                self._forget_streams(me)
+            now = monotonic()
             if self._limited and not self._n_open:
-                self.supervisor.work_came(monotonic())
+                self.supervisor.work_came(now)
             self._n_open += 1
             call.id = self.new_id()  # under the lock: on free-threaded Python two could draw the same number
-            call.stream = stream
-            now = monotonic()
-            worker_id = 0 if stream.queued or self.engine.runs_inline else scheduler.placed_at_once(call, now)
+            worker_id = 0 if self.engine.runs_inline else self.scheduler.placed_at_once(call, now)
             if not worker_id:
-                stream.append(call)
-                if not stream.queued or priority >= NESTED:
-                    scheduler.stream_filled(stream, now)
+                self._have_wait(call, priority, now)
         if worker_id:
             problem = self.engine.send(worker_id, call)
             if problem is not None:
                 self._settle(self._cannot_send(call, worker_id, problem))
             elif call.options is not None and call.options.is_watched:
                 self._watch(call, worker_id)
+
+    def _have_wait(self, call: Call, priority: int, now: float) -> None:
+        """No worker has room for a call, or others wait already: it goes to its thread's stream. Under the lock."""
+        me: object = (threading.get_ident(), priority) if priority else threading.get_ident()
+        stream = self._streams.get(me)
+        if stream is None:
+            stream = self._streams[me] = CallStream(Estimate(), priority)
+            self._forget_streams(me)
+        call.stream = stream
+        stream.append(call)
+        if not stream.queued or priority >= NESTED:
+            self.scheduler.stream_filled(stream, now)
 
     def cannot_part(self, options: Options | None) -> bool:
         """Whether items with these options must travel one by one: a stuck one cannot be parted from others here."""
@@ -450,6 +451,8 @@ class Driver:
                 job.queued = False
 
     def _check_open(self) -> None:
+        if self._broken is None and not self.closed and self.pid == os.getpid():
+            return
         if self._broken is not None:
             raise self._broken
         if self.closed and not self._takes_nested():

@@ -84,9 +84,12 @@ class Codec:
         """
         buffers: list[pickle.PickleBuffer] = []
         try:
-            data = self._dumps(obj, buffers.append)
+            if self.reducers is None:
+                data = pickle.dumps(obj, PROTOCOL, buffer_callback=buffers.append)
+            else:
+                data = self._dumps(obj, buffers.append)
             if (b"__main__" not in data or self._shares_main()) and CONNECTION not in data:
-                if len(buffers) > MAX_BUFFERS or any(is_small(buffer) for buffer in buffers):
+                if buffers and (len(buffers) > MAX_BUFFERS or any(is_small(buffer) for buffer in buffers)):
                     buffers = []
                     data = self._dumps(obj, keep_large(buffers))
                 return data, buffers
