@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import multiprocessing
 import os
 import pickle
 import queue
 import random
 import signal
+import socket
 import sys
 import threading
 from collections import Counter
@@ -434,6 +436,24 @@ def test_other_systems_are_told_plainly(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 # -- the end -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("make", [*QUEUES, lambda: fullcourt.Pipe()[0]], ids=["queue", "simple", "joinable", "pipe"])
+def test_a_cycle_goes_in_whatever_order_its_parts_are_collected(make: Any) -> None:
+    handle = make()
+    sockets = [value for value in vars(handle).values() if isinstance(value, socket.socket)]
+    assert sockets
+    numbers = [sock.fileno() for sock in sockets]
+    for sock in sockets:
+        sock.__del__()  # type: ignore[attr-defined]  # as the collector does, without a warning
+    for number in numbers:
+        os.fstat(number)  # still there: closed now, it could be another's when the handle closes it
+    del handle, sock
+    sockets.clear()
+    gc.collect()
+    for number in numbers:
+        with pytest.raises(OSError, match="Bad file"):
+            os.fstat(number)
 
 
 def test_a_closed_queue_refuses_and_the_others_go_on() -> None:

@@ -27,6 +27,7 @@ import termios
 import threading
 from typing import Any, Self
 
+from fullcourt._os.sockets import View
 from fullcourt.channels._handle import Handle, check_supported
 from fullcourt.channels._listeners import Listener
 from fullcourt.channels._log import Log
@@ -215,6 +216,6 @@ class Line(Handle):
 
 def nonblocking(fd: int) -> socket.socket:
     """A socket object for one of our descriptors, which stays ours."""
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET, 0, fileno=fd)
+    sock = View(socket.AF_UNIX, socket.SOCK_SEQPACKET, 0, fileno=fd)
     sock.setblocking(False)
     return sock

@@ -10,6 +10,7 @@ from time import monotonic
 from types import TracebackType
 from typing import Any, Self
 
+from fullcourt._os.sockets import View
 from fullcourt._transport.carried import Rights
 from fullcourt.channels._handle import Handle, check_supported
 from fullcourt.channels._messages import BLOCK, MAX_INLINE, PLAIN, Message, bytes_message, encode, read, receive
@@ -64,7 +65,7 @@ class Connection(Handle):
         self._readable = readable
         self._writable = writable
         self._own([handle])
-        self._socket: socket.socket | None = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET, 0, fileno=handle)
+        self._socket: socket.socket | None = View(socket.AF_UNIX, socket.SOCK_SEQPACKET, 0, fileno=handle)
 
     def _state(self) -> tuple[Any, ...]:
         return (self._readable, self._writable)

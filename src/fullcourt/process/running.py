@@ -22,6 +22,7 @@ from typing import Any
 from fullcourt._engines.template import Setup, be_a_child
 from fullcourt._os.inherited import note_holder
 from fullcourt._os.interrupts import Shield
+from fullcourt._os.sockets import Part
 from fullcourt._transport import frames
 from fullcourt._transport.codec import Codec, decode
 from fullcourt._transport.link import WorkerEnd, make_frame, make_link, read_body
@@ -54,7 +55,8 @@ class Running:
         self._peak_bytes: int | None = None
         self._lock = threading.Lock()  # protects what follows and above; held while the outcome is taken in
         self._over = False
-        self._news, self._its_news = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        news, self._its_news = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._news = Part(socket.AF_UNIX, socket.SOCK_SEQPACKET, 0, fileno=news.detach())
         self._link, self._tasks, self._results = make_link()
         self._keeper: KeeperHandle | None = None
         note_holder(self)
