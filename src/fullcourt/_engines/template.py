@@ -28,6 +28,7 @@ import socket
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, NoReturn, cast
 
@@ -41,7 +42,9 @@ from fullcourt.errors import NotSupported
 if TYPE_CHECKING:
     from fullcourt._engines.output import OutputSettings
 
-# A worker that has been told to end waits so long for threads that tasks left running, and for exit functions.
+# A worker that has been told to end waits so long for threads that tasks left running (not daemons).
+THREADS_S = 2.0
+# So long it takes at most in all, with the exit functions.
 EXIT_S = 10.0
 
 __all__ = ["Setup", "Template", "main", "worker_main"]
@@ -252,9 +255,7 @@ def run_worker(worker_id: int, setup: Setup, connect: Callable[[], tuple[Any, mm
             initializer, initargs = load_initializer(setup), ()
         if worker.run(initializer, initargs):
             code = 0
-        end_within(EXIT_S, code)
-        run_exit_functions()
-        (flush_streams if forwarder is None else forwarder.finish)()
+        run_exit_functions(code, flush_streams if forwarder is None else forwarder.finish)
     except BaseException:  # noqa: BLE001  nowhere to report to: the pool sees the exit code
         with contextlib.suppress(BaseException):
             import traceback
@@ -309,24 +310,37 @@ def be_a_child(name: str) -> None:
             current.name = name
 
 
-def end_within(seconds: float, code: int) -> None:
-    """End this process after so many seconds, whatever exit functions and threads that tasks left do meanwhile."""
-    import threading
-
-    timer = threading.Timer(seconds, os._exit, (code,))
-    timer.daemon = True
-    timer.start()
-
-
-def run_exit_functions() -> None:
+def run_exit_functions(code: int, flush: Callable[[], object]) -> None:
     """What tasks and initializers registered for the end of the process, in the interpreter's own order.
 
-    Executors that a task left open end at ``threading._shutdown``; only then can one wait for their processes.
+    Executors that a task left open end at ``threading._shutdown``; only then can one wait for their processes. Threads
+    that a task left running are waited for a little, and the whole takes no longer than :data:`EXIT_S`.
     """
-    import atexit
     import threading
 
+    rest = threading.Lock()  # taken by whoever does what comes after the threads' end
+
+    def go_on_without_threads() -> None:
+        if rest.acquire(blocking=False):
+            with contextlib.suppress(BaseException):
+                run_later_exit_functions()
+                flush()
+            os._exit(code)
+
+    for seconds, act in ((EXIT_S, partial(os._exit, code)), (THREADS_S, go_on_without_threads)):
+        timer = threading.Timer(seconds, act)
+        timer.daemon = True
+        timer.start()
     threading._shutdown()  # type: ignore[attr-defined]
+    rest.acquire()
+    run_later_exit_functions()
+    flush()
+
+
+def run_later_exit_functions() -> None:
+    """What comes after the threads' end."""
+    import atexit
+
     if "multiprocessing.util" in sys.modules:
         sys.modules["multiprocessing.util"]._exit_function()
     atexit._run_exitfuncs()
