@@ -7,12 +7,14 @@ import os
 import pickle
 import socket
 import sys
+import threading
 from typing import Any, NoReturn
 
-from fullcourt._engines.template import Setup, be_a_child, enter_world, run_exit_functions
+from fullcourt._engines.template import Setup, be_a_child, enter_world, run_later_exit_functions
 from fullcourt._engines.worker import flush_streams
 from fullcourt._transport import frames
 from fullcourt._transport.codec import Codec, decode
+from fullcourt._transport.inheritance import adopt
 from fullcourt._transport.link import WorkerEnd, make_frame, read_body
 from fullcourt._transport.mainspace import adopt_main
 from fullcourt._transport.remote_errors import dump_exception, format_remote
@@ -21,8 +23,10 @@ from fullcourt.errors import PicklingError
 __all__ = ["run_fresh", "run_process"]
 
 
-def run_fresh(tasks_fd: int, results_fd: int) -> NoReturn:
+def run_fresh(tasks_fd: int, results_fd: int, tracker_fd: int | None) -> NoReturn:
     """Be a child in a fresh interpreter: what to run comes as a frame, with the program's world at its head."""
+    if tracker_fd is not None:
+        adopt(tracker_fd, 1, 0)
     end = WorkerEnd(socket.socket(fileno=tasks_fd), socket.socket(fileno=results_fd), 1)
     received = end.receive()
     if received is None:
@@ -52,7 +56,8 @@ def run_process(process: Any, end: WorkerEnd, codec: Codec) -> NoReturn:
             code = run_and_answer(process, end, codec)
         finally:
             end.close()
-            run_exit_functions()
+            threading._shutdown()  # type: ignore[attr-defined]  # its threads are waited for, however long
+            run_later_exit_functions()
             flush_streams()
     except BaseException:  # noqa: BLE001  nobody is left to hear of it but the reader of stderr
         with contextlib.suppress(BaseException):
@@ -68,12 +73,14 @@ def run_process(process: Any, end: WorkerEnd, codec: Codec) -> NoReturn:
 def run_and_answer(process: Any, end: WorkerEnd, codec: Codec) -> int:
     """Returns the exit code."""
     try:
+        process._entered()
         result = process.run()
     except SystemExit as error:
         flush_streams()
         answer_error(end, codec, error)
         return exit_code(error)
     except BaseException as error:  # noqa: BLE001
+        process._raised(format_remote(error))
         flush_streams()
         answer_error(end, codec, error)
         return 1
@@ -85,7 +92,7 @@ def run_and_answer(process: Any, end: WorkerEnd, codec: Codec) -> int:
         problem = PicklingError(f"the process ran, but of its result, {error}")
         problem.__cause__ = error.__cause__ or error
         answer_error(end, codec, problem)
-        return 1
+        return int(process._must_answer)
     send(end, frame)
     return 0
 

@@ -10,8 +10,8 @@ memory as it was then. With ``spawn`` it is a fresh interpreter, of which the ch
 a fork of a fresh interpreter, the *server*, which the processes that run at the same time share.
 
 Messages to a keeper, on its control socket: those to a template. A fresh one gets its only "start" with three
-descriptors (tasks, results, news). What it tells goes over the *news* socket: ``("started", id, pid)``,
-``("exited", id, exitcode, peak_bytes)``, then the end of the file.
+descriptors (tasks, results, news), or four (the way to the resource tracker). What it tells goes over the *news*
+socket: ``("started", id, pid)``, ``("exited", id, exitcode, peak_bytes)``, then the end of the file.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from typing import Any
 from fullcourt._engines.template import Template, fork_quietly, quiet_signals, spawn_interpreter
 from fullcourt._os.system import become_subreaper, descendants, die_with_parent
 from fullcourt._transport.carried import drop_inherited
+from fullcourt._transport.inheritance import fork_with_tracker
 
 __all__ = ["Keeper", "KeeperHandle", "fork_keeper", "main", "serve", "serve_keeper", "spawn_keeper"]
 
@@ -51,7 +52,7 @@ class Keeper(Template):
     def fork(self, run: Callable[[], object]) -> int:
         """Fork off the child, which runs this and ends. Returns its pid."""
         keeper_pid = os.getpid()
-        pid = os.fork()
+        pid = fork_with_tracker()
         if not pid:
             with contextlib.suppress(BaseException):
                 self._poll = None  # type: ignore[assignment]
@@ -203,7 +204,7 @@ def fork_keeper(news: socket.socket, close: Callable[[], object], run: Callable[
 
 
 def spawn_keeper(fds: list[int]) -> KeeperHandle:
-    """Start a keeper that is a fresh interpreter, with these descriptors: tasks, results, news. Raises OSError."""
+    """Start a keeper that is a fresh interpreter, with the descriptors for its child. Raises OSError."""
     keeper = start_fresh("main")
     keeper.order(("start", THE_CHILD), fds)
     return keeper
@@ -229,7 +230,7 @@ _server_lock = threading.Lock()
 
 
 def serve_keeper(fds: list[int]) -> KeeperHandle:
-    """Have the server fork off a keeper, with these descriptors: tasks, results, news. Raises OSError."""
+    """Have the server fork off a keeper, with the descriptors for its child. Raises OSError."""
     global _server  # noqa: PLW0603  one for all that run, as its name says
     for _ in range(3):
         with _server_lock:
@@ -275,6 +276,8 @@ def receive(control: socket.socket) -> tuple[bytes, list[int]]:
     fds = array.array("i")
     for _, _, content in ancillary:
         fds.frombytes(content)
+    for fd in fds:
+        os.set_inheritable(fd, False)
     return data, fds.tolist()
 
 
@@ -284,11 +287,11 @@ def keep(control: socket.socket, parent_pid: int, fds: list[int]) -> None:
 
     def run() -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
-        run_fresh(fds[0], fds[1])
+        run_fresh(fds[0], fds[1], fds[3] if len(fds) > 3 else None)
 
     keeper = Keeper(control, parent_pid, lambda _id, _fds: 0, socket.socket(fileno=fds[2]))
     pid = keeper.fork(run)
-    for fd in fds[:2]:
+    for fd in (*fds[:2], *fds[3:]):
         os.close(fd)
     keeper.adopt(THE_CHILD, pid)
     keeper.run()
@@ -307,7 +310,7 @@ def serve(control_fd: int, program_pid: int) -> None:
             control.close()
             for watch in server._watched:
                 os.close(watch)
-            keep(socket.socket(fileno=fds[3]), server_pid, fds[:3])
+            keep(socket.socket(fileno=fds[-1]), server_pid, fds[:-1])
         os._exit(0)
 
     server = Server(control, program_pid, fork_one)

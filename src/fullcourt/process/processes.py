@@ -60,6 +60,8 @@ class Process(Generic[R]):
 
     _running: Running | None = None
     _closed = False
+    _tells = False  # whether the child itself says what it has raised
+    _must_answer = True  # whether a result that cannot be sent is a failure
 
     def __init__(
         self,
@@ -118,8 +120,8 @@ class Process(Generic[R]):
         prune()
         atexit.unregister(end_all)  # anew: a forked child has lost what was registered
         atexit.register(end_all)
-        method = self._start_method or default_start_method()
-        child = Running(self._name, self._daemon)
+        method = self._chosen_method()
+        child = Running(self._name, self._daemon, tells=self._tells)
         if method == "fork":
             child.fork(self)
         else:
@@ -277,6 +279,15 @@ class Process(Generic[R]):
         return self.result()
 
     # -- inside ----------------------------------------------------------------------------------------------------
+
+    def _chosen_method(self) -> str:
+        return self._start_method or default_start_method()
+
+    def _entered(self) -> None:
+        """In the child, before :meth:`run`."""
+
+    def _raised(self, text: str) -> None:
+        """In the child: :meth:`run` has raised; this is the traceback."""
 
     def _check(self) -> None:
         if self._closed:

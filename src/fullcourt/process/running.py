@@ -25,6 +25,7 @@ from fullcourt._os.interrupts import Shield
 from fullcourt._os.sockets import Part
 from fullcourt._transport import frames
 from fullcourt._transport.codec import Codec, decode
+from fullcourt._transport.inheritance import tracker_descriptor
 from fullcourt._transport.link import WorkerEnd, make_frame, make_link, read_body
 from fullcourt._transport.mainspace import adopt_main
 from fullcourt._transport.remote_errors import load_exception
@@ -43,8 +44,9 @@ failed: weakref.WeakSet[Running] = weakref.WeakSet()
 class Running:
     """One child. All methods may be called from any thread of the process that started it."""
 
-    def __init__(self, name: str, daemon: bool) -> None:
+    def __init__(self, name: str, daemon: bool, *, tells: bool) -> None:
         self.name = name
+        self.tells = tells  # the child has said itself what it raised
         self.daemon = daemon
         self.owner = os.getpid()
         self.exitcode: int | None = None
@@ -86,9 +88,14 @@ class Running:
         with self._undone_on_failure():
             payload, buffers = Codec().encode(process)
             setup = Setup(1, self.name, sys_path=list(sys.path), argv=list(sys.argv), cwd=os.getcwd())
+            if "multiprocessing.process" in sys.modules:
+                setup.authkey = bytes(sys.modules["multiprocessing.process"].current_process().authkey)
             frame = make_frame(frames.CALL, 0, 0, 0, 1, 0.0, pickle.dumps(setup), payload, buffers)
             self._link.send(frame)
             fds = [self._tasks.fileno(), self._results.fileno(), self._its_news.fileno()]
+            tracker = tracker_descriptor()
+            if tracker is not None:
+                fds.append(tracker)
             self._keeper = serve_keeper(fds) if method == "forkserver" else spawn_keeper(fds)
 
     @contextlib.contextmanager
@@ -206,7 +213,7 @@ class Running:
             if fields[0] == frames.ERROR:
                 self.error = load_exception(body.payload)
                 # Ctrl-C reaches the whole foreground group: the program has its own to tell of
-                self.retrieved = isinstance(self.error, (SystemExit, KeyboardInterrupt))
+                self.retrieved = self.tells or isinstance(self.error, (SystemExit, KeyboardInterrupt))
             else:
                 self.result = decode(body.payload, body.buffers, body.descriptors)
         except BaseException as error:  # noqa: BLE001  reading is user code; it is the outcome, then
