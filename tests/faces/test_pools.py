@@ -290,18 +290,16 @@ def test_connections_travel_and_close(context: Any) -> None:
         assert reader.poll(WAIT_S)
         assert reader.recv() == "hello"
     reader.close()
-    multiprocessing.resource_sharer.stop()  # type: ignore[attr-defined]  # its thread, which sent the descriptor
 
 
-def test_named_locks_and_queues_travel_in_tasks() -> None:
-    context = get_context("spawn")
-    queue = context.Queue()
-    with context.Pool(1) as pool:
+@pytest.mark.parametrize("make", [get_context, multiprocessing.get_context], ids=["ours", "theirs"])
+def test_named_locks_and_queues_travel_in_tasks(make: Any) -> None:
+    queue = make("spawn").Queue()
+    with get_context("spawn").Pool(1) as pool:
         pool.apply(queue.put, ("in a task",))
         assert queue.get(timeout=WAIT_S) == "in a task"
     queue.close()
     queue.join_thread()
-    multiprocessing.resource_sharer.stop()  # type: ignore[attr-defined]
 
 
 def test_shared_memory_outlives_the_workers_that_attached(context: Any) -> None:

@@ -21,7 +21,18 @@ from typing import Any, Protocol, cast
 from fullcourt._transport.inheritance import Sharing
 from fullcourt.errors import PicklingError
 
-__all__ = ["Carrier", "NotCarried", "Rights", "arriving", "collecting", "drop_inherited", "give", "register", "take"]
+__all__ = [
+    "Carrier",
+    "Descriptor",
+    "NotCarried",
+    "Rights",
+    "arriving",
+    "collecting",
+    "drop_inherited",
+    "give",
+    "register",
+    "take",
+]
 
 # SCM_MAX_FD, unix(7): so many descriptors fit in one message.
 MAX_DESCRIPTORS = 253
@@ -167,6 +178,22 @@ def take(token: tuple[Any, ...]) -> list[int]:
     if inbox is None or start + count > len(inbox):
         raise PicklingError("the descriptors of a queue, pipe or lock did not come along with its pickle")
     return [os.dup(fd) for fd in inbox[start : start + count]]
+
+
+class Descriptor:
+    """Stands in a pickle for a descriptor of ``multiprocessing``'s, of a connection or a shared value."""
+
+    def __init__(self, token: tuple[Any, ...]) -> None:
+        self._token = token
+
+    @classmethod
+    def give(cls, fd: int) -> Descriptor:
+        """As :func:`give`."""
+        return cls(give([fd], "what multiprocessing shares"))
+
+    def detach(self) -> int:
+        """While it is unpickled: the descriptor, for the caller to close."""
+        return take(self._token)[0]
 
 
 # -- forks -------------------------------------------------------------------------------------------------------------

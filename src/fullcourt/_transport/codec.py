@@ -19,7 +19,7 @@ from types import CellType, FunctionType, MethodType, ModuleType
 from typing import Any, cast
 
 from fullcourt._transport.captures import SMALL_ATOMS, global_names
-from fullcourt._transport.carried import NotCarried, Rights, arriving, collecting
+from fullcourt._transport.carried import Descriptor, NotCarried, Rights, arriving, collecting
 from fullcourt._transport.inheritance import sharing
 from fullcourt.errors import PicklingError
 
@@ -127,7 +127,7 @@ class Codec:
         try:
             from fullcourt._transport.by_value import dumps
 
-            with sharing():
+            with sharing(Descriptor.give if self.carries else None):
                 return dumps(obj, PROTOCOL, keep_large(buffers), self.reducers), buffers
         except NotCarried:
             return self._encode_carried(self.encode_by_value, obj)
