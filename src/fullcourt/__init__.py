@@ -24,6 +24,7 @@ if TYPE_CHECKING:
         TaskTimeout,
         WorkerDied,
     )
+    from fullcourt.gil import Observation, observe
     from fullcourt.pool import Failure, Future, Pool, map  # noqa: A004
 
 __version__ = "0.1.0"
@@ -33,6 +34,7 @@ __all__ = [
     "FullcourtError",
     "Future",
     "NotSupported",
+    "Observation",
     "PicklingError",
     "Pool",
     "PoolBroken",
@@ -43,9 +45,11 @@ __all__ = [
     "TaskTimeout",
     "WorkerDied",
     "map",
+    "observe",
 ]
 
 _IN_POOL = ("Failure", "Future", "Pool", "map")
+_IN_GIL = ("Observation", "observe")
 
 
 def __getattr__(name: str) -> Any:
@@ -53,7 +57,8 @@ def __getattr__(name: str) -> Any:
     if name in __all__:
         from importlib import import_module
 
-        value = getattr(import_module("fullcourt.pool" if name in _IN_POOL else "fullcourt.errors"), name)
+        home = "pool" if name in _IN_POOL else "gil" if name in _IN_GIL else "errors"
+        value = getattr(import_module(f"fullcourt.{home}"), name)
         globals()[name] = value
         return value
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

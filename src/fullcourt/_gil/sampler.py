@@ -10,6 +10,7 @@ another sample when the GIL was seen to move, which prefers the moments in which
 
 from __future__ import annotations
 
+import contextlib
 import os
 import struct
 from time import monotonic_ns, process_time, process_time_ns
@@ -99,6 +100,9 @@ class Process:
         """Look for its GIL; if there is none, less and less often."""
         if self.memory is None:
             return
+        if self._tries:  # an exec may have replaced the memory since it was opened
+            self.memory.close()
+            self.memory = Memory(self.pid)
         like, self._like = self._like, None
         if like is not None:
             self.runtime = runtime_at(self.memory, like.address, like)
@@ -130,7 +134,8 @@ class Process:
                 self.runtime.look_again()
                 self._name_threads(self.runtime)
         if self.runtime is None and now >= self._find_at:
-            self._find(now)
+            with contextlib.suppress(OSError):
+                self._find(now)
         held, waiting_at = self._read_gils(now)
         for thread in list(self.threads.values()):
             try:
@@ -156,8 +161,10 @@ class Process:
         for number, gil in enumerate(runtime.gils):
             data = runtime.memory.read(gil.address, HOLDER.size)
             if len(data) < HOLDER.size:
-                if number == 0:  # an exec replaced the memory
-                    self._forget(now)
+                if number == 0:  # an exec replaced the memory; or the process is at its end
+                    self._interpreters_at = 0
+                    if read_link(self.pid):
+                        self._forget(now)
                     break
                 continue
             if gil.enabled_at and not int.from_bytes(runtime.memory.read(gil.enabled_at, 4), "little"):
@@ -234,7 +241,10 @@ class Process:
             self._recorder.thread(thread.key, self.pid, tid, name_of(self.pid, tid), now, run, queued)
             if self._sampler.has_inner_pids(self.pid):
                 self.inner[inner_tid(self.pid, tid)] = tid
-        if self._executable != read_link(self.pid):
+        executable = read_link(self.pid)
+        if executable != self._executable:
+            if not executable and is_zombie(self.pid):
+                return False
             self._forget(now)
         return bool(self.threads)
 
@@ -373,6 +383,15 @@ class Sampler:
             n_cores=len(os.sched_getaffinity(0)),
         )
         return recording
+
+
+def is_zombie(pid: int) -> bool:
+    """Whether a process has ended and waits to be reaped, or is gone."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            return file.read().rpartition(b")")[2].split(None, 1)[0] in (b"Z", b"X")
+    except OSError:
+        return True
 
 
 def children_of(pid: int, tids: dict[int, Thread]) -> list[int]:
