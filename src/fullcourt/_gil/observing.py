@@ -87,6 +87,18 @@ class Observation:
         """Print the report as a table with bars, and what it means; to `sys.stdout` by default."""
         print_report(self.report, file)
 
+    def html(self, path: str | os.PathLike[str]) -> None:
+        """Write one self-contained HTML page: the timeline, the numbers, and what they mean.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        from fullcourt._gil.page import page
+
+        recording = self.recording
+        with open(path, "w", encoding="utf-8") as file:
+            file.write(page(recording, report_of(recording, self._names)))
+
     def trace(self, path: str | os.PathLike[str]) -> None:
         """Write a Chrome trace event file, which opens in Perfetto and chrome://tracing.
 

@@ -254,6 +254,7 @@ class Process:
             for tid, thread in self.threads.items():
                 lane = self._recorder.lanes.get(thread.key)
                 if lane is not None and not lane.python:
+                    lane.name = name_of(self.pid, tid) or lane.name  # a thread names itself after it began
                     lane.python = tid in python or tid in {self.inner.get(number) for number in python}
 
     def _forget(self, now: int) -> None:

@@ -10,7 +10,7 @@ from fullcourt._gil.report import ProcessReport, Report, ThreadReport
 
 __all__ = ["advice"]
 
-SIDE_JOB = 0.02  # a thread that does less than this share of the time is not worth a sentence
+SIDE_JOB = 0.1  # a thread that works for less than this share of its time waits because it has nothing to do
 
 
 class Said(NamedTuple):
@@ -64,7 +64,7 @@ def _of_process(process: ProcessReport, report: Report) -> Iterable[Said]:
             f"{times.native_s / wall_s:.1f} cores worked {gil}{where}, on average: that part runs in parallel on"
             " threads.",
         )
-    lock_s = sum(t.times.lock_s for t in process.threads if t.times.cpu_s > SIDE_JOB * wall_s)
+    lock_s = sum(t.times.lock_s for t in process.threads if t.times.cpu_s > SIDE_JOB * t.times.wall_s)
     if lock_s > 0.3 * wall_s:
         yield Said(
             0.8 * lock_s,

@@ -46,6 +46,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.usage = "fullcourt gil [options] (SCRIPT [ARGS] | -m MODULE [ARGS] | --pid PID)"
     add("--pid", type=int, metavar="PID", help="look at a program that runs already, until it ends or Ctrl-C")
     add("--seconds", type=float, metavar="S", help="stop looking after so many seconds; the program goes on")
+    add("--html", metavar="FILE", help="write one page with the timeline and the numbers")
     add("--trace", metavar="FILE", help="write a trace that opens in Perfetto and chrome://tracing")
     add("--rate", type=float, default=250.0, metavar="HZ", help="looks a second (default: 250)")
 
@@ -56,7 +57,7 @@ def run_gil(options: argparse.Namespace, program: list[str]) -> int:
     if problem:
         print(f"fullcourt gil: {problem}", file=sys.stderr)
         return exits.USAGE
-    for path in (options.trace,):
+    for path in (options.html, options.trace):
         if path is not None:
             try:
                 with open(path, "a", encoding="utf-8"):  # better now than after the run
@@ -155,6 +156,12 @@ def _show(recording: dict[str, Any], options: argparse.Namespace) -> None:
     out = sys.stdout if options.pid is not None else sys.stderr
     sys.stdout.flush()
     print_report(report, out)
+    if options.html is not None:
+        from fullcourt._gil.page import page
+
+        with open(options.html, "w", encoding="utf-8") as file:
+            file.write(page(recording, report))
+        print(f"The page with the timeline: {options.html}", file=out)
     if options.trace is not None:
         from fullcourt._gil.trace import trace
 
