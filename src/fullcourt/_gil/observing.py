@@ -12,7 +12,7 @@ from fullcourt._gil.report import Report, report_of
 from fullcourt._gil.table import print_report
 from fullcourt._gil.watching import SamplerError, Watcher
 
-__all__ = ["Observation", "observe"]
+__all__ = ["Observation", "check_rate", "observe"]
 
 DEFAULT_RATE_HZ = 250.0
 
@@ -29,6 +29,7 @@ class Observation:
         self._source: Watcher | Estimator | None = None
         self._recording: dict[str, Any] | None = None
         self._names: dict[tuple[int, int], str] = {}
+        self._workers: dict[int, str] = {}
         self._why = ""
 
     def __enter__(self) -> Self:
@@ -81,7 +82,7 @@ class Observation:
     @property
     def report(self) -> Report:
         """What was seen: while it is entered up to now, afterwards in all."""
-        return report_of(self.recording, self._names)
+        return report_of(self.recording, self._names, self._workers)
 
     def print(self, file: TextIO | None = None) -> None:
         """Print the report as a table with bars, and what it means; to `sys.stdout` by default."""
@@ -96,8 +97,10 @@ class Observation:
         from fullcourt._gil.page import page
 
         recording = self.recording
+        report = report_of(recording, self._names, self._workers)
+        text = page(recording, report, sentences=self._sentences(), lanes=self._page_lanes(recording))
         with open(path, "w", encoding="utf-8") as file:
-            file.write(page(recording, report_of(recording, self._names)))
+            file.write(text)
 
     def trace(self, path: str | os.PathLike[str]) -> None:
         """Write a Chrome trace event file, which opens in Perfetto and chrome://tracing.
@@ -108,8 +111,21 @@ class Observation:
         from fullcourt._gil.trace import trace
 
         recording = self.recording
+        report = report_of(recording, self._names, self._workers)
+        text = trace(recording, report, self._marks(recording))
         with open(path, "w", encoding="utf-8") as file:
-            file.write(trace(recording, report_of(recording, self._names)))
+            file.write(text)
+
+    # What a pool adds.
+
+    def _sentences(self) -> tuple[str, ...]:
+        return ()
+
+    def _page_lanes(self, recording: dict[str, Any]) -> list[dict[str, Any]]:
+        return []
+
+    def _marks(self, recording: dict[str, Any]) -> list[dict[str, Any]]:
+        return []
 
 
 def observe(*, rate: float = DEFAULT_RATE_HZ, children: bool = True) -> Observation:
@@ -136,6 +152,15 @@ def observe(*, rate: float = DEFAULT_RATE_HZ, children: bool = True) -> Observat
         >>> times.wall_s > 0
         True
     """
+    return Observation(rate_hz=check_rate(rate), children=children)
+
+
+def check_rate(rate: float) -> float:
+    """The rate, if it is one.
+
+    Raises:
+        ValueError: it is out of its range.
+    """
     if not 1 <= rate <= 1000:
         raise ValueError(f"rate must be from 1 to 1000 looks a second, not {rate}")
-    return Observation(rate_hz=float(rate), children=children)
+    return float(rate)

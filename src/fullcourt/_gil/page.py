@@ -129,9 +129,8 @@ def _data(recording: Mapping[str, Any], report: Report, lanes: Sequence[Mapping[
 
 def _thread(index: int, thread: Mapping[str, Any], known: ThreadReport) -> dict[str, Any]:
     name = thread_name(known)
-    parts = [
-        f"{STYLES[state].label} {percent(share)}" for state, share in known.times.shares().items() if share >= 0.005
-    ]
+    shares = known.times.shares()
+    parts = [f"{STYLES[state].label} {percent(share)}" for state, share in shares.items() if share >= 0.005]
     return {
         "index": index,
         "tid": known.tid,

@@ -15,7 +15,7 @@ from fullcourt._gil.recorder import states_of
 from fullcourt._gil.report import Report
 from fullcourt._gil.waits import STATES
 
-__all__ = ["cores_used", "stretches", "trace"]
+__all__ = ["cores_used", "meta", "slice_of", "stretches", "trace"]
 
 # Of the tracing UI's own names (chrome://tracing knows no others), the nearest to ours.
 COLOURS = {
@@ -75,16 +75,17 @@ def _names(
     recording: Mapping[str, Any], report: Report, names: Mapping[tuple[int, int], str]
 ) -> Iterator[dict[str, Any]]:
     for process in report.processes:
-        yield _meta("process_name", process.pid, 0, f"{process.name} ({process.pid})".strip())
+        yield meta("process_name", process.pid, 0, f"{process.name} ({process.pid})".strip())
         for number in range(len(process.gils)):
             which = "GIL" if len(process.gils) == 1 else f"GIL of interpreter {number}"
-            yield _meta("thread_name", process.pid, GIL_TRACK + number, f"{which}: who held it")
+            yield meta("thread_name", process.pid, GIL_TRACK + number, f"{which}: who held it")
     for thread in recording["threads"]:
         pid, tid = thread["pid"], thread["tid"]
-        yield _meta("thread_name", pid, tid, names.get((pid, tid), thread["name"]))
+        yield meta("thread_name", pid, tid, names.get((pid, tid), thread["name"]))
 
 
-def _meta(what: str, pid: int, tid: int, name: str) -> dict[str, Any]:
+def meta(what: str, pid: int, tid: int, name: str) -> dict[str, Any]:
+    """Names a process or a track."""
     return {"ph": "M", "name": what, "pid": pid, "tid": tid, "args": {"name": name}}
 
 
@@ -92,7 +93,7 @@ def _slices(recording: Mapping[str, Any], names: Mapping[tuple[int, int], str]) 
     cell_us = recording["cell_ns"] * 1e-3
     for thread in recording["threads"]:
         for begin, end, state in stretches(thread, cell_us):
-            yield _slice(STYLES[state].label, thread["pid"], thread["tid"], begin, end, COLOURS[state])
+            yield slice_of(STYLES[state].label, thread["pid"], thread["tid"], begin, end, COLOURS[state])
     for pid, process in recording["processes"].items():
         for number, gil in enumerate(process["gils"]):
             ends = [at for at, _ in gil["owners"][1:]] + [recording["wall_ns"] / 1000]
@@ -100,10 +101,11 @@ def _slices(recording: Mapping[str, Any], names: Mapping[tuple[int, int], str]) 
                 if owner >= 0:
                     thread = recording["threads"][owner]
                     name = names.get((pid, thread["tid"]), thread["name"])
-                    yield _slice(f"{name} {thread['tid']}", pid, GIL_TRACK + number, at, end, "")
+                    yield slice_of(f"{name} {thread['tid']}", pid, GIL_TRACK + number, at, end)
 
 
-def _slice(name: str, pid: int, tid: int, begin: float, end: float, colour: str) -> dict[str, Any]:
+def slice_of(name: str, pid: int, tid: int, begin: float, end: float, colour: str = "") -> dict[str, Any]:
+    """A stretch of time on a track."""
     event: dict[str, Any] = {
         "ph": "X", "name": name, "pid": pid, "tid": tid, "ts": round(begin, 1), "dur": round(max(0.0, end - begin), 1),
     }  # fmt: skip
