@@ -154,12 +154,15 @@ class PoolWatch:
             self.n_messages += 1
             self.n_tasks += count
             lanes = self.lanes.setdefault((pid, worker), [])
+            several = self._driver.scheduler.n_slots > 1 and self._driver.engine.needs_driving
             for lane in lanes:  # a worker of several slots: whichever was free
-                if not lane.spans or lane.spans[-1].ended <= span.began + 0.0005:
+                if not several or not lane.spans or lane.spans[-1].ended <= span.began + 0.0005:
                     break
             else:
                 lane = Lane(pid, worker if not lanes else f"{worker}, slot {len(lanes) + 1}")
                 lanes.append(lane)
+            if lane.spans:  # the end is when we heard of it
+                span.began = max(span.began, lane.spans[-1].ended)
             self._add(lane.spans, span)
 
     def _add(self, spans: list[Span], span: Span) -> None:
@@ -179,7 +182,7 @@ class PoolWatch:
             for spans in [self.pickling, *(lane.spans for lanes in self.lanes.values() for lane in lanes)]:
                 kept: list[Span] = []
                 for span in spans:
-                    if kept and kept[-1].name == span.name and span.began - kept[-1].ended < self._gap_s:
+                    if kept and span.began - kept[-1].ended < self._gap_s:
                         join(kept[-1], span)
                     else:
                         kept.append(span)
@@ -189,6 +192,8 @@ class PoolWatch:
 
 def join(first: Span, second: Span) -> None:
     """Make the first span hold both."""
+    if first.name != second.name:
+        first.name = "several functions"
     first.ended = max(first.ended, second.ended)
     first.seconds += second.seconds
     first.n_tasks += second.n_tasks

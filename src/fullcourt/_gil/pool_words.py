@@ -92,7 +92,8 @@ def why(facts: PoolFacts) -> str:
         return max(found)[1]
     if facts.busy < 0.6:
         return (
-            f"The {facts.n_slots} slots were in tasks {facts.busy:.0%} of the time: for the rest they had nothing to do,"
+            f"The {facts.n_slots} slots were in tasks {facts.busy:.0%} of the time: for the rest they had nothing to"
+            f" do,"
             " since too little was submitted at a time."
         )
     if facts.foreign_cores > 0.5:
@@ -209,7 +210,8 @@ def _slots(facts: PoolFacts) -> tuple[float, str]:
     waited = facts.blocked_s / facts.in_tasks_s if facts.in_tasks_s else 0.0
     if waited > 0.5 and cores < 0.7 * facts.n_cores:
         return facts.blocked_s, (
-            f"{said} {cores:.2f} cores worked for them: tasks wait {waited:.0%} of their time, so many more can be under"
+            f"{said} {cores:.2f} cores worked for them: tasks wait {waited:.0%} of their time, so many more can be"
+            f" under"
             " way at once; threads= gives slots for little."
         )
     free = facts.n_cores - facts.foreign_cores - cores
