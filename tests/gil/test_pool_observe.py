@@ -1,4 +1,5 @@
 import json
+import sys
 import time
 
 import pytest
@@ -145,3 +146,16 @@ def test_many_spans_become_few():
     assert len(spans) <= 20_000
     assert sum(span.n_tasks for span in spans) == 50_000
     assert sum(span.seconds for span in spans) == pytest.approx(45_000)
+
+
+@pytest.mark.skipif(sys.version_info < (3, 14), reason="interpreters need Python 3.14")
+def test_interpreters_have_a_gil_each():
+    with fullcourt.Pool(interpreters=2) as pool:
+        pool.map(abs, range(10))
+        with pool.observe() as observation:
+            pool.map(sum, [range(3_000_000)] * 6, chunksize=1)
+    (process,) = observation.report.processes
+    assert len(process.gils) == 3
+    # One after the other under one GIL, their shares could not be more than 1 together.
+    busy = sorted(gil.held_share for gil in process.gils)[1:]
+    assert sum(busy) > 1.2

@@ -39,7 +39,7 @@ class Stream:
             key = int(name[1:])
             self.counters[key][0] += round(run * MS)
             self.counters[key][1] += round(queued * MS)
-            self.recorder.sample(key, self.now, state, key == owner, *self.counters[key])
+            self.recorder.sample(key, self.now, state, key == owner, *self.counters[key], self.switches)
         self.recorder.sampled(self.now)
 
     def recording(self):
@@ -115,6 +115,22 @@ def test_time_that_the_host_took_is_not_blocked_time():
     for _ in range(100):
         stream.sample(5, owner=1, t1=(RUNNABLE, 3, 0))
     assert shares(stream.report().processes[0].threads[0]) == {"held": 0.6, "queued": 0.4}
+
+
+def test_being_woken_for_the_gil_is_not_native_code():
+    """Each time that it is given the GIL, a sample sees it runnable, in the queue, just before it has it."""
+    stream = Stream("a", "b")
+    for _ in range(100):
+        stream.sample(4, owner=2, t1=(GIL_WAIT, 0, 0), t2=(RUNNABLE, 4, 0))
+        stream.sample(4, owner=2, t1=(RUNNABLE, 0, 0), t2=(RUNNABLE, 4, 0))
+        stream.switches += 1
+        stream.sample(4, owner=1, t1=(RUNNABLE, 3, 3), t2=(GIL_WAIT, 0, 0))
+        stream.sample(4, owner=1, t1=(RUNNABLE, 4, 0), t2=(GIL_WAIT, 0, 0))
+        stream.switches += 1
+    found = shares(stream.report().thread(1001))
+    assert found.get("native", 0.0) < 0.08
+    assert found["held"] == pytest.approx(7 / 16, abs=0.08)
+    assert found["queued"] == pytest.approx(3 / 16, abs=0.1)
 
 
 def test_a_blocked_holder_is_told():

@@ -19,7 +19,8 @@ A recording is made of plain lists, dictionaries and numbers, so that it can be 
                          "gils": [{"switches", "seen_ns", "held_share", "owners"}]}},
      "threads": [{"pid", "tid", "name", "python", "began_ns", "ended_ns", "last_ns", "total", "cells", "waits"}]}
 
-All times are counted from the recording's begin. A cell is a list in the order of `CELL`, in microseconds.
+All times are counted from the recording's begin. A cell is a list in the order of `CELL`, in microseconds; a thread's
+total has one number more, see `native_factor`.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from array import array
 
 from fullcourt._gil.waits import GIL_WAIT, LOCK, N_STATES
 
-__all__ = ["CELL", "RUNNABLE", "Recorder", "states_of"]
+__all__ = ["CELL", "RUNNABLE", "Recorder", "native_factor", "states_of"]
 
 RUNNABLE = -2  # in the place of a blocked thread's state
 CELL = (
@@ -60,8 +61,10 @@ def states_of(cell: list[float], like: list[float]) -> list[float]:
         shrink = time / (run + queued) if run + queued else 0.0
         run, queued = run * shrink, queued * shrink
     states = [0.0] * N_STATES
-    weights = _weights(cell, like, W_HELD, W_BLOCKED, default=0)
-    states[0], states[1] = run * weights[0], run * weights[1]
+    native = _weights(cell, like, W_HELD, W_BLOCKED, default=0)[1]
+    if len(like) > N_CELL and native < 1.0:
+        native *= like[N_CELL]
+    states[0], states[1] = run * (1.0 - native), run * native
     left = max(0.0, time - run - queued)
     seen = _share_blocked(cell if cell[N] >= MANY else like)
     blocked = min(left, time * seen) if cell[N] >= MANY or not seen else left
@@ -81,6 +84,31 @@ def _share_blocked(cell: list[float]) -> float:
     return min(1.0, share + 2.0 * (share * (1.0 - share) / cell[N]) ** 0.5) if share else 0.0
 
 
+def native_factor(total: list[float], runnable: list[float]) -> float:
+    """By how much too large the samples' share of native code is, as a factor of at most 1.
+
+    A thread that gets the GIL is woken for it: for some moments it is runnable, does not hold it yet, and waits for a
+    core, but the counters around that sample show it running. So the time in the queue is parted anew: what is spent
+    there *with* the GIL is known from pairs of samples between which the GIL did not move; the rest of it is without.
+
+    Args:
+        total: the thread's.
+        runnable: time of the samples that saw it runnable: with the GIL, without it; between pairs of samples that saw
+            it keep the GIL: time, and what of it was spent in the queue.
+    """
+    with_gil, without, kept, kept_queued = runnable
+    samples = total[W_HELD] + total[W_NATIVE]
+    if without <= 0 or total[W_NATIVE] <= 0 or kept < 0.1 * with_gil or with_gil < 0.1 * without:
+        return 1.0
+    if total[W_BLOCKED] < 0.05 * with_gil:  # it hardly ever waits for the GIL, so it is not woken for it
+        return 1.0
+    ready = total[RUN] + total[QUEUE]
+    queued_with_gil = min(total[QUEUE], kept_queued / kept * with_gil) if kept else 0.0
+    native = ready * without / (with_gil + without) - (total[QUEUE] - queued_with_gil)
+    share = max(0.0, native) / total[RUN] if total[RUN] else 0.0
+    return min(1.0, share * samples / total[W_NATIVE])
+
+
 def _weights(cell: list[float], like: list[float], begin: int, end: int, default: int) -> list[float]:
     for source in (cell, like):
         total = sum(source[begin:end])
@@ -94,7 +122,7 @@ class Lane:
 
     __slots__ = (
         "began", "blocked_since", "cells", "ended", "last", "name", "off_core", "on_core", "pending", "pid", "python",
-        "queued", "run", "tid", "total", "waits",
+        "queued", "run", "runnable", "serial", "tid", "total", "waits",
     )  # fmt: skip
 
     def __init__(self, pid: int, tid: int, name: str, at: int, run: int, queued: int) -> None:
@@ -111,6 +139,8 @@ class Lane:
         self.waits = [0.0] * (len(WAITS) + 1)
         self.blocked_since = -1
         self.pending = 0.0  # the time that the last sample stands for if the thread was runnable, negative if it held
+        self.runnable = [0.0] * 4  # see `native_factor`
+        self.serial = -1  # of the GIL that it held at the last sample
         self.on_core = self.off_core = 0.0  # the changes of the counters before that sample
 
 
@@ -163,7 +193,7 @@ class Recorder:
         self._n_cells -= len(lane.cells)
         del self.lanes[key]
 
-    def sample(self, key: int, at: int, state: int, holds: bool, run: int, queued: int) -> None:
+    def sample(self, key: int, at: int, state: int, holds: bool, run: int, queued: int, serial: int = -1) -> None:
         """One thread, looked at.
 
         Args:
@@ -173,6 +203,7 @@ class Recorder:
             holds: whether it holds a GIL; with a blocked one, confirmed by a second look.
             run: its counter of nanoseconds on a core.
             queued: the same of those in which it could have run.
+            serial: of a GIL that it holds, the number of switches.
         """
         lane = self.lanes[key]
         time = (at - lane.last) * 1e-3
@@ -186,12 +217,17 @@ class Recorder:
         if state == RUNNABLE:
             lane.pending = time if not holds else -time
             lane.on_core, lane.off_core = on_core, off_core
+            lane.runnable[0 if holds else 1] += time
             if holds:
+                if serial >= 0 and serial == lane.serial:
+                    lane.runnable[2] += time
+                    lane.runnable[3] += off_core
                 parts.append((HOLDER, time))
         else:
             parts.append((W_BLOCKED if state == GIL_WAIT else W_BLOCKED + 1 + state - LOCK, time))
             if holds:
                 parts += ((HELD_OFF, time), (HOLDER, time))
+        lane.serial = serial if holds else -1
         total = lane.total
         for index, amount in parts:
             total[index] += amount
@@ -351,7 +387,7 @@ def _plain(lane: Lane, began: int) -> dict[str, object]:
         "began_ns": lane.began - began,
         "ended_ns": lane.ended - began if lane.ended >= 0 else -1,
         "last_ns": lane.last - began,
-        "total": lane.total,
+        "total": [*lane.total, native_factor(lane.total, lane.runnable)],
         "waits": lane.waits,
         "cells": {number: [round(amount, 1) for amount in cell] for number, cell in sorted(lane.cells.items())},
     }

@@ -245,9 +245,8 @@ def _thread(thread: Mapping[str, Any], names: Mapping[tuple[int, int], str]) -> 
     total = thread["total"]
     times = Times(*(state * 1e-6 for state in states_of(total, total)))
     wall_s = total[TIME] * 1e-6
-    off_s = min(total[HELD_OFF] * 1e-6, wall_s)
-    held_s = min(wall_s, times.held_s + off_s)
-    by_word = total[HOLDER] * 1e-6 / wall_s if wall_s else 0.0
+    held_s = min(wall_s, max(times.held_s, total[HOLDER] * 1e-6))
+    other_way_s = times.held_s + total[HELD_OFF] * 1e-6
     n = int(total[N])
     share = held_s / wall_s if wall_s else 0.0
     by_chance = 2.0 * (max(share * (1.0 - share), 0.01) / n) ** 0.5 if n else 1.0
@@ -261,9 +260,9 @@ def _thread(thread: Mapping[str, Any], names: Mapping[tuple[int, int], str]) -> 
         ended_s=ended * 1e-9,
         times=times,
         gil_held_s=held_s,
-        held_off_core_s=off_s,
+        held_off_core_s=held_s - times.held_s,
         waits=_waits(thread["waits"]),
-        uncertainty=min(1.0, max(by_chance, abs(by_word - share))),
+        uncertainty=min(1.0, max(by_chance, abs(other_way_s - held_s) / wall_s if wall_s else 0.0)),
         n_samples=n,
     )
 

@@ -28,6 +28,7 @@ LOOK_FOR_PROCESSES_NS = 25_000_000
 LOOK_FOR_INTERPRETERS_NS = 50_000_000
 FIND_AGAIN_NS = (2_000_000, 10_000_000, 50_000_000, 250_000_000, 1_000_000_000)
 MANY_ROWS = 100
+NOT_HELD = (None, -1)
 NOT_ALLOWED = "counters"
 SAMPLED = "sampled"
 HOLDER = struct.Struct("<QQi4xQ")  # interval, last_holder, locked, switch_number
@@ -154,13 +155,13 @@ class Process:
             except (OSError, ValueError):
                 self._drop(thread, now)
                 continue
-            rows.append((thread.key, now, state, thread.tid in held, run, queued))
+            rows.append((thread.key, now, state, thread.tid in held, run, queued, held.get(thread.tid, NOT_HELD)[1]))
         return bool(self.threads)
 
-    def _read_gils(self, now: int) -> tuple[dict[int, Gil], list[int]]:
+    def _read_gils(self, now: int) -> tuple[dict[int, tuple[Gil, int]], list[int]]:
         """Which threads hold a GIL, and where those that wait for one do so."""
         runtime = self.runtime
-        held: dict[int, Gil] = {}
+        held: dict[int, tuple[Gil, int]] = {}
         waiting_at: list[int] = []
         if runtime is None:
             return held, waiting_at
@@ -183,14 +184,14 @@ class Process:
                 tid = self.inner.get(tid, tid)
                 thread = self.threads.get(tid)
                 if thread is not None:
-                    held[tid] = gil
+                    held[tid] = gil, switches
                     owner = thread.key
             self._recorder.gil(self.pid, number, now, owner, switches)
         return held, waiting_at
 
-    def _still(self, thread: Thread, held: dict[int, Gil], waiting_at: list[int]) -> bool:
+    def _still(self, thread: Thread, held: dict[int, tuple[Gil, int]], waiting_at: list[int]) -> bool:
         """Whether a thread that was seen to hold the GIL and to be blocked is so at a second look."""
-        runtime, gil = self.runtime, held[thread.tid]
+        runtime, gil = self.runtime, held[thread.tid][0]
         assert runtime is not None
         data = runtime.memory.read(gil.address, HOLDER.size)
         if len(data) < HOLDER.size:
@@ -303,7 +304,7 @@ class Sampler:
     def __init__(self, pid: int, *, rate_hz: float = DEFAULT_RATE_HZ, children: bool = True, ignore: set[int]) -> None:
         self.began = monotonic_ns()
         self.recorder = Recorder(self.began)
-        self.rows: list[tuple[int, int, int, bool, int, int]] = []
+        self.rows: list[tuple[int, int, int, bool, int, int, int]] = []
         self.rate_hz = rate_hz
         self.calls = kinds_of_calls(os.uname().machine)
         self._children = children

@@ -12,6 +12,8 @@ __all__ = ["advice"]
 
 SIDE_JOB = 0.1  # a thread that works for less than this share of its time waits because it has nothing to do
 
+FREE = " What threads share (reference counts, lists, dictionaries) costs them CPU time there, and no waiting."
+
 
 class Said(NamedTuple):
     """A sentence, and the seconds that it is about: the more, the more important."""
@@ -58,11 +60,11 @@ def _of_process(process: ProcessReport, report: Report) -> Iterable[Said]:
             " letting go of it, so nobody else can run. Put that call into a process of its own.",
         )
     if times.native_s > 0.5 * wall_s:
-        gil = "without the GIL" if process.gils else "without a GIL, since this Python runs without one"
+        gil = "without the GIL" if process.gils else "and there is no GIL in this process"
         yield Said(
             0.5 * times.native_s,
             f"{times.native_s / wall_s:.1f} cores worked {gil}{where}, on average: that part runs in parallel on"
-            " threads.",
+            f" threads.{'' if process.gils else FREE}",
         )
     lock_s = sum(t.times.lock_s for t in process.threads if t.times.cpu_s > SIDE_JOB * t.times.wall_s)
     if lock_s > 0.3 * wall_s:
