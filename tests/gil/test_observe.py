@@ -15,7 +15,7 @@ import pytest
 import fullcourt
 from fullcourt._gil import observing
 from fullcourt._gil.measuring import ThreadMeter, measure_threads
-from fullcourt._gil.report import report_of
+from fullcourt._gil.reporting import report_of
 from fullcourt._gil.sampler import Sampler
 from fullcourt._gil.watching import SamplerError, Watcher
 

@@ -7,9 +7,10 @@ import subprocess
 
 import pytest
 
+from fullcourt._gil.cells import RUNNABLE
 from fullcourt._gil.page import page
-from fullcourt._gil.recorder import RUNNABLE, Recorder
-from fullcourt._gil.report import report_of
+from fullcourt._gil.recorder import Recorder
+from fullcourt._gil.reporting import report_of
 from fullcourt._gil.table import report_text
 from fullcourt._gil.trace import trace
 from fullcourt._gil.waits import GIL_WAIT, NETWORK

@@ -5,9 +5,11 @@ import random
 
 import pytest
 
+from fullcourt._gil import cells
 from fullcourt._gil import recorder as recording_of
-from fullcourt._gil.recorder import CELL, RUNNABLE, Recorder, states_of
-from fullcourt._gil.report import report_of
+from fullcourt._gil.cells import CELL, RUNNABLE, states_of
+from fullcourt._gil.recorder import Recorder
+from fullcourt._gil.reporting import report_of
 from fullcourt._gil.waits import FILE, GIL_WAIT, LOCK, NETWORK, OTHER, SLEEP, STATES
 from fullcourt._gil.words import advice
 
@@ -253,8 +255,8 @@ def test_the_report_speaks_of_nothing_where_nothing_was_seen():
 
 
 def test_cells_have_the_order_that_is_written_down():
-    assert len(CELL) == recording_of.N_CELL
-    assert CELL[recording_of.W_BLOCKED] == "w_gil_wait"
-    assert CELL[recording_of.N] == "n"
+    assert len(CELL) == cells.N_CELL
+    assert CELL[cells.W_BLOCKED] == "w_gil_wait"
+    assert CELL[cells.N] == "n"
     assert STATES[GIL_WAIT] == "gil_wait"
     assert STATES[OTHER] == "other"

@@ -19,7 +19,8 @@ from types import TracebackType
 from typing import Self
 
 from fullcourt._gil.estimate import Estimator
-from fullcourt._gil.report import Report, report_of
+from fullcourt._gil.report import Report
+from fullcourt._gil.reporting import report_of
 from fullcourt._gil.watching import SamplerError, Watcher
 
 __all__ = ["ThreadMeter", "measure_threads"]

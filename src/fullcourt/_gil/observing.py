@@ -8,7 +8,8 @@ from typing import Any, Self, TextIO
 
 from fullcourt._gil.estimate import Estimator
 from fullcourt._gil.measuring import own_thread_names
-from fullcourt._gil.report import Report, report_of
+from fullcourt._gil.report import Report
+from fullcourt._gil.reporting import report_of
 from fullcourt._gil.table import print_report
 from fullcourt._gil.watching import SamplerError, Watcher
 

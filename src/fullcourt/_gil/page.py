@@ -12,8 +12,8 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
+from fullcourt._gil.cells import states_of
 from fullcourt._gil.palette import STYLES
-from fullcourt._gil.recorder import states_of
 from fullcourt._gil.report import ProcessReport, Report, ThreadReport
 from fullcourt._gil.table import HEADS, certainty, percent, process_title, row_cells, thread_name, title
 from fullcourt._gil.trace import cores_used

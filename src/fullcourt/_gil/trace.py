@@ -10,8 +10,8 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from fullcourt._gil.cells import states_of
 from fullcourt._gil.palette import STYLES
-from fullcourt._gil.recorder import states_of
 from fullcourt._gil.report import Report
 from fullcourt._gil.waits import STATES
 

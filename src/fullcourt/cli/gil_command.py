@@ -148,7 +148,7 @@ def _leave_it(_number: int, _frame: object) -> None:
 
 
 def _show(recording: dict[str, Any], options: argparse.Namespace) -> None:
-    from fullcourt._gil.report import report_of
+    from fullcourt._gil.reporting import report_of
     from fullcourt._gil.table import print_report
 
     report = report_of(recording)
