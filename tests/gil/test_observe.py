@@ -13,7 +13,7 @@ import time
 import pytest
 
 import fullcourt
-from fullcourt._gil import observing
+from fullcourt._gil import measuring
 from fullcourt._gil.measuring import ThreadMeter, measure_threads
 from fullcourt._gil.reporting import report_of
 from fullcourt._gil.sampler import Sampler
@@ -161,11 +161,22 @@ def test_a_sampler_that_is_killed_is_told_and_harms_nothing():
         _ = observation.report
 
 
-def test_where_no_sampler_can_be_an_estimate_takes_its_place(monkeypatch):
-    def refuse(*_args, **_kwargs):
-        raise SamplerError("not allowed here")
+class Blind(Watcher):
+    """Stands for a system where the program's memory and system calls may not be read."""
 
-    monkeypatch.setattr(observing, "Watcher", refuse)
+    def recording(self, *, restart=False):
+        recording = super().recording(restart=restart)
+        recording["processes"][os.getpid()]["method"] = "counters"
+        return recording
+
+
+def refuse(*_args, **_kwargs):
+    raise SamplerError("not allowed here")
+
+
+@pytest.mark.parametrize("watcher", [refuse, Blind])
+def test_where_no_sampler_can_see_an_estimate_takes_its_place(monkeypatch, watcher):
+    monkeypatch.setattr(measuring, "Watcher", watcher)
     with Threads(loop) as (looper,), fullcourt.observe() as observation:
         threading.Event().wait(0.5)
     report = observation.report

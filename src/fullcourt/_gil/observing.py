@@ -7,7 +7,7 @@ from types import TracebackType
 from typing import Any, Self, TextIO
 
 from fullcourt._gil.estimate import Estimator
-from fullcourt._gil.measuring import own_thread_names
+from fullcourt._gil.measuring import own_thread_names, watch_us
 from fullcourt._gil.report import Report
 from fullcourt._gil.reporting import report_of
 from fullcourt._gil.table import print_report
@@ -42,11 +42,7 @@ class Observation:
         if self._source is not None or self._recording is not None:
             raise RuntimeError("an observation can be entered once: call observe() for another")
         self._names.update(own_thread_names())
-        try:
-            self._source = Watcher(os.getpid(), rate_hz=self._rate_hz, children=self._children)
-        except SamplerError as error:
-            self._why = str(error)
-            self._source = Estimator()
+        self._source = watch_us(rate_hz=self._rate_hz, children=self._children)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:

@@ -59,7 +59,7 @@ def command_of(pid: int) -> str:
             words = file.read(2048).decode("utf-8", "replace").split("\0")
     except OSError:
         return ""
-    text = " ".join([os.path.basename(words[0]), *words[1:]]).strip()
+    text = " ".join(" ".join([os.path.basename(words[0]), *words[1:]]).split())
     return text if len(text) <= 80 else text[:77] + "..."
 
 

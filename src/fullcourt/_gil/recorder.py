@@ -58,7 +58,7 @@ class Lane:
 
     __slots__ = (
         "began", "blocked_since", "cells", "ended", "last", "name", "off_core", "on_core", "pending", "pid", "python",
-        "queued", "run", "runnable", "serial", "tid", "total", "waits",
+        "queued", "run", "runnable", "serial", "stalled", "tid", "total", "waits",
     )  # fmt: skip
 
     def __init__(self, pid: int, tid: int, name: str, at: int, run: int, queued: int) -> None:
@@ -77,6 +77,7 @@ class Lane:
         self.pending = 0.0  # the time that the last sample stands for if the thread was runnable, negative if it held
         self.runnable = [0.0] * 4  # see `native_factor`
         self.serial = -1  # of the GIL that it held at the last sample
+        self.stalled = False  # it held it, and had no core
         self.on_core = self.off_core = 0.0  # the changes of the counters before that sample
 
 
@@ -157,21 +158,29 @@ class Recorder:
             lane.on_core, lane.off_core = on_core, off_core
             lane.runnable[0 if holds else 1] += time
             if holds:
-                if serial >= 0 and serial == lane.serial:
-                    lane.runnable[2] += time
-                    lane.runnable[3] += off_core
                 parts.append((HOLDER, time))
         else:
             parts.append((W_BLOCKED if state == GIL_WAIT else W_BLOCKED + 1 + state - LOCK, time))
             if holds:
                 parts += ((HELD_OFF, time), (HOLDER, time))
-        lane.serial = serial if holds else -1
+        self._keep(lane, time, on_core, off_core, serial if holds and state == RUNNABLE else -1)
         total = lane.total
         for index, amount in parts:
             total[index] += amount
         self._spread(lane, lane.last - self.began, at - self.began, parts)
         self._wait(lane, state, at)
         lane.last = at
+
+    def _keep(self, lane: Lane, time: float, on_core: float, off_core: float, serial: int) -> None:
+        """Collect for `native_factor` what time is spent in the queue with the GIL."""
+        if serial >= 0 and serial == lane.serial:
+            lane.runnable[2] += time
+            lane.runnable[3] += off_core
+        elif lane.stalled and off_core:  # it was in the queue with the GIL, and got a core and gave the GIL away since
+            lane.runnable[2] += min(time, off_core)
+            lane.runnable[3] += off_core
+        lane.serial = serial
+        lane.stalled = serial >= 0 and not on_core and not off_core  # the counters stand still in the queue
 
     def _resolve(self, lane: Lane, on_core: float, off_core: float, parts: list[tuple[int, float]]) -> None:
         """Say of the last sample, in which the thread was runnable, how likely it was on a core."""

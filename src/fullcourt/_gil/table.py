@@ -12,7 +12,7 @@ from fullcourt._gil.palette import STYLES
 from fullcourt._gil.report import ProcessReport, Report, ThreadReport, Times
 from fullcourt._gil.words import advice
 
-__all__ = ["print_report", "report_text", "title"]
+__all__ = ["HEADS", "heads", "print_report", "report_text", "title"]
 
 BAR = 30
 MAX_THREADS = 12  # of a process; the rest is one row
@@ -42,7 +42,7 @@ def print_report(report: Report, file: TextIO | None = None) -> None:
             header_style="bold",
             pad_edge=False,
         )
-        for head in HEADS:
+        for head in heads(process):
             table.add_column(head, justify="left" if head in ("thread", "", "blocked") else "right", no_wrap=head == "")
         for name, times in rows(process):
             bar = Text()
@@ -69,7 +69,7 @@ def report_text(report: Report, width: int) -> str:
         if process.times.wall_s <= 0:
             continue
         lines += ["", process_title(process)]
-        table: list[tuple[str, ...]] = [HEADS]
+        table: list[tuple[str, ...]] = [heads(process)]
         for name, times in rows(process):
             bar = "".join(STYLES[state].sign * count for state, count in bar_parts(times))
             cells = row_cells(name, times)
@@ -118,6 +118,11 @@ def process_title(process: ProcessReport) -> str:
     if process.method == "counters":
         parts.append("its GIL may not be seen")
     return ", ".join(parts)
+
+
+def heads(process: ProcessReport) -> tuple[str, ...]:
+    """The columns' heads: where no GIL was seen, nothing ran "without" it."""
+    return HEADS if process.gils else tuple("on a core" if head == "native" else head for head in HEADS)
 
 
 def rows(process: ProcessReport) -> Iterator[tuple[str, Times]]:

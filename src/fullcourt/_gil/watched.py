@@ -96,7 +96,10 @@ class Process:
 
     def _find(self, now: int) -> None:
         """Look for its GIL; if there is none, less and less often."""
+        record = self._recorder.processes[self.pid]
         if self.memory is None:
+            record["method"] = NOT_ALLOWED
+            self._find_at = now + FIND_AGAIN_NS[-1]
             return
         if self._tries:  # an exec may have replaced the memory since it was opened
             self.memory.close()
@@ -106,7 +109,6 @@ class Process:
             self.runtime = runtime_at(self.memory, like.address, like)
         if self.runtime is None:
             self.runtime = find_runtime(self.memory, set(self.inner or self.threads))
-        record = self._recorder.processes[self.pid]
         if self.runtime is None:
             self._find_at = now + FIND_AGAIN_NS[min(self._tries, len(FIND_AGAIN_NS) - 1)]
             self._tries += 1

@@ -26,7 +26,7 @@ def advice(report: Report) -> tuple[str, ...]:
     """The sentences, the most important first; at least one."""
     found: list[Said] = []
     for process in report.processes:
-        if process.times.wall_s > 0 and process.method != "counters":
+        if process.times.wall_s > 0 and process.python and process.method != "counters":
             found += _of_process(process, report)
     found += _of_machine(report)
     found.sort(key=lambda said: -said.seconds)
@@ -59,7 +59,7 @@ def _of_process(process: ProcessReport, report: Report) -> Iterable[Said]:
             f"The GIL was held for {off_s:.1f} s by threads that were blocked{where}: native code that waits without"
             " letting go of it, so nobody else can run. Put that call into a process of its own.",
         )
-    if times.native_s > 0.5 * wall_s:
+    if times.native_s > 0.5 * wall_s and process.method == "sampled":
         gil = "without the GIL" if process.gils else "and there is no GIL in this process"
         yield Said(
             0.5 * times.native_s,
