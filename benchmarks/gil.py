@@ -114,11 +114,15 @@ def compare(name: str, truths: list[Truth], report: Report) -> dict:
     }
 
 
-def cost(name: str, rate: float, rounds: int, seconds: float = 0.5) -> float:
-    """By how much observing slows a load down, in per cent: the median over pairs of runs, one with and one without."""
-    ratios = []
+def cost(name: str, rate: float, rounds: int, seconds: float = 0.5) -> dict:
+    """By how much observing slows a load down, in per cent: medians over pairs of runs, one with and one without.
+
+    By the wall clock, which other programs disturb; and by the CPU time of a step, which they disturb little.
+    """
+    wall, cpu = [], []
     for number in range(rounds):
-        speeds = {}
+        speeds: dict[bool, float] = {}
+        prices: dict[bool, float] = {}
         for watched in (True, False) if number % 2 else (False, True):
             if watched:
                 truths, _ = observed(name, seconds, rate)
@@ -127,21 +131,30 @@ def cost(name: str, rate: float, rounds: int, seconds: float = 0.5) -> float:
                 go.set()
                 truths = run(name, seconds, ready, go)
             speeds[watched] = sum(truth.n_steps / truth.wall_s for truth in truths)
-        ratios.append(speeds[False] / speeds[True] - 1.0)
-    return round(100 * statistics.median(ratios), 1)
+            prices[watched] = sum((t.python_s + t.native_s) / t.n_steps for t in truths)
+        wall.append(speeds[False] / speeds[True] - 1.0)
+        if prices[False]:
+            cpu.append(prices[True] / prices[False] - 1.0)
+    return {
+        "wall": round(100 * statistics.median(wall), 1),
+        "cpu": round(100 * statistics.median(cpu), 1) if cpu else None,
+    }
 
 
 def table(results: list[dict]) -> str:
-    lines = [
-        "| load | other programs, cores | hand-overs/s | GIL held: error of each thread | native | GIL wait | slowed |",
-        "|---|---|---|---|---|---|---|",
-    ]
+    head = (
+        "| load | other programs, cores | hand-overs/s | GIL held: error of each thread | native | GIL wait"
+        " | looking, cores | slowed | CPU of a step |"
+    )
+    lines = [head, "|---|---|---|---|---|---|---|---|---|"]
     for result in results:
         cells = [result["load"], f"{result['foreign_cores']:.2f}", f"{result['handovers_per_s']:,}"]
         for key in ("held", "native", "gil_wait"):
             errors = [f"{row['errors'][key]:+.1f}" for row in result["threads"] if key in row["errors"]]
             cells.append(", ".join(errors) or "not known")
-        cells.append("-" if result["cost"] is None else f"{result['cost']:+.1f} %")
+        price = result["cost"] or {}
+        cells.append(f"{result['own_cores']:.2f}")
+        cells += ["-" if price.get(key) is None else f"{price[key]:+.1f} %" for key in ("wall", "cpu")]
         lines.append(f"| {' | '.join(cells)} |")
     for key, what in (("held", "GIL held"), ("native", "native"), ("gil_wait", "GIL wait")):
         errors = [row["errors"][key] for result in results for row in result["threads"] if key in row["errors"]]

@@ -249,9 +249,9 @@ class Process:
             if self._sampler.has_inner_pids(self.pid):
                 self.inner[inner_tid(self.pid, tid)] = tid
         executable = read_link(self.pid)
+        if not executable:  # at its end, first the memory goes, then it is a zombie
+            return bool(self.threads) and not is_zombie(self.pid)
         if executable != self._executable:
-            if not executable and is_zombie(self.pid):
-                return False
             self._forget(now)
         return bool(self.threads)
 
