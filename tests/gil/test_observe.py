@@ -242,6 +242,25 @@ def test_a_fork_in_the_program_is_followed():
         assert child.times.held_s > 5 * child.times.native_s
 
 
+def test_a_forked_child_that_lives_on_keeps_no_sampler():
+    reader, writer = os.pipe()
+    with fullcourt.observe() as observation:
+        sampler_pid = observation._source.pid
+        pid = os.fork()
+        if pid == 0:
+            os.read(reader, 1)
+            os._exit(0)
+        began = time.monotonic()
+    try:
+        assert time.monotonic() - began < 4  # not killed after 5 s, but ended
+        assert not os.path.exists(f"/proc/{sampler_pid}")
+    finally:
+        os.write(writer, b"x")
+        os.waitpid(pid, 0)
+        os.close(reader)
+        os.close(writer)
+
+
 def test_an_exec_makes_another_program_of_the_same_process():
     code = f"import os, time; time.sleep(0.3); os.execv({sys.executable!r}, ['python-again', '-c', {BUSY!r}])"
     with subprocess.Popen([sys.executable, "-c", code]) as child:
