@@ -12,12 +12,30 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from fullcourt._engines.state import worker_state
+    from fullcourt.channels import (
+        Barrier,
+        BoundedSemaphore,
+        Condition,
+        Connection,
+        Event,
+        JoinableQueue,
+        Lock,
+        Pipe,
+        Queue,
+        RLock,
+        Semaphore,
+        ShutDown,
+        SimpleQueue,
+    )
     from fullcourt.errors import (
         FullcourtError,
         NotSupported,
+        OwnerDied,
         PicklingError,
         PoolBroken,
         PoolClosed,
+        ProcessDied,
         RemoteError,
         TaskCancelled,
         TaskMemoryExceeded,
@@ -25,31 +43,79 @@ if TYPE_CHECKING:
         WorkerDied,
     )
     from fullcourt.gil import Observation, observe
-    from fullcourt.pool import Failure, Future, Pool, map  # noqa: A004
+    from fullcourt.pool import Failure, Future, Pipeline, Pool, Stage, map  # noqa: A004
+    from fullcourt.process import Child, Process, Thread, fork
+    from fullcourt.shared import Shared, empty, share
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "Barrier",
+    "BoundedSemaphore",
+    "Child",
+    "Condition",
+    "Connection",
+    "Event",
     "Failure",
     "FullcourtError",
     "Future",
+    "JoinableQueue",
+    "Lock",
     "NotSupported",
     "Observation",
+    "OwnerDied",
     "PicklingError",
+    "Pipe",
+    "Pipeline",
     "Pool",
     "PoolBroken",
     "PoolClosed",
+    "Process",
+    "ProcessDied",
+    "Queue",
+    "RLock",
     "RemoteError",
+    "Semaphore",
+    "Shared",
+    "ShutDown",
+    "SimpleQueue",
+    "Stage",
     "TaskCancelled",
     "TaskMemoryExceeded",
     "TaskTimeout",
+    "Thread",
     "WorkerDied",
+    "empty",
+    "fork",
     "map",
     "observe",
+    "share",
+    "worker_state",
 ]
 
-_IN_POOL = ("Failure", "Future", "Pool", "map")
-_IN_GIL = ("Observation", "observe")
+_MODULES = {
+    "fullcourt.pool": ("Failure", "Future", "Pipeline", "Pool", "Stage", "map"),
+    "fullcourt._engines.state": ("worker_state",),
+    "fullcourt.gil": ("Observation", "observe"),
+    "fullcourt.process": ("Child", "Process", "Thread", "fork"),
+    "fullcourt.shared": ("Shared", "empty", "share"),
+    "fullcourt.channels": (
+        "Barrier",
+        "BoundedSemaphore",
+        "Condition",
+        "Connection",
+        "Event",
+        "JoinableQueue",
+        "Lock",
+        "Pipe",
+        "Queue",
+        "RLock",
+        "Semaphore",
+        "ShutDown",
+        "SimpleQueue",
+    ),
+}
+_HOMES = {name: module for module, names in _MODULES.items() for name in names}
 
 
 def __getattr__(name: str) -> Any:
@@ -57,8 +123,7 @@ def __getattr__(name: str) -> Any:
     if name in __all__:
         from importlib import import_module
 
-        home = "pool" if name in _IN_POOL else "gil" if name in _IN_GIL else "errors"
-        value = getattr(import_module(f"fullcourt.{home}"), name)
+        value = getattr(import_module(_HOMES.get(name, "fullcourt.errors")), name)
         globals()[name] = value
         return value
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -146,8 +146,11 @@ class SchedulerMachine(RuleBasedStateMachine):
         player.slots.append(player.link.popleft())
 
     def end(self, worker_id: int, piece: Piece, n_tasks: int, seconds: float) -> None:
-        player = self.players[worker_id]
         self.settle(piece.open_tasks[:n_tasks], "ended")
+        self.tell_of_end(worker_id, piece, n_tasks, seconds)
+
+    def tell_of_end(self, worker_id: int, piece: Piece, n_tasks: int, seconds: float) -> None:
+        player = self.players[worker_id]
         player.n_ended += n_tasks
         if piece.done + n_tasks == piece.count:
             player.slots.remove(piece)
@@ -232,12 +235,8 @@ class SchedulerMachine(RuleBasedStateMachine):
     @rule(data=st.data())
     def a_task_fails_and_is_to_be_tried_again(self, data: st.DataObject) -> None:
         worker_id, piece = data.draw(st.sampled_from(self.running()))
-        player = self.players[worker_id]
         self.later.append(Piece(piece.stream, piece.start + piece.done, 1))
-        player.n_ended += 1
-        if piece.done + 1 == piece.count:
-            player.slots.remove(piece)
-        self.scheduler.ended(piece, 1, 1e-4, self.now)
+        self.tell_of_end(worker_id, piece, 1, 1e-4)
 
     @precondition(lambda self: not self.grows and [p for p in self.players.values() if not p.told_to_stop])
     @rule(data=st.data())

@@ -403,21 +403,22 @@ class Scheduler:
         """Put a worker into the sets where it belongs (invariant 3)."""
         n_held = len(worker.sent) - worker.n_grown
         n_slots = self.n_slots
-        usable = not (worker.stopping or worker.retiring or worker.resting)
-        if usable and n_held < n_slots:
-            self.idle[worker.id] = worker
+        worker_id = worker.id
+        if worker.stopping or worker.retiring or worker.resting:
+            self.idle.pop(worker_id, None)
+            self.roomy.pop(worker_id, None)
+        elif n_held < n_slots:
+            self.idle[worker_id] = self.roomy[worker_id] = worker
         else:
-            self.idle.pop(worker.id, None)
-        if usable and (
-            n_held < self.most_held or (worker.load_s < self.window_s * n_slots and n_held < MAX_SENT * n_slots)
-        ):
-            self.roomy[worker.id] = worker
-        else:
-            self.roomy.pop(worker.id, None)
+            self.idle.pop(worker_id, None)
+            if n_held < self.most_held or (worker.load_s < self.window_s * n_slots and n_held < MAX_SENT * n_slots):
+                self.roomy[worker_id] = worker
+            else:
+                self.roomy.pop(worker_id, None)
         if n_held > n_slots:
-            self.laden[worker.id] = worker
+            self.laden[worker_id] = worker
         else:
-            self.laden.pop(worker.id, None)
+            self.laden.pop(worker_id, None)
 
     def _dispatch(self, now: float) -> None:
         """Send what waits to whoever has room: first to those with a free slot, the last to fall idle first."""
@@ -493,15 +494,15 @@ class Scheduler:
 
         Returns that worker's id; sending it is the caller's. 0: it is to go through its stream.
         """
-        if self.streams or self.returned or not self.roomy or self.under_pressure or self.max_tasks is not None:
-            return 0
-        if self.n_unasked and not self.idle:  # another worker is to be started for it
+        if self.streams or self.returned or self.under_pressure or self.max_tasks is not None:
             return 0
         if self.idle:
             worker = self.idle[next(reversed(self.idle))]
-        else:
+        elif self.roomy and not self.n_unasked:  # or else another worker is to be started for it
             worker = next(iter(self.roomy.values()))
             del self.roomy[worker.id]
+        else:
+            return 0
         self._hold(worker, chunk, now)
         return worker.id
 

@@ -42,6 +42,7 @@ from fullcourt._engines.jobs import Call, CallStream, MapChunk, MapJob, Settleme
 from fullcourt._engines.linked import Broken, FrameArrived, Handle, Lost, Orphaned
 from fullcourt._engines.nested import Lending, Relay, Relays, nested_priority
 from fullcourt._engines.roles import Roles, wait_aside
+from fullcourt._engines.state import Broadcast
 from fullcourt._engines.supervisor import NEVER, Limits, Supervisor
 from fullcourt._engines.timekeeper import Timekeeper
 from fullcourt._os.system import n_oom_kills
@@ -62,6 +63,7 @@ R = TypeVar("R")
 DRIVE_EVERY = 32
 # Of single calls, one in 16 is timed while it is pickled: reading the clock costs a tenth of that pickling.
 SAMPLED = 15
+SENT: tuple[bytes, list[Any]] = (b"", [])  # the payload of a call that has ended
 # Below this a task is not worth a frame of its own; so long its item may wait for company.
 TINY_S = 0.0001
 HOLD_S = 0.001
@@ -71,6 +73,8 @@ MAX_STILLBORN = 4
 # So many workers in a row may end while they load a function, before it counts as deadly.
 MAX_FATAL_LOADS = 3
 MAX_STILLBORN_KILLED = 20
+# Of no two pools of a process the same: a value that strays to another pool's worker shall not be found there.
+broadcast_keys = itertools.count(1)
 
 
 class Driver:
@@ -208,38 +212,39 @@ class Driver:
 
     def _hand_in(self, call: Call) -> None:
         """Give a call to the scheduler and, as a rule, at once to a worker. In the shield; actions may be left over."""
-        me: object = threading.get_ident()
         priority = 0
         if call.options is not None and call.options.priority:
             priority = call.options.priority
         if self.functions is None and call.payload is not None:
             priority += nested_priority(call.payload.outer)
-        if priority:
-            me = (me, priority)
-        scheduler = self.scheduler
         with self._lock:
             self._check_open()
-            stream = self._streams.get(me)
-            if stream is None:
-                stream = self._streams[me] = CallStream(Estimate(), priority)
-                self._forget_streams(me)
+            now = monotonic()
             if self._limited and not self._n_open:
-                self.supervisor.work_came(monotonic())
+                self.supervisor.work_came(now)
             self._n_open += 1
             call.id = self.new_id()  # under the lock: on free-threaded Python two could draw the same number
-            call.stream = stream
-            now = monotonic()
-            worker_id = 0 if stream.queued or self.engine.runs_inline else scheduler.placed_at_once(call, now)
+            worker_id = 0 if self.engine.runs_inline else self.scheduler.placed_at_once(call, now)
             if not worker_id:
-                stream.append(call)
-                if not stream.queued or priority >= NESTED:
-                    scheduler.stream_filled(stream, now)
+                self._have_wait(call, priority, now)
         if worker_id:
             problem = self.engine.send(worker_id, call)
             if problem is not None:
                 self._settle(self._cannot_send(call, worker_id, problem))
             elif call.options is not None and call.options.is_watched:
                 self._watch(call, worker_id)
+
+    def _have_wait(self, call: Call, priority: int, now: float) -> None:
+        """No worker has room for a call, or others wait already: it goes to its thread's stream. Under the lock."""
+        me: object = (threading.get_ident(), priority) if priority else threading.get_ident()
+        stream = self._streams.get(me)
+        if stream is None:
+            stream = self._streams[me] = CallStream(Estimate(), priority)
+            self._forget_streams(me)
+        call.stream = stream
+        stream.append(call)
+        if not stream.queued or priority >= NESTED:
+            self.scheduler.stream_filled(stream, now)
 
     def cannot_part(self, options: Options | None) -> bool:
         """Whether items with these options must travel one by one: a stuck one cannot be parted from others here."""
@@ -279,6 +284,22 @@ class Driver:
             self._n_open += 1
             self.scheduler.stream_filled(job, monotonic())
         self._perform()
+
+    def broadcast(self, value: Any) -> Broadcast[Any]:
+        """Give a value to every worker, also to those that come later; returns its handle. Raises PicklingError."""
+        key = next(broadcast_keys)
+        self._check_open()
+        if self.functions is not None:
+            frame = self.engine.frame_of(key, self.engine.codec.encode(value))  # runs user code: without the lock
+            with self.roles.shield, self._lock:
+                self._check_open()
+                self.engine.broadcast(key, frame)
+        return Broadcast(key, value, self._forget_value)
+
+    def _forget_value(self, key: int) -> None:
+        if self.functions is not None and not self.is_foreign():
+            with self.roles.shield, self._lock:
+                self.engine.forget(key)
 
     def feed(self, job: StreamJob) -> None:
         """A job's input, which was empty or had no place in the scheduler, has items.
@@ -430,6 +451,8 @@ class Driver:
                 job.queued = False
 
     def _check_open(self) -> None:
+        if self._broken is None and not self.closed and self.pid == os.getpid():
+            return
         if self._broken is not None:
             raise self._broken
         if self.closed and not self._takes_nested():
@@ -710,9 +733,9 @@ class Driver:
                 return decode(memoryview(event.data)[frames.HEADER_BYTES :]), None
             body = read_body(event.data, event.fields, event.fd)
             if kind >= frames.NESTED or event.fields[3] in self.relays.open:
-                return (decode(body.payload), body.buffers) if kind == frames.NESTED else body, None
+                return (decode(body.payload), body.to_pass_on()) if kind == frames.NESTED else body, None
             if kind in (frames.RESULT, frames.RESULTS):
-                return decode(body.payload, body.buffers), None
+                return decode(body.payload, body.buffers, body.descriptors), None
             if kind in (frames.ERROR, frames.INIT_FAILED, frames.UNLOADABLE_FUNCTION):
                 return None, load_exception(body.payload)
         except BaseException as error:  # noqa: BLE001
@@ -834,6 +857,7 @@ class Driver:
             self._n_open -= 1
             future = chunk.future
             chunk.future = None
+            chunk.payload = SENT  # its descriptors, if it has any, are closed though the future is kept
             return [(future, values[0], None)] if future is not None else []
         settlements: list[Settlement] = chunk.job.put(start, values)
         self._close_job(chunk.job)
@@ -855,6 +879,7 @@ class Driver:
             self._n_open -= 1
             future = chunk.future
             chunk.future = None
+            chunk.payload = SENT
             return [(future, None, error)] if future is not None else []
         job = chunk.job
         annotate(error, describe_task(chunk, index - chunk.start), index, handle, chunk.attempt)

@@ -249,7 +249,12 @@ class Future(concurrent.futures.Future, Generic[T]):  # type: ignore[type-arg]
         self.work = None
         with guard:
             if self._cond is None:
-                self._end(FINISHED, result, exception)
+                if self._blocked is None:  # as most: what `_end` does, written out
+                    self._result = result
+                    self._exception = exception
+                    self._state = FINISHED
+                else:
+                    self._end(FINISHED, result, exception)
                 return
         with self._cond:
             self._end_and_notify(result, exception)

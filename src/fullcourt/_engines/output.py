@@ -30,7 +30,12 @@ __all__ = ["ERR", "OUT", "Output", "OutputSettings"]
 OUT, ERR = 1, 2  # the streams, as a frame names them
 
 # Of 3.14 on, filters may belong to the context; there is no public way to ask for those that hold.
-get_filters = cast("Callable[[], list[Any]]", getattr(warnings, "_get_filters", lambda: warnings.filters))
+filters_of_context = cast("Callable[[], list[Any]] | None", getattr(warnings, "_get_filters", None))
+
+
+def get_filters() -> list[Any]:
+    """The filters that hold here and now."""
+    return cast("list[Any]", warnings.filters) if filters_of_context is None else filters_of_context()
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +81,7 @@ class Output:
         A change of any logger's level, or of ``logging.disable``, empties the root's cache of levels; a change of the
         filters replaces their list, or changes its length or its first.
         """
-        filters = get_filters()
+        filters: Any = warnings.filters if filters_of_context is None else filters_of_context()
         seen, n_filters, first = self._seen
         root = logging.root
         if (

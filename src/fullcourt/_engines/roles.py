@@ -20,7 +20,7 @@ from collections.abc import Callable
 from time import monotonic
 from typing import Any
 
-from fullcourt._engines.future import Future, let_go
+from fullcourt._engines.future import ENDED, Future, let_go
 from fullcourt._os.interrupts import Shield
 from fullcourt._os.threads import make_thread
 
@@ -81,7 +81,7 @@ class Roles:
         if self._leader == me:  # a callback waits, from inside of a step
             self._lead_until(future, deadline)
             return future.done()
-        while not future.done():
+        while future._state not in ENDED:
             if self._try_lead(me):
                 try:
                     self._lead_until(future, deadline)
@@ -91,7 +91,7 @@ class Roles:
                 self._follow(future, deadline)
             if deadline is not None and monotonic() >= deadline:
                 break
-        return future.done()
+        return future._state in ENDED
 
     def try_step(self, timeout: float) -> bool:
         """Lead for one step if nobody leads."""
@@ -121,10 +121,14 @@ class Roles:
     def _leave(self) -> None:
         with self._lock:
             self._leader = None
-        self._promote()
+            if self._followers:
+                self._promote_first()
+                return
+        if self._state == PARKED and self._has_work():
+            self.arm()
 
     def _lead_until(self, future: Future[Any], deadline: float | None) -> None:
-        while not future.done():
+        while future._state not in ENDED:
             timeout = None if deadline is None else deadline - monotonic()
             if timeout is not None and timeout < 0:
                 return
@@ -156,12 +160,17 @@ class Roles:
         with self._lock:
             if self._leader is not None:
                 return
-            for lock in self._followers:
-                del self._followers[lock]
-                let_go(lock)
+            if self._followers:
+                self._promote_first()
                 return
         if self._state == PARKED and self._has_work():
             self.arm()
+
+    def _promote_first(self) -> None:
+        """Wake the one who has followed for longest. Under the lock."""
+        lock = next(iter(self._followers))
+        del self._followers[lock]
+        let_go(lock)
 
     # -- the background thread -------------------------------------------------------------------------------------
 
@@ -230,10 +239,8 @@ class Roles:
                 self._leader = None
                 self._give_way = False
                 self._state = GRACE
-                for lock in self._followers:
-                    del self._followers[lock]
-                    let_go(lock)
-                    break
+                if self._followers:
+                    self._promote_first()
 
 
 def wait_aside(future: Future[Any], timeout: float | None) -> bool:
