@@ -42,6 +42,7 @@ if TYPE_CHECKING:
         TaskTimeout,
         WorkerDied,
     )
+    from fullcourt.gil import Observation, observe
     from fullcourt.pool import Failure, Future, Pipeline, Pool, Stage, map  # noqa: A004
     from fullcourt.process import Child, Process, Thread, fork
     from fullcourt.shared import Shared, empty, share
@@ -61,6 +62,7 @@ __all__ = [
     "JoinableQueue",
     "Lock",
     "NotSupported",
+    "Observation",
     "OwnerDied",
     "PicklingError",
     "Pipe",
@@ -86,6 +88,7 @@ __all__ = [
     "empty",
     "fork",
     "map",
+    "observe",
     "share",
     "worker_state",
 ]
@@ -93,6 +96,7 @@ __all__ = [
 _MODULES = {
     "fullcourt.pool": ("Failure", "Future", "Pipeline", "Pool", "Stage", "map"),
     "fullcourt._engines.state": ("worker_state",),
+    "fullcourt.gil": ("Observation", "observe"),
     "fullcourt.process": ("Child", "Process", "Thread", "fork"),
     "fullcourt.shared": ("Shared", "empty", "share"),
     "fullcourt.channels": (
