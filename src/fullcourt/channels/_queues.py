@@ -264,6 +264,7 @@ class JoinableQueue(Queue[T]):
         'wash'
         >>> tasks.task_done()
         >>> tasks.join()
+        True
     """
 
     _counts_taken = True
