@@ -81,6 +81,7 @@ class Process:
         self._find_at = 0
         self._interpreters_at = 0
         self._executable = ""
+        self._is_named = False
         self._like = like
         self._enter()
 
@@ -88,8 +89,9 @@ class Process:
         """Look at which program this is: at first, and after an exec."""
         self._executable = read_link(self.pid)
         known = self._recorder.processes.get(self.pid, {})
-        name = command_of(self.pid) or str(known.get("name", ""))  # at its end it has none any more
-        self._recorder.process(self.pid, self.parent, name, "", SAMPLED)
+        name = command_of(self.pid)  # in the midst of an exec, and at its end, it has none
+        self._is_named = bool(name)
+        self._recorder.process(self.pid, self.parent, name or str(known.get("name", "")), "", SAMPLED)
         try:
             self.memory = Memory(self.pid)
         except OSError:
@@ -251,9 +253,9 @@ class Process:
             self._recorder.thread(thread.key, self.pid, tid, name_of(self.pid, tid), now, run, queued)
             if self._sampler.has_inner_pids(self.pid):
                 self.inner[inner_tid(self.pid, tid)] = tid
-        record = self._recorder.processes[self.pid]
-        if not record["name"]:  # it was seen in the midst of its exec
-            record["name"] = command_of(self.pid)
+        if not self._is_named and (name := command_of(self.pid)):
+            self._recorder.processes[self.pid]["name"] = name
+            self._is_named = True
         executable = read_link(self.pid)
         if not executable:  # at its end, first the memory goes, then it is a zombie
             return bool(self.threads) and not is_zombie(self.pid)
