@@ -16,6 +16,7 @@ __all__ = [
     "descendants",
     "die_with_parent",
     "kill_tree",
+    "let_trace",
     "n_oom_kills",
     "open_pidfd",
     "private_bytes",
@@ -25,6 +26,7 @@ __all__ = [
 
 PR_SET_PDEATHSIG = 1  # prctl(2)
 PR_SET_CHILD_SUBREAPER = 36
+PR_SET_PTRACER = 0x59616D61  # "Yama"
 
 
 def open_pidfd(pid: int) -> int:
@@ -52,6 +54,11 @@ def _prctl(option: int, value: int) -> bool:
 def become_subreaper() -> bool:
     """Make this process the one to which its orphaned descendants fall. False where the system has no such thing."""
     return _prctl(PR_SET_CHILD_SUBREAPER, 1)
+
+
+def let_trace(pid: int) -> bool:
+    """Let that process look into this one's memory, where the Yama security module would not. False: no such module."""
+    return _prctl(PR_SET_PTRACER, pid)
 
 
 def die_with_parent(parent_pid: int) -> None:

@@ -1,0 +1,69 @@
+"""The sampler's process: `python -S -E -c ... PID RATE CHILDREN IGNORED ...`. Imports little.
+
+It speaks over its standard streams. A byte comes in, an answer goes out, an 8-byte length and a marshalled object:
+
+    G   begin; answered when the first sample is taken
+    S   how things stand: the recording so far
+    R   the same, and begin anew
+    end of file: end, also where the one who asked was killed
+
+It says nothing by itself, so that nobody has to listen; it ends when there is nothing left to watch and is then asked.
+"""
+
+from __future__ import annotations
+
+import gc
+import marshal
+import os
+import select
+import sys
+from functools import partial
+
+from fullcourt._gil.sampler import Sampler
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+__all__ = ["main"]
+
+
+def main(arguments: list[str]) -> None:
+    """Sample until standard input ends."""
+    poller = select.poll()
+    poller.register(0, select.POLLIN)
+    if os.read(0, 1) != b"G":
+        return
+    pid, rate_hz, children, *ignored = arguments
+    begin = partial(
+        Sampler, int(pid), rate_hz=float(rate_hz), children=children == "1", ignore={os.getpid(), *map(int, ignored)}
+    )
+    gc.disable()  # a collection would be a late sample, and what cycles there are end with the process
+    sampler = begin()
+    alive = sampler.look()
+    answer(True)
+    while True:
+        if poller.poll(max(0.0, sampler.pause_ms()) if alive else None):
+            command = os.read(0, 1)
+            if command not in (b"S", b"R"):
+                return
+            if alive:
+                alive = sampler.look()
+            answer(sampler.recording())
+            if command == b"R":
+                sampler.close()
+                sampler = begin()
+                alive = sampler.look()
+        elif alive:
+            alive = sampler.look()
+
+
+def answer(value: Any) -> None:
+    data = marshal.dumps(value)
+    data = len(data).to_bytes(8, "little") + data
+    while data:
+        data = data[os.write(1, data) :]
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
