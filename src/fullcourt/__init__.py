@@ -12,6 +12,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from fullcourt._advise.advice import Advice, advise
     from fullcourt.errors import (
         FullcourtError,
         NotSupported,
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "Advice",
     "Failure",
     "FullcourtError",
     "Future",
@@ -42,10 +44,14 @@ __all__ = [
     "TaskMemoryExceeded",
     "TaskTimeout",
     "WorkerDied",
+    "advise",
     "map",
 ]
 
-_IN_POOL = ("Failure", "Future", "Pool", "map")
+_PLACES = {
+    **dict.fromkeys(("Failure", "Future", "Pool", "map"), "fullcourt.pool"),
+    **dict.fromkeys(("Advice", "advise"), "fullcourt._advise.advice"),
+}
 
 
 def __getattr__(name: str) -> Any:
@@ -53,7 +59,7 @@ def __getattr__(name: str) -> Any:
     if name in __all__:
         from importlib import import_module
 
-        value = getattr(import_module("fullcourt.pool" if name in _IN_POOL else "fullcourt.errors"), name)
+        value = getattr(import_module(_PLACES.get(name, "fullcourt.errors")), name)
         globals()[name] = value
         return value
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
