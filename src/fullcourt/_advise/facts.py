@@ -20,7 +20,7 @@ class Stretch:
 
     Attributes:
         n_items: how many ended; 0: none did, and the times are those of the part that ran.
-        n_threads: how many ran at a time.
+        at_work: how many ran at a time, on average.
         wall_s: from an item's begin to its end.
         cpu_s: on a core, in the item's own thread.
         queued_s: could have run, but had no core.
@@ -31,7 +31,7 @@ class Stretch:
     """
 
     n_items: int
-    n_threads: int
+    at_work: float
     wall_s: float
     cpu_s: float
     queued_s: float = 0.0
@@ -53,7 +53,7 @@ class Stretch:
     @property
     def rate(self) -> float:
         """Items a second, if there was a core whenever one was wanted."""
-        return self.n_threads / self.own_wall_s
+        return self.at_work / self.own_wall_s
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import statistics
+import threading
 from dataclasses import dataclass, replace
 from time import perf_counter, thread_time
 from typing import TYPE_CHECKING
@@ -31,15 +31,14 @@ class Part:
 
 
 class SlotLog:
-    """What one thread does. Made, and told of the ends, in that thread; looked at from another."""
+    """What one thread does. Told of the ends in that thread; looked at from another. Made in it, or with it."""
 
-    def __init__(self) -> None:
-        self.clock = ThreadClock()
+    def __init__(self, thread: threading.Thread | None = None) -> None:
+        self.clock = ThreadClock(thread)
         self.parts: list[Part] = []
         self.began = perf_counter()
-        self._cpu_s = self._cpu_at_begin = thread_time()
-        self._queued_s = queued_s()
-        self._queued_at_begin = self._queued_s
+        self._cpu_s, self._queued_s = self.clock.read() if thread is not None else (thread_time(), queued_s())
+        self._cpu_at_begin, self._queued_at_begin = self._cpu_s, self._queued_s
 
     def ended(self, n_items: int, wall_s: float) -> None:
         """So many items have ended, in so many seconds together."""
@@ -83,7 +82,7 @@ class Machine:
 
 
 def stretch_of(logs: list[SlotLog], since: float, until: float, own_cpu_s: float) -> Stretch | None:
-    """What items took that ended between two moments; None: none did."""
+    """What items took that began and ended between two moments; None: none did."""
     parts = [part for log in logs for part in log.parts if since <= part.ended - part.wall_s and part.ended <= until]
     n_items = sum(part.n_items for part in parts)
     if not n_items:
@@ -91,16 +90,18 @@ def stretch_of(logs: list[SlotLog], since: float, until: float, own_cpu_s: float
     wall_s = sum(part.wall_s for part in parts)
     cpu_s = sum(part.cpu_s for part in parts)
     each = [(part.wall_s - part.queued_s) / part.n_items for part in parts]
-    mean = statistics.fmean(each)
+    mean = sum(each) / len(each)
+    # Two threads that take turns at the GIL need not both run: one may come to all of the items.
+    elapsed = max(part.ended for part in parts) - min(part.ended - part.wall_s for part in parts)
     helper_s = max(0.0, own_cpu_s - cpu_s - 0.02 * wall_s - 0.01)
     return Stretch(
         n_items=n_items,
-        n_threads=len(logs),
+        at_work=max(1.0, wall_s / max(elapsed, 1e-9)),
         wall_s=wall_s / n_items,
         cpu_s=cpu_s / n_items,
         queued_s=sum(part.queued_s for part in parts) / n_items,
         helper_s=helper_s / n_items,
-        spread=statistics.pstdev(each) / mean if len(each) > 1 and mean > 0 else 0.0,
+        spread=(sum((one - mean) ** 2 for one in each) / len(each)) ** 0.5 / mean if mean > 0 else 0.0,
     )
 
 

@@ -250,53 +250,57 @@ def predicted(facts: Facts, demands: Demands, mode: Mode, n_items: int | None) -
 
 
 def rate_of(facts: Facts, demands: Demands, mode: Mode, n_items: int | None) -> float:
-    """Items a second."""
-    d, cores = demands, facts.cores
+    """Items a second, beside what other programs take of the cores."""
     n = mode.n_slots if n_items is None else max(1, min(mode.n_slots, n_items))
+    rate, cpu = stretched(facts, demands, mode, n, n_items, 1.0)
+    if facts.foreign_cores < 0.05:
+        return rate
+    at_work = min(n, facts.cores, rate * cpu)
+    return stretched(facts, demands, mode, n, n_items, max(1.0, (at_work + facts.foreign_cores) / facts.cores))[0]
+
+
+def stretched(
+    facts: Facts, demands: Demands, mode: Mode, n: int, n_items: int | None, stretch: float
+) -> tuple[float, float]:
+    """Items a second, and CPU seconds for each, where all work on cores takes so many times as long."""
+    d, cores = demands, facts.cores
     wall = facts.alone.own_wall_s
-    at_work = min(n, cores)
-    if facts.foreign_cores > 0.05:  # a fair share of the cores, beside the others
-        at_work_with_others = at_work + facts.foreign_cores
-        usable = cores * at_work / max(at_work_with_others, cores)
-    else:
-        usable = float(cores)
     if mode.kind == "serial":
-        return 1.0 / (wall + d.cpu * (1.0 / min(1.0, usable) - 1.0) + PER_ITEM_THREADS_S)
-    dilation = 1.0 + (d.dilation - 1.0) * min(1.0, at_work - 1)
+        return 1.0 / (wall + d.cpu * (stretch - 1.0) + PER_ITEM_THREADS_S), d.cpu
+    dilation = 1.0 + (d.dilation - 1.0) * min(1.0, min(n, cores) - 1)
     portion = min(max(1.0, CHUNK_S / wall), 8192.0)
     if n_items is not None:
         portion = max(1.0, min(portion, n_items / (2 * n)))
     delay = max(0.0, d.blocked - d.shared)
     native = d.native * dilation
+    on_core = d.gil - d.held_off  # of the time with the GIL
     if not mode.processes:
         cost = PER_ITEM_THREADS_S + PER_CHUNK_THREADS_S / portion
         if facts.free_threaded:
             cpu = d.cpu * dilation + cost
-            stations = [(cpu, cores), (d.shared, 1), (d.held_off, 1)]
+            stations = [(cpu * stretch, cores), (d.shared, 1), (d.held_off, 1)]
         else:
             cpu = d.gil_alone - d.held_off + native + cost
-            stations = [(d.gil + cost, 1), (native, cores), (d.shared, 1)]
-        return min(mva(n, stations, delay), usable / (cpu + d.helper))
+            stations = [((on_core + cost) * stretch + d.held_off, 1), (native * stretch, cores), (d.shared, 1)]
+        return min(mva(n, stations, delay), cores / (stretch * (cpu + d.helper))), cpu
     t = facts.transport
-    parent = PER_ITEM_S + PER_CHUNK_S / portion + t.args_dump_s + t.result_load_s
-    parent += (t.args_bytes + t.result_bytes) / COPY_BYTES_PER_S
-    child = PER_ITEM_S + 0.5 * PER_CHUNK_S / portion + t.args_load_s + t.result_dump_s
-    child += (t.args_bytes + t.result_bytes) / COPY_BYTES_PER_S
-    cpu = d.cpu * dilation + child
+    copying = (t.args_bytes + t.result_bytes) / COPY_BYTES_PER_S
+    parent = PER_ITEM_S + PER_CHUNK_S / portion + t.args_dump_s + t.result_load_s + copying
+    child = PER_ITEM_S + 0.5 * PER_CHUNK_S / portion + t.args_load_s + t.result_dump_s + copying
     hybrid = HYBRID if mode.threads > 1 else 1.0
+    cpu = (d.cpu * dilation + child) * hybrid
+    gil = ((on_core + child) * stretch + d.held_off) * hybrid
+    most = float("inf")
     if mode.threads == 1 or facts.free_threaded or mode.processes >= cores:
-        stations = [(parent, 1), (cpu * hybrid, cores), (d.shared, 1)]
+        stations = [(parent * stretch, 1), (cpu * stretch, cores), (d.shared, 1)]
         delay += d.held_off
         if mode.threads > 1 and not facts.free_threaded:
-            gil = (d.gil + child) * hybrid
             most = mode.processes / gil
-        else:
-            most = float("inf")
     else:
-        gil = (d.gil + child) * hybrid
-        stations = [(parent, 1), (gil, mode.processes), (native, cores), (d.shared, 1)]
+        stations = [(parent * stretch, 1), (gil, mode.processes), (native * stretch, cores), (d.shared, 1)]
         most = mode.processes / gil
-    return min(mva(n, stations, delay), usable / (parent + cpu * hybrid + d.helper), most)
+    bound = cores / (stretch * (parent + cpu + d.helper))
+    return min(mva(n, stations, delay), bound, most), parent + cpu
 
 
 def choose(predictions: list[Prediction], facts: Facts, *, n_items: int | None = None) -> Prediction:
@@ -313,7 +317,7 @@ def choose(predictions: list[Prediction], facts: Facts, *, n_items: int | None =
         return value / BOTH if prediction.mode.kind == "both" else value
 
     best = min(map(cost, predictions))
-    near = [prediction for prediction in predictions if cost(prediction) <= 1.05 * best]
+    near = [prediction for prediction in predictions if cost(prediction) <= 1.06 * best]
     waits = facts.alone.blocked_s > 0.2 * facts.alone.own_wall_s
     order = {"serial": 0, "threads": 1, "processes": 2, "both": 3}
 

@@ -13,12 +13,13 @@ __all__ = ["ThreadClock", "machine_busy_s", "own_cpu_s", "queued_s"]
 
 
 class ThreadClock:
-    """Reads another thread's clocks. Made in that thread."""
+    """Reads another thread's clocks. Made in that thread, or with it, while it runs."""
 
-    def __init__(self) -> None:
-        self.thread_id = threading.get_native_id()
+    def __init__(self, thread: threading.Thread | None = None) -> None:
+        ident = threading.get_ident() if thread is None else thread.ident
+        self.thread_id = threading.get_native_id() if thread is None else thread.native_id or 0
         try:
-            self._clock = time.pthread_getcpuclockid(threading.get_ident())
+            self._clock = time.pthread_getcpuclockid(ident or 0)
         except (AttributeError, OSError):  # macOS, Windows
             self._clock = -1
 
