@@ -770,16 +770,20 @@ def map(  # noqa: A001  the module's own map, as `fullcourt.map`
     chunksize: int | None = None,
     progress: bool = False,
     on_error: OnError = "raise",
+    mode: Literal["auto"] | None = None,
 ) -> list[R]:
     """Call ``fn`` with each item, in parallel; returns the results in the items' order. A pool in one line.
+
+    Without the number of processes, threads or interpreters it is measured which of them suit the function, while its
+    first items run: ``mode="auto"`` of :class:`Pool`. Small jobs are done in threads before that.
 
     Example:
         >>> import fullcourt
         >>> fullcourt.map(str.upper, ["a", "b"], threads=2)
         ['A', 'B']
     """
-    told = (processes, threads, interpreters, start_method) != (None, None, None, None)
-    mode: Literal["auto"] | None = None if told else "auto"
+    if (processes, threads, interpreters, start_method) == (None, None, None, None):
+        mode = "auto"
     with Pool(processes, threads=threads, interpreters=interpreters, start_method=start_method, mode=mode) as pool:
         return pool.map(fn, items, chunksize, progress=progress, on_error=on_error)
 

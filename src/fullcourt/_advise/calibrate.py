@@ -258,7 +258,7 @@ def scaled(pair: Stretch, alone: Stretch) -> Stretch | None:
     )
 
 
-def calibrate(fn: Callable[[Any], Any], items: Iterable[Any], *, phase_s: float = PHASE_S) -> Calibration:
+def calibrate(fn: Callable[[Any], Any], items: Iterable[Any], *, phase_s: float | None = None) -> Calibration:
     """Run the function on the first few items, and measure.
 
     Raises:
@@ -268,7 +268,7 @@ def calibrate(fn: Callable[[Any], Any], items: Iterable[Any], *, phase_s: float 
     supply = Supply(fn, items)
     with contextlib.ExitStack() as stack:
         meter = stack.enter_context(open_meter())
-        phase = Phase(supply, Machine(), meter, phase_s)
+        phase = Phase(supply, Machine(), meter, PHASE_S if phase_s is None else phase_s)
         n = supply.n_known
         if n is not None:
             supply.limit(max(1, n // 3))

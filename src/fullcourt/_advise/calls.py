@@ -1,11 +1,14 @@
 """How single calls go in an auto pool: the first of each function in its trial threads, the others where that shows.
 
-The first run one at a time, then two at a time, where so many wait at once; what waits meanwhile is kept here. Calls
-that are made one after the other, each waited for, stay in the trial threads: nothing would be gained elsewhere.
+As long as nothing waits, calls go to the trial threads: where one is waited for before the next is made, nothing would
+be gained elsewhere. When one has to wait, a thread comes that conducts: for a moment one runs at a time, then two, then
+it is decided. No moment lasts longer than a tenth of a second, whatever the calls do: they may wait for each other.
 """
 
 from __future__ import annotations
 
+import contextlib
+import queue
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -13,9 +16,9 @@ from dataclasses import replace
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
-from fullcourt._advise.calibrate import facts_of
+from fullcourt._advise.calibrate import facts_of, partial_stretch, scaled
 from fullcourt._advise.explain import Choice
-from fullcourt._advise.facts import Facts, Stretch
+from fullcourt._advise.facts import Stretch
 from fullcourt._advise.log import Machine, SlotLog, stretch_of
 from fullcourt._advise.model import Mode, choose, demands_of, predict
 from fullcourt._advise.transport import measure_transport
@@ -23,6 +26,7 @@ from fullcourt._advise.words import reason
 from fullcourt._core.options import Options
 from fullcourt._engines.driver import Driver
 from fullcourt._engines.future import Future
+from fullcourt._os.cpus import usable_cores
 from fullcourt._transport.functions import function_name
 
 if TYPE_CHECKING:
@@ -30,10 +34,10 @@ if TYPE_CHECKING:
 
 __all__ = ["Calls", "Pending"]
 
-MIN_ALONE = 3
-MIN_PAIR = 4
-ENOUGH_S = 0.1
-ALONE, PAIR, DECIDING, DECIDED = 0, 1, 2, 3
+MIN_ITEMS = 3
+ALONE_S = 0.1
+PAIR_S = 0.12
+SHORTEST_S = 0.025
 
 
 class Pending:
@@ -62,22 +66,20 @@ class Calls:
     def __init__(self, hub: Hub, fn: Callable[..., Any]) -> None:
         self.hub = hub
         self.driver: Driver | None = None  # where they go, once that is decided
-        self.choice = Choice(function_name(fn), Mode(0, 1), "Its first calls are being tried.")
+        self.choice = Choice(function_name(fn), Mode(0, 1), "Its calls did not have to wait for each other.")
         self.waiting: deque[Pending] = deque()
         self._fn = fn  # one of those that share its code
-        self._foreign = 0.0
-        self._phase = ALONE
+        self._limit = 1  # how many run at a time while it is tried
         self._n_running = 0
+        self._conducted = False
+        self._n_ended = 0
+        self._bell: queue.SimpleQueue[None] = queue.SimpleQueue()
         self._logs = threading.local()
         self._all_logs: list[SlotLog] = []
-        self._machine = Machine()
-        self._since = perf_counter()
-        self._n_ended = 0
-        self._seconds = 0.0
-        self._alone: Stretch | None = None
-        self._pair: Stretch | None = None
         self._samples: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
         self._results: list[Any] = []
+
+    # -- from anywhere ---------------------------------------------------------------------------------------------
 
     def add(self, call: Pending) -> None:
         """Take a call; it runs in its turn."""
@@ -98,27 +100,33 @@ class Calls:
         """Take back all that wait. Under the lock."""
         calls = list(self.waiting)
         self.waiting.clear()
+        self._bell.put(None)
         return calls
 
     def is_idle(self) -> bool:
-        """Whether nothing waits here, and nothing is being decided."""
-        return not self.waiting and self._phase != DECIDING
+        """Whether nothing waits here."""
+        return not self.waiting
 
     def pump(self) -> None:
         """Have as many run as shall."""
+        conduct = False
         while True:
             with self.hub._lock:
                 if not self.waiting:
                     break
                 driver = self.driver
                 if driver is None:
-                    limit = 1 if self._phase == ALONE else 2
-                    if self._n_running >= limit:
+                    if self._n_running >= self._limit:
+                        conduct, self._conducted = not self._conducted, True
                         break
                     self._n_running += 1
                 call = self.waiting.popleft()
             self.hub.route(call, driver, None if driver is not None else Tried(self, call.fn))
+        if conduct:
+            self.hub.start(self._conduct)
         self.hub.look_at_end()
+
+    # -- in the trial's threads ------------------------------------------------------------------------------------
 
     def began(self) -> SlotLog:
         """A call begins, in the calling thread."""
@@ -130,58 +138,79 @@ class Calls:
 
     def ended(self, args: tuple[Any, ...], kwargs: dict[str, Any], values: list[Any]) -> None:
         """A call has ended, in the calling thread."""
-        decide = False
         with self.hub._lock:
             self._n_running -= 1
             self._n_ended += 1
-            self._seconds = perf_counter() - self._since
-            if len(self._samples) < 8:
+            if self.driver is None and len(self._samples) < 8:
                 self._samples.append((args, kwargs))
                 self._results += values
-            if self._phase == ALONE and self._n_ended >= MIN_ALONE and self._seconds >= ENOUGH_S / 4:
-                if self.waiting:
-                    self._alone = self._close_phase()
-                    self._phase = PAIR
-            elif self._phase == PAIR and self._n_ended >= MIN_PAIR and self._seconds >= ENOUGH_S:
-                self._pair = self._close_phase()
-                self._phase = DECIDING
-                decide = True
-        if decide:
-            self.hub.start(self._decide)
-        self.pump()
+        if self._conducted and self.driver is None:
+            self._bell.put(None)
+        if self.waiting:
+            self.pump()
 
-    def _close_phase(self) -> Stretch | None:
-        """Under the lock."""
-        _, own, self._foreign = self._machine.look()
-        stretch = stretch_of(self._all_logs, self._since, perf_counter(), own)
-        self._since = perf_counter()
-        self._n_ended = 0
-        return stretch
+    # -- the conductor ---------------------------------------------------------------------------------------------
 
-    def _decide(self) -> None:
-        """In a thread of its own: pickling may take long, and so may starting processes."""
+    def _conduct(self) -> None:
+        """Alone, in pairs, decided. In a thread of its own: pickling may take long, and so may starting processes."""
+        try:
+            machine = Machine()
+            alone = self._phase(ALONE_S, machine)
+            with self.hub._lock:
+                self._limit = 2
+            self.pump()
+            pair = self._phase(PAIR_S, machine)
+            if self.waiting:
+                self._decide(alone, pair, self._foreign)
+        except BaseException as error:  # noqa: BLE001  the calls must not hang for it
+            self.choice = replace(self.choice, reason=f"What it does could not be looked at: {error!r}.")
+            self._go(*self.hub.driver_for(Mode(0, 2)))
+        finally:
+            with self.hub._lock:
+                self._conducted = False
+                self._samples.clear()
+                self._results.clear()
+                if self.driver is None:
+                    self._limit = 1
+            self.pump()
+
+    def _phase(self, longest_s: float, machine: Machine) -> Stretch | None:
+        logs = list(self._all_logs)
+        before = [log.so_far() for log in logs]
+        machine.look()
+        since = perf_counter()
+        n_before = self._n_ended
+        while self.waiting and perf_counter() < since + longest_s:
+            if self._n_ended - n_before >= MIN_ITEMS and perf_counter() > since + SHORTEST_S:
+                break
+            with contextlib.suppress(queue.Empty):
+                self._bell.get(timeout=max(0.0, since + longest_s - perf_counter()))
+        now = perf_counter()
+        elapsed, own, self._foreign = machine.look()
+        stretch = stretch_of(list(self._all_logs), since, now, own)
+        if stretch is not None or not logs or not self._n_running:
+            return stretch
+        return partial_stretch([log.so_far() for log in logs], before, elapsed, self._limit)
+
+    def _decide(self, alone: Stretch | None, pair: Stretch | None, foreign: float) -> None:
         hub = self.hub
-        facts: Facts | None = None
-        if self._alone is not None:
-            transport = measure_transport(self._fn, self._samples, self._results, hub.start_method)
-            facts = facts_of(self._alone, self._pair, transport, self._foreign)
-        self._samples.clear()
-        self._results.clear()
-        if facts is None:
-            mode, words, chosen = Mode(0, 2), "Its first calls told nothing.", None
-            predictions: tuple[Any, ...] = ()
-        else:
-            predictions = tuple(predict(facts))
-            chosen = choose(list(predictions), facts)
-            mode, words = chosen.mode, reason(facts, demands_of(facts), chosen, predictions)
-        driver, mode = hub.driver_for(mode)
-        self.choice = replace(
-            self.choice, mode=mode, reason=words, predicted=chosen, facts=facts, predictions=predictions
-        )
-        with hub._lock:
+        if alone is None:
+            mode = Mode(0, 4 * usable_cores().count)
+            self.choice = replace(self.choice, mode=mode, reason="None of its first calls began soon.")
+            self._go(*hub.driver_for(mode))
+            return
+        transport = measure_transport(self._fn, self._samples, self._results, hub.start_method)
+        facts = facts_of(alone, None if pair is None else scaled(pair, alone), transport, foreign)
+        predictions = tuple(predict(facts))
+        chosen = choose(list(predictions), facts)
+        words = reason(facts, demands_of(facts), chosen, predictions)
+        self.choice = replace(self.choice, reason=words, predicted=chosen, facts=facts, predictions=predictions)
+        self._go(*hub.driver_for(chosen.mode))
+
+    def _go(self, driver: Driver, mode: Mode) -> None:
+        self.choice = replace(self.choice, mode=mode)
+        with self.hub._lock:
             self.driver = driver
-            self._phase = DECIDED
-        self.pump()
 
 
 class Tried:
@@ -193,7 +222,7 @@ class Tried:
         self.__qualname__ = function_name(fn)
         self.__wrapped__ = fn
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
         """Call it."""
         calls = self._calls
         log = calls.began()

@@ -8,9 +8,9 @@ Each worker's slot is a customer that goes round: it takes an item through the s
     what is shared  a disk, a lock: what two at a time waited for beyond the GIL      one server
     blocked         network, sleep                        a delay: no queue
 
-*Sources*: mean value analysis, Reiser and Lavenberg 1980; several servers as a faster one and a delay, Seidmann 1987.
-A customer that comes finds one at work whose service is half over on average, since items are much alike: hence the
-half (for exponential times it would be the whole).
+*Source*: mean value analysis, Reiser and Lavenberg 1980. A customer that comes finds one at work whose service is half
+over on average, since items are much alike: hence the half (for exponential times it would be the whole); and where
+there are several servers, it waits only behind as many as there are.
 """
 
 from __future__ import annotations
@@ -128,15 +128,18 @@ class Demands:
 
 def mva(n: int, stations: list[tuple[float, int]], delay: float) -> float:
     """Items a second of n customers that go through the stations (demand, servers) and a delay."""
-    demands = [demand / servers for demand, servers in stations]
-    delay += sum(demand * (servers - 1) / servers for demand, servers in stations)
-    queues = [0.0] * len(demands)
+    queues = [0.0] * len(stations)
     rate = 0.0
     for k in range(1, n + 1):
-        stays = [d * (1.0 + q - 0.5 * min(1.0, rate * d)) for d, q in zip(demands, queues, strict=True)]
+        stays: list[float] = []
+        for (demand, servers), queue in zip(stations, queues, strict=True):
+            if servers == 1:
+                stays.append(demand * (1.0 + queue - 0.5 * min(1.0, rate * demand)))
+            else:
+                stays.append(demand * (1.0 + max(0.0, queue - servers + 1.0) / servers))
         rate = k / max(delay + sum(stays), 1e-9)
         queues = [rate * stay for stay in stays]
-    return min([rate, *(1.0 / d for d in demands if d > 0)])
+    return min([rate, *(servers / demand for demand, servers in stations if demand > 0)])
 
 
 def pair_rate(facts: Facts, gil: float, native: float, shared: float, blocked: float) -> float:
