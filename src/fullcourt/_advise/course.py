@@ -201,7 +201,7 @@ class Course:
                 n = source.n_done
                 results = [value for value in source._results[: n : max(1, n // 8)] if value is not None][:8]
         if source.kind == STARMAP:
-            items = [tuple(item) if type(item) is list else item for item in items]
+            items = [cast("tuple[Any, ...]", item) for item in items]
         return measure_transport(source.fn, items, results, self.hub.start_method)
 
     def _n_left(self) -> int | None:
