@@ -135,11 +135,13 @@ def table(results: list[dict[str, Any]]) -> str:
     ]
     shares = [j["share"] for j in judged]
     n = len(shares)
+    in_range = statistics.fmean(j["in_range"] for j in judged)
+    told = f"Within 10 % of the best: {sum(s >= 0.9 for s in shares)} of {n}; within 20 %: "
+    told += f"{sum(s >= 0.8 for s in shares)} of {n}. "
+    told += f"The truth lay in the predicted range for {in_range:.0%} of the modes."
     lines += [
         "",
-        f"Within 10 % of the best: {sum(s >= 0.9 for s in shares)} of {n}; within 20 %:"
-        f" {sum(s >= 0.8 for s in shares)} of {n}."
-        f" The truth lay in the predicted range for {statistics.fmean(j['in_range'] for j in judged):.0%} of the modes.",
+        told,
         "",
         "| choice | mean share of the best | worst |",
         "|---|---|---|",
