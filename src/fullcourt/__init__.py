@@ -25,6 +25,7 @@ if TYPE_CHECKING:
         TaskTimeout,
         WorkerDied,
     )
+    from fullcourt.gil import Observation, observe
     from fullcourt.pool import Failure, Future, Pool, map  # noqa: A004
 
 __version__ = "0.1.0"
@@ -35,6 +36,7 @@ __all__ = [
     "FullcourtError",
     "Future",
     "NotSupported",
+    "Observation",
     "PicklingError",
     "Pool",
     "PoolBroken",
@@ -46,11 +48,13 @@ __all__ = [
     "WorkerDied",
     "advise",
     "map",
+    "observe",
 ]
 
 _PLACES = {
     **dict.fromkeys(("Failure", "Future", "Pool", "map"), "fullcourt.pool"),
     **dict.fromkeys(("Advice", "advise"), "fullcourt._advise.advice"),
+    **dict.fromkeys(("Observation", "observe"), "fullcourt.gil"),
 }
 
 

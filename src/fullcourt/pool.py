@@ -28,6 +28,7 @@ from fullcourt.errors import NotSupported, PicklingError
 if TYPE_CHECKING:
     from fullcourt._advise.explain import Explanation
     from fullcourt._aio import AsyncResultIterator
+    from fullcourt._gil.pool_view import PoolObservation
 
 __all__ = ["Failure", "Future", "Pool", "PoolStatistics", "ResultIterator", "TaskGroup", "WorkerStatistics", "map"]
 
@@ -716,6 +717,36 @@ class Pool:
         fields = self._driver.statistics()
         workers = tuple(WorkerStatistics(**worker) for worker in fields.pop("workers"))
         return PoolStatistics(workers=workers, **fields)
+
+    def observe(self, *, rate: float = 250.0) -> PoolObservation:
+        """Watch the pool at work: its processes and threads, the GILs, its tasks, its pickling; a context manager.
+
+        As :func:`fullcourt.observe`; besides, its `why` says in one sentence what the pool loses most time with. A pool
+        that is not observed pays nothing for it.
+
+        Args:
+            rate: looks a second, from 1 to 1000.
+
+        Raises:
+            NotSupported: in a task of the pool: it is observed from where it was made; and of a pool that chooses its
+                mode: `fullcourt.observe` around it shows its threads and workers.
+            ValueError: the rate is out of its range.
+
+        Example:
+            >>> import fullcourt
+            >>> with fullcourt.Pool(threads=2) as pool, pool.observe() as observation:
+            ...     results = pool.map(sum, [range(100_000)] * 20)
+            >>> len(observation.why) > 0
+            True
+        """
+        from fullcourt._gil.observing import check_rate
+        from fullcourt._gil.pool_view import PoolObservation
+
+        if not hasattr(self._driver, "scheduler"):
+            raise NotSupported("a task cannot observe the pool that runs it: observe it from where it was made")
+        if self.mode is not None:
+            raise NotSupported('a pool with mode="auto" cannot be observed as one pool: use fullcourt.observe() around it')
+        return PoolObservation(self._driver, rate_hz=check_rate(rate))
 
     def __repr__(self) -> str:
         parts = [f"{key}={value}" for key, value in vars(self).items() if key in KINDS and value is not None]

@@ -48,6 +48,11 @@ WAIT = run(SERIAL, 4.0, 0.2, 4.0)
             run(THREADS, 4.0, 4.0, 60.0),
             "One thread at a time can hold the GIL: 1.0 of 2 cores worked, 14 of 16 slots waited",
         ),
+        (
+            COMPUTE,
+            replace(run(THREADS, 4.0, 4.0, 60.0), gil_wait_s=40.0),
+            "One thread at a time can hold the GIL: 1.0 of 2 cores worked, 10 of 16 slots waited for the GIL",
+        ),
         (COMPUTE, run(THREADS, 2.0, 3.9, 30.0, 24.0), "native code releases the GIL while it works: 1.9 of 2 cores"),
         (COMPUTE, run(THREADS, 4.0, 3.0, 60.0, 50.0, 1.2), "no free core for a second thread"),
         (COMPUTE, run(PROCESSES, 2.0, 3.9, 4.0), "2 processes have a GIL each: 1.9 of 2 cores worked."),

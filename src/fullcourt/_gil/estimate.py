@@ -14,7 +14,8 @@ import threading
 import time
 from typing import Any
 
-from fullcourt._gil.recorder import RUNNABLE, Recorder
+from fullcourt._gil.cells import RUNNABLE
+from fullcourt._gil.recorder import Recorder
 from fullcourt._gil.waits import OTHER
 from fullcourt._os.threads import make_thread
 

@@ -19,10 +19,11 @@ from types import TracebackType
 from typing import Self
 
 from fullcourt._gil.estimate import Estimator
-from fullcourt._gil.report import Report, report_of
+from fullcourt._gil.report import Report
+from fullcourt._gil.reporting import report_of
 from fullcourt._gil.watching import SamplerError, Watcher
 
-__all__ = ["ThreadMeter", "measure_threads"]
+__all__ = ["ThreadMeter", "measure_threads", "own_thread_names", "watch_us"]
 
 RATE_HZ = 250.0
 
@@ -42,10 +43,7 @@ class ThreadMeter:
         self._source: Watcher | Estimator | None = None
 
     def __enter__(self) -> Self:
-        try:
-            self._source = Watcher(os.getpid(), rate_hz=self._rate_hz, children=False)
-        except SamplerError:
-            self._source = Estimator()
+        self._source = watch_us(rate_hz=self._rate_hz, children=False)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
@@ -74,6 +72,21 @@ def measure_threads(seconds: float, *, rate_hz: float = RATE_HZ) -> Report:
     with ThreadMeter(rate_hz=rate_hz) as meter:
         threading.Event().wait(seconds)
         return meter.lap()
+
+
+def watch_us(*, rate_hz: float, children: bool) -> Watcher | Estimator:
+    """Have this process watched, in the best way that the system allows."""
+    try:
+        watcher = Watcher(os.getpid(), rate_hz=rate_hz, children=children)
+    except SamplerError:
+        return Estimator()
+    try:
+        if watcher.recording()["processes"][os.getpid()]["method"] != "counters":
+            return watcher
+    except SamplerError:
+        pass
+    watcher.close()
+    return Estimator()
 
 
 def own_thread_names() -> dict[tuple[int, int], str]:

@@ -19,74 +19,38 @@ A recording is made of plain lists, dictionaries and numbers, so that it can be 
                          "gils": [{"switches", "seen_ns", "held_share", "owners"}]}},
      "threads": [{"pid", "tid", "name", "python", "began_ns", "ended_ns", "last_ns", "total", "cells", "waits"}]}
 
-All times are counted from the recording's begin. A cell is a list in the order of `CELL`, in microseconds.
+All times are counted from the recording's begin. A cell is a list in the order of `CELL`, in microseconds; a thread's
+total has one number more, see `native_factor`.
 """
 
 from __future__ import annotations
 
 from array import array
 
-from fullcourt._gil.waits import GIL_WAIT, LOCK, N_STATES
+from fullcourt._gil.cells import (
+    EMPTY,
+    HELD_OFF,
+    HOLDER,
+    N_CELL,
+    QUEUE,
+    RUN,
+    RUNNABLE,
+    TIME,
+    W_BLOCKED,
+    W_HELD,
+    W_NATIVE,
+    WAITS,
+    N,
+    native_factor,
+)
+from fullcourt._gil.waits import GIL_WAIT, LOCK
 
-__all__ = ["CELL", "RUNNABLE", "Recorder", "states_of"]
-
-RUNNABLE = -2  # in the place of a blocked thread's state
-CELL = (
-    "time", "run", "queued", "w_held", "w_native", "w_gil_wait", "w_lock", "w_sleep", "w_network", "w_file", "w_other",
-    "held_off", "holder", "n",
-)  # fmt: skip
-TIME, RUN, QUEUE, W_HELD, W_NATIVE, W_BLOCKED = range(6)
-HELD_OFF, HOLDER, N = 11, 12, 13
-N_CELL = len(CELL)
-EMPTY = bytes(4 * N_CELL)
+__all__ = ["Recorder"]
 
 FIRST_CELL_NS = 5_000_000  # the default switch interval: a hand-over is one cell
 MAX_CELLS = 100_000  # of 100 bytes or so: 10 MB, and half a megabyte of page
-MANY = 20  # samples, from which on they tell something of themselves
 MAX_OWNERS = 20_000
 MAX_LANES = 400  # of threads; what comes later is added to its process's last lane
-WAITS = (1, 2, 4, 6, 8, 12, 16, 24, 32, 64, 128, 256, 512, 1024)  # ms: the upper ends of the histogram of waits
-
-
-def states_of(cell: list[float], like: list[float]) -> list[float]:
-    """Split a cell's time into the states, in its unit; where it has no sample of a kind, in the proportions of `like`.
-
-    The parts add up to the cell's time. With no samples at all, run time counts as held, and blocked time as other.
-    On a virtual machine some time is neither counted as run nor as queued: the host had the core. It is known by there
-    being more time left over than samples saw the thread blocked, and counts as queued.
-    """
-    time, run, queued = cell[TIME], cell[RUN], cell[QUEUE]
-    if run + queued > time:  # the counters are brought up to date at clock ticks and switches only
-        shrink = time / (run + queued) if run + queued else 0.0
-        run, queued = run * shrink, queued * shrink
-    states = [0.0] * N_STATES
-    weights = _weights(cell, like, W_HELD, W_BLOCKED, default=0)
-    states[0], states[1] = run * weights[0], run * weights[1]
-    left = max(0.0, time - run - queued)
-    seen = _share_blocked(cell if cell[N] >= MANY else like)
-    blocked = min(left, time * seen) if cell[N] >= MANY or not seen else left
-    states[3] = queued + left - blocked
-    weights = _weights(cell, like, W_BLOCKED, HELD_OFF, default=5)
-    states[GIL_WAIT] = blocked * weights[0]
-    for index in range(5):
-        states[LOCK + index] = blocked * weights[1 + index]
-    return states
-
-
-def _share_blocked(cell: list[float]) -> float:
-    """The share of the time in which samples saw a thread blocked, and twice its standard error."""
-    if not cell[TIME] or not cell[N]:
-        return 1.0
-    share = min(1.0, sum(cell[W_BLOCKED:HELD_OFF]) / cell[TIME])
-    return min(1.0, share + 2.0 * (share * (1.0 - share) / cell[N]) ** 0.5) if share else 0.0
-
-
-def _weights(cell: list[float], like: list[float], begin: int, end: int, default: int) -> list[float]:
-    for source in (cell, like):
-        total = sum(source[begin:end])
-        if total > 0:
-            return [weight / total for weight in source[begin:end]]
-    return [1.0 if index == default else 0.0 for index in range(end - begin)]
 
 
 class Lane:
@@ -94,7 +58,7 @@ class Lane:
 
     __slots__ = (
         "began", "blocked_since", "cells", "ended", "last", "name", "off_core", "on_core", "pending", "pid", "python",
-        "queued", "run", "tid", "total", "waits",
+        "queued", "run", "runnable", "serial", "stalled", "tid", "total", "waits",
     )  # fmt: skip
 
     def __init__(self, pid: int, tid: int, name: str, at: int, run: int, queued: int) -> None:
@@ -111,6 +75,9 @@ class Lane:
         self.waits = [0.0] * (len(WAITS) + 1)
         self.blocked_since = -1
         self.pending = 0.0  # the time that the last sample stands for if the thread was runnable, negative if it held
+        self.runnable = [0.0] * 4  # see `native_factor`
+        self.serial = -1  # of the GIL that it held at the last sample
+        self.stalled = False  # it held it, and had no core
         self.on_core = self.off_core = 0.0  # the changes of the counters before that sample
 
 
@@ -126,6 +93,7 @@ class Recorder:
         self._gils: dict[tuple[int, int], Owners] = {}
         self._folded: dict[int, Lane] = {}
         self._n_cells = 0
+        self._cpu_s: dict[int, float] = {}
 
     def process(self, pid: int, parent: int, name: str, python: str, method: str) -> None:
         """A process came into view, or became another program."""
@@ -136,9 +104,10 @@ class Recorder:
             "unseen_cpu_s": 0.0, "n_threads": known["n_threads"] if known is not None else 0,
         }  # fmt: skip
 
-    def process_ended(self, pid: int, at: int) -> None:
-        """It is gone, or is a zombie."""
+    def process_ended(self, pid: int, at: int, cpu_s: float = 0.0) -> None:
+        """It is gone, or is a zombie; it had used so many CPU seconds."""
         self.processes[pid]["ended_ns"] = at - self.began
+        self._cpu_s[pid] = cpu_s
 
     def thread(self, key: int, pid: int, tid: int, name: str, at: int, run: int, queued: int) -> None:
         """A thread came into view; `run` and `queued` are its counters then."""
@@ -163,7 +132,7 @@ class Recorder:
         self._n_cells -= len(lane.cells)
         del self.lanes[key]
 
-    def sample(self, key: int, at: int, state: int, holds: bool, run: int, queued: int) -> None:
+    def sample(self, key: int, at: int, state: int, holds: bool, run: int, queued: int, serial: int = -1) -> None:
         """One thread, looked at.
 
         Args:
@@ -173,6 +142,7 @@ class Recorder:
             holds: whether it holds a GIL; with a blocked one, confirmed by a second look.
             run: its counter of nanoseconds on a core.
             queued: the same of those in which it could have run.
+            serial: of a GIL that it holds, the number of switches.
         """
         lane = self.lanes[key]
         time = (at - lane.last) * 1e-3
@@ -186,18 +156,31 @@ class Recorder:
         if state == RUNNABLE:
             lane.pending = time if not holds else -time
             lane.on_core, lane.off_core = on_core, off_core
+            lane.runnable[0 if holds else 1] += time
             if holds:
                 parts.append((HOLDER, time))
         else:
             parts.append((W_BLOCKED if state == GIL_WAIT else W_BLOCKED + 1 + state - LOCK, time))
             if holds:
                 parts += ((HELD_OFF, time), (HOLDER, time))
+        self._keep(lane, time, on_core, off_core, serial if holds and state == RUNNABLE else -1)
         total = lane.total
         for index, amount in parts:
             total[index] += amount
         self._spread(lane, lane.last - self.began, at - self.began, parts)
         self._wait(lane, state, at)
         lane.last = at
+
+    def _keep(self, lane: Lane, time: float, on_core: float, off_core: float, serial: int) -> None:
+        """Collect for `native_factor` what time is spent in the queue with the GIL."""
+        if serial >= 0 and serial == lane.serial:
+            lane.runnable[2] += time
+            lane.runnable[3] += off_core
+        elif lane.stalled and off_core:  # it was in the queue with the GIL, and got a core and gave the GIL away since
+            lane.runnable[2] += min(time, off_core)
+            lane.runnable[3] += off_core
+        lane.serial = serial
+        lane.stalled = serial >= 0 and not on_core and not off_core  # the counters stand still in the queue
 
     def _resolve(self, lane: Lane, on_core: float, off_core: float, parts: list[tuple[int, float]]) -> None:
         """Say of the last sample, in which the thread was runnable, how likely it was on a core."""
@@ -278,9 +261,19 @@ class Recorder:
             lane.cells = cells
             self._n_cells += len(cells)
 
-    def recording(self, at: int) -> dict[str, object]:
-        """All that was seen up to now; the sampler adds what it knows of itself and of the machine."""
+    def recording(self, at: int, cpu_s: dict[int, float] | None = None) -> dict[str, object]:
+        """All that was seen up to now; the sampler adds what it knows of itself and of the machine.
+
+        Args:
+            at: now.
+            cpu_s: CPU seconds of the processes that live, as the system counts them.
+        """
         processes = {pid: dict(process, gils=[]) for pid, process in self.processes.items()}
+        seen_s = dict.fromkeys(processes, 0.0)
+        for lane in self.lanes.values():
+            seen_s[lane.pid] += lane.total[RUN] * 1e-6
+        for pid, used_s in {**self._cpu_s, **(cpu_s or {})}.items():
+            processes[pid]["unseen_cpu_s"] = max(0.0, used_s - seen_s[pid])
         keys = {key: index for index, key in enumerate(self.lanes)}
         for (pid, _), owners in sorted(self._gils.items()):
             processes[pid]["gils"].append(owners.plain(keys))  # type: ignore[attr-defined]
@@ -351,7 +344,7 @@ def _plain(lane: Lane, began: int) -> dict[str, object]:
         "began_ns": lane.began - began,
         "ended_ns": lane.ended - began if lane.ended >= 0 else -1,
         "last_ns": lane.last - began,
-        "total": lane.total,
+        "total": [*lane.total, native_factor(lane.total, lane.runnable)],
         "waits": lane.waits,
         "cells": {number: [round(amount, 1) for amount in cell] for number, cell in sorted(lane.cells.items())},
     }

@@ -30,6 +30,8 @@ __all__ = ["DELAY_S", "Job", "Run", "Way", "run_all", "source_files", "ways"]
 
 DELAY_S: Final = 0.020
 _N_THREADS: Final = 16
+# Looks a second at the pool: few, so that what is compared is not slowed; a run takes a second or more.
+_RATE_HZ: Final = 50.0
 # More would spend the demonstration on starting them.
 _MAX_PROCESSES: Final = 16
 # A bigger file is one long task, which would keep one core busy at the end while the others stand idle.
@@ -68,6 +70,7 @@ class Run:
         records: The tasks; empty if it failed.
         begun: Clock reading at which it began.
         error: Why it could not run.
+        gil_wait_s: Seconds that the slots waited for a GIL, as `pool.observe` measured it; `None` if it could not.
     """
 
     way: Way
@@ -81,6 +84,7 @@ class Run:
     records: list[Record] = field(default_factory=list, repr=False)
     begun: float = 0.0
     error: str = ""
+    gil_wait_s: float | None = None
 
     @property
     def cores_busy(self) -> float:
@@ -91,6 +95,11 @@ class Run:
     def slots_queued(self) -> float | None:
         """How many slots waited for a core, on average."""
         return self.queued_s / self.seconds if self.seconds and self.queued_s is not None else None
+
+    @property
+    def slots_waiting_for_gil(self) -> float | None:
+        """How many slots waited for a GIL, on average, as it was measured."""
+        return self.gil_wait_s / self.seconds if self.seconds and self.gil_wait_s is not None else None
 
     @property
     def slots_blocked(self) -> float:
@@ -189,23 +198,32 @@ def _parallel(way: Way, job: str, items: list[str], serial: Run, server_pid: int
     try:
         with Pool(initializer=demo_jobs.quiet, name="demo", **options) as pool:
             pool.map(demo_jobs.ready, range(way.n_slots), chunksize=1)
-            begun = time.monotonic()
-            records = pool.map(partial(demo_jobs.timed, job), items)
-            seconds = time.monotonic() - begun
+            with pool.observe(rate=_RATE_HZ) as seen:
+                begun = time.monotonic()
+                records = pool.map(partial(demo_jobs.timed, job), items)
+                seconds = time.monotonic() - begun
+            gil_wait_s = seen.facts.gil_wait_s if seen.report.method == "sampled" else None
     except (errors.FullcourtError, OSError, RuntimeError, NotImplementedError) as error:
         return Run(way, equal=False, error=f"{type(error).__name__}: {error}")
     equal = [record.result for record in records] == [record.result for record in serial.records]
-    return _run(way, seconds, begun - starting, records, busy.others(), equal, begun)
+    return _run(way, seconds, begun - starting, records, busy.others(), equal, begun, gil_wait_s)
 
 
 def _run(
-    way: Way, seconds: float, start_s: float, records: list[Record], others: float | None, equal: bool, begun: float
+    way: Way,
+    seconds: float,
+    start_s: float,
+    records: list[Record],
+    others: float | None,
+    equal: bool,
+    begun: float,
+    gil_wait_s: float | None = None,
 ) -> Run:
     cpu_s = sum(record.cpu_s for record in records)
     in_tasks_s = sum(record.ended - record.started for record in records)
     queued = [record.queued_s for record in records if record.queued_s is not None]
     queued_s = sum(queued) if len(queued) == len(records) else None
-    return Run(way, seconds, start_s, cpu_s, in_tasks_s, queued_s, others, equal, records, begun)
+    return Run(way, seconds, start_s, cpu_s, in_tasks_s, queued_s, others, equal, records, begun, gil_wait_s=gil_wait_s)
 
 
 class _Busy:

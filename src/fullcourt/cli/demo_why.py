@@ -1,8 +1,9 @@
 """One sentence for each run of `fullcourt demo`: why it took as long as it did.
 
 A pure function of what was measured. Each task's time is split exactly, by the kernel's own counters, into three: on a
-core, ready but without a core, and blocked. Where a job that does not block when it is alone is blocked beside others,
-it waits for the GIL.
+core, ready but without a core, and blocked. How much of the blocked time was a wait for the GIL is measured
+(`pool.observe`); where that could not be, a job that does not block when it is alone is taken to wait for the GIL when
+it is blocked beside others.
 """
 
 from __future__ import annotations
@@ -77,7 +78,7 @@ def _computing(run: Run, n_cores: int) -> str:
         head = f"The native code releases {_gils(gils)} while it works"
     elif gils > 1:
         head = f"{gils} {'interpreters' if 'interpreters' in run.way.pool else 'processes'} have a GIL each"
-    elif blocked >= queued:
+    elif (run.slots_waiting_for_gil or blocked) >= queued:
         head = "One thread at a time can hold the GIL"
     else:
         head = "There was no free core for a second thread"
@@ -90,6 +91,9 @@ def _waited(run: Run, blocked: float, queued: float) -> str:
     if run.queued_s is None:
         for_what += " or a core"
     parts: list[str] = []
+    measured = run.slots_waiting_for_gil if run.way.n_gils else None
+    if measured is not None:
+        blocked = measured
     if blocked > _WORTH_TELLING:
         parts.append(f"{_whole(blocked)} of {run.way.n_slots} slots waited for {for_what}")
     if queued > _WORTH_TELLING:

@@ -42,6 +42,16 @@ examples:
 """
 
 
+_GIL_EPILOG = """\
+The report goes to stderr; the exit status is the program's own. Nothing in the program is stopped or changed.
+
+examples:
+  fullcourt gil job.py --its options
+  fullcourt gil --html job.html -m package.job
+  fullcourt gil --pid 4121 --seconds 5
+"""
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status; `argv` is without the program's name.
 
@@ -51,7 +61,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         SystemExit: 2
     """
     parser = build_parser()
-    options = parser.parse_args(argv)
+    words = list(sys.argv[1:] if argv is None else argv)
+    program: list[str] = []
+    if words[:1] == ["gil"]:
+        from fullcourt.cli.gil_command import split_program
+
+        own, program = split_program(words[1:])
+        words = ["gil", *own]
+    options = parser.parse_args(words)
+    options.program = program
     if options.command is None:
         parser.print_help(sys.stderr)
         return exits.USAGE
@@ -90,6 +108,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_doctor(
         _command(commands, "doctor", "show what this machine and this Python offer, and where they limit", exits.TABLE)
     )
+    _add_gil(_command(commands, "gil", "run or watch a program, and show what the GIL did to its threads", _GIL_EPILOG))
     _add_demo(
         _command(commands, "demo", "see threads, processes and both at work on the standard library", exits.TABLE)
     )
@@ -163,8 +182,18 @@ def _add_demo(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _add_gil(parser: argparse.ArgumentParser) -> None:
+    from fullcourt.cli.gil_command import add_options
+
+    add_options(parser)
+
+
 def _run(options: argparse.Namespace) -> int:
     match options.command:
+        case "gil":
+            from fullcourt.cli.gil_command import run_gil
+
+            return run_gil(options, options.program)
         case "map":
             from fullcourt.cli.map_command import run_map
 

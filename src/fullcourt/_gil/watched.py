@@ -1,0 +1,291 @@
+"""A process that is watched, and its threads. For the sampler: imports little."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import struct
+
+from fullcourt._gil.cells import RUNNABLE
+from fullcourt._gil.finding import GIL_BYTES, Gil, Runtime, find_runtime, runtime_at
+from fullcourt._gil.memory import Memory
+from fullcourt._gil.procfs import command_of, cpu_of, inner_tid, is_zombie, name_of, read_link
+from fullcourt._gil.waits import BY_FILE, GIL_WAIT, LOCK, OTHER, kind_of_file
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from fullcourt._gil.sampler import Sampler
+
+__all__ = ["Process"]
+
+LOOK_FOR_INTERPRETERS_NS = 50_000_000
+FIND_AGAIN_NS = (2_000_000, 10_000_000, 50_000_000, 250_000_000, 1_000_000_000)
+NOT_HELD = (None, -1)
+NOT_ALLOWED = "counters"
+SAMPLED = "sampled"
+HOLDER = struct.Struct("<QQi4xQ")  # interval, last_holder, locked, switch_number
+
+
+class Thread:
+    """A thread's descriptors in /proc."""
+
+    __slots__ = ("calls", "counters", "gone", "key", "tid")
+
+    def __init__(self, pid: int, tid: int, key: int) -> None:
+        self.key = key
+        self.tid = tid
+        self.calls = -1
+        folder = f"/proc/{pid}/task/{tid}"
+        self.counters = os.open(f"{folder}/schedstat", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            self.calls = os.open(f"{folder}/syscall", os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:
+            self.calls = -1
+
+    def read_counters(self) -> tuple[int, int]:
+        """Nanoseconds on a core, and nanoseconds in the queue for one.
+
+        Raises:
+            OSError, ValueError: it is gone.
+        """
+        run, queued, _ = os.pread(self.counters, 64, 0).split()
+        return int(run), int(queued)
+
+    def close(self) -> None:
+        os.close(self.counters)
+        if self.calls >= 0:
+            os.close(self.calls)
+
+
+class Process:
+    """A process that is watched."""
+
+    def __init__(self, sampler: Sampler, pid: int, parent: int, like: Runtime | None) -> None:
+        self.pid = pid
+        self.parent = parent
+        self.threads: dict[int, Thread] = {}
+        self.inner: dict[int, int] = {}  # thread numbers as the process itself sees them, in a PID namespace of its own
+        self.memory: Memory | None = None
+        self.runtime: Runtime | None = None
+        self._cpu_began_s = self._cpu_s = cpu_of(pid)
+        try:
+            self._tasks = os.open(f"/proc/{pid}/task", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except OSError:
+            self._tasks = -1
+        self._sampler = sampler
+        self._recorder = sampler.recorder
+        self._n_known = -1
+        self._files: dict[int, int] = {}
+        self._tries = 0
+        self._find_at = 0
+        self._interpreters_at = 0
+        self._executable = ""
+        self._like = like
+        self._enter()
+
+    def _enter(self) -> None:
+        """Look at which program this is: at first, and after an exec."""
+        self._executable = read_link(self.pid)
+        self._recorder.process(self.pid, self.parent, command_of(self.pid), "", SAMPLED)
+        try:
+            self.memory = Memory(self.pid)
+        except OSError:
+            self.memory = None
+        self._tries = 0
+        self._find_at = 0
+
+    def _find(self, now: int) -> None:
+        """Look for its GIL; if there is none, less and less often."""
+        record = self._recorder.processes[self.pid]
+        if self.memory is None:
+            record["method"] = NOT_ALLOWED
+            self._find_at = now + FIND_AGAIN_NS[-1]
+            return
+        if self._tries:  # an exec may have replaced the memory since it was opened
+            self.memory.close()
+            self.memory = Memory(self.pid)
+        like, self._like = self._like, None
+        if like is not None:
+            self.runtime = runtime_at(self.memory, like.address, like)
+        if self.runtime is None:
+            self.runtime = find_runtime(self.memory, set(self.inner or self.threads))
+        if self.runtime is None:
+            self._find_at = now + FIND_AGAIN_NS[min(self._tries, len(FIND_AGAIN_NS) - 1)]
+            self._tries += 1
+            may_read = bool(self._sampler.may_read(self))
+            record["method"] = SAMPLED if may_read else NOT_ALLOWED
+            return
+        record["method"] = SAMPLED
+        record["python"] = f"3.{self.runtime.minor}{'t' if self.runtime.free_threaded else ''}"
+
+    def cpu_s(self) -> float:
+        """CPU seconds since it was first seen, of all its threads; what was last known, if it is gone."""
+        self._cpu_s = max(self._cpu_s, cpu_of(self.pid))
+        return self._cpu_s - self._cpu_began_s
+
+    def look(self, now: int) -> bool:
+        """Take one sample of all its threads. False: the process has ended."""
+        try:
+            n_known = os.fstat(self._tasks).st_nlink
+        except OSError:
+            return False
+        if n_known != self._n_known or now >= self._interpreters_at:
+            self._interpreters_at = now + LOOK_FOR_INTERPRETERS_NS
+            if not self._look_for_threads(now):
+                return False
+            self._n_known = n_known
+            self._files.clear()
+            if self.runtime is not None:
+                self.runtime.look_again()
+                self._name_threads(self.runtime)
+        if self.runtime is None and now >= self._find_at:
+            with contextlib.suppress(OSError):
+                self._find(now)
+        held, waiting_at = self._read_gils(now)
+        rows = self._sampler.rows
+        for thread in list(self.threads.values()):
+            try:
+                state, argument = self._state(thread, waiting_at)
+                if state != RUNNABLE and thread.tid in held and not self._still(thread, held, waiting_at):
+                    state = RUNNABLE  # as it was when the holder was read; it has let go since
+                elif argument >= 0:
+                    state = self._kind_of(argument)
+                run, queued = thread.read_counters()
+            except (OSError, ValueError):
+                self._drop(thread, now)
+                continue
+            rows.append((thread.key, now, state, thread.tid in held, run, queued, held.get(thread.tid, NOT_HELD)[1]))
+        return bool(self.threads)
+
+    def _read_gils(self, now: int) -> tuple[dict[int, tuple[Gil, int]], list[int]]:
+        """Which threads hold a GIL, and where those that wait for one do so."""
+        runtime = self.runtime
+        held: dict[int, tuple[Gil, int]] = {}
+        waiting_at: list[int] = []
+        if runtime is None:
+            return held, waiting_at
+        for number, gil in enumerate(runtime.gils):
+            data = runtime.memory.read(gil.address, HOLDER.size)
+            if len(data) < HOLDER.size:
+                if number == 0:  # an exec replaced the memory; or the process is at its end
+                    self._interpreters_at = 0
+                    if read_link(self.pid):
+                        self._forget(now)
+                    break
+                continue
+            if gil.enabled_at and not int.from_bytes(runtime.memory.read(gil.enabled_at, 4), "little"):
+                continue
+            _, holder, locked, switches = HOLDER.unpack(data)
+            waiting_at.append(gil.address + HOLDER.size)
+            owner = 0
+            if locked == 1 and holder:
+                tid = runtime.owner(holder)
+                tid = self.inner.get(tid, tid)
+                thread = self.threads.get(tid)
+                if thread is not None:
+                    held[tid] = gil, switches
+                    owner = thread.key
+            self._recorder.gil(self.pid, number, now, owner, switches)
+        return held, waiting_at
+
+    def _still(self, thread: Thread, held: dict[int, tuple[Gil, int]], waiting_at: list[int]) -> bool:
+        """Whether a thread that was seen to hold the GIL and to be blocked is so at a second look."""
+        runtime, gil = self.runtime, held[thread.tid][0]
+        assert runtime is not None
+        data = runtime.memory.read(gil.address, HOLDER.size)
+        if len(data) < HOLDER.size:
+            return False
+        _, holder, locked, _ = HOLDER.unpack(data)
+        owner = runtime.owner(holder)
+        if locked != 1 or self.inner.get(owner, owner) != thread.tid:
+            return False
+        state, _ = self._state(thread, waiting_at)
+        return state not in (RUNNABLE, GIL_WAIT)
+
+    def _state(self, thread: Thread, waiting_at: list[int]) -> tuple[int, int]:
+        """What a thread does now; and for a call on a descriptor, that descriptor, else -1."""
+        if thread.calls < 0:
+            return self._sampler.state_without_calls(self.pid, thread.tid), -1
+        fields = os.pread(thread.calls, 128, 0).split()
+        if fields[0] == b"running":
+            return RUNNABLE, -1
+        kind = self._sampler.calls.get(int(fields[0]), OTHER)
+        if kind == LOCK:
+            address = int(fields[1], 16)
+            for begin in waiting_at:
+                if begin <= address < begin + GIL_BYTES:
+                    return GIL_WAIT, -1
+        elif kind == BY_FILE:
+            return OTHER, int(fields[1], 16) & 0xFFFF
+        return kind, -1
+
+    def _kind_of(self, descriptor: int) -> int:
+        kind = self._files.get(descriptor)
+        if kind is None:
+            kind = self._files[descriptor] = kind_of_file(self.pid, descriptor)
+        return kind
+
+    def _look_for_threads(self, now: int) -> bool:
+        try:
+            tids = set(map(int, os.listdir(self._tasks)))
+        except OSError:
+            return False
+        self.cpu_s()
+        for tid in self.threads.keys() - tids:
+            self._drop(self.threads[tid], now)
+        for tid in sorted(tids - self.threads.keys()):
+            try:
+                thread = Thread(self.pid, tid, self._sampler.next_key())
+            except OSError:
+                continue
+            try:
+                run, queued = thread.read_counters()
+            except (OSError, ValueError):
+                thread.close()
+                continue
+            self.threads[tid] = thread
+            # It began after the last sample: count from there what it did before it was first seen.
+            self._recorder.thread(thread.key, self.pid, tid, name_of(self.pid, tid), now, run, queued)
+            if self._sampler.has_inner_pids(self.pid):
+                self.inner[inner_tid(self.pid, tid)] = tid
+        executable = read_link(self.pid)
+        if not executable:  # at its end, first the memory goes, then it is a zombie
+            return bool(self.threads) and not is_zombie(self.pid)
+        if executable != self._executable:
+            self._forget(now)
+        return bool(self.threads)
+
+    def _name_threads(self, runtime: Runtime) -> None:
+        python = runtime.python_threads()
+        if python:
+            for tid, thread in self.threads.items():
+                lane = self._recorder.lanes.get(thread.key)
+                if lane is not None and not lane.python:
+                    lane.name = name_of(self.pid, tid) or lane.name  # a thread names itself after it began
+                    lane.python = tid in python or tid in {self.inner.get(number) for number in python}
+
+    def _forget(self, now: int) -> None:
+        """Another program runs here now."""
+        self.runtime = None
+        if self.memory is not None:
+            self.memory.close()
+        self._enter()
+        self._find_at = now
+
+    def _drop(self, thread: Thread, now: int) -> None:
+        thread.close()
+        del self.threads[thread.tid]
+        self._n_known = -1
+        self._sampler.flush()
+        self._recorder.thread_ended(thread.key, now)
+
+    def close(self) -> None:
+        """Stop watching."""
+        for thread in list(self.threads.values()):
+            thread.close()
+        self.threads.clear()
+        if self._tasks >= 0:
+            os.close(self._tasks)
+            self._tasks = -1
+        if self.memory is not None:
+            self.memory.close()
