@@ -38,12 +38,15 @@ def with_the_standard_library() -> int:
 
 
 def with_fullcourt() -> int:
-    """A pool of one forked process. (An object for a bare fork is not there yet: the pool is what serves for it.)"""
-    with fullcourt.Pool(1, start_method="fork") as pool:
-        pid = pool.submit(os.getpid).result()
-        answer = pool.submit(work, 100_000).result()
-    print(f"the parent is not its child: {os.getpid() != pid}")
-    print(f"the child answered {answer}; it was waited for when the pool's block ended")
+    """`fork` itself, with an object to wait on; and a forked `Process`, which brings its answer."""
+    child = fullcourt.fork()  # the streams were flushed; other threads, were there any, would be named in a warning
+    if child is None:
+        os._exit(work(10) % 256)
+    print(f"the parent is not its child: {os.getpid() != child.pid}")
+    print(f"a bare child left with exit code {child.wait()}")
+    with fullcourt.Process(target=work, args=(100_000,), start_method="fork") as process:
+        answer = process.result()
+    print(f"the child answered {answer} and left with exit code {process.exitcode}")
     return answer
 
 

@@ -36,10 +36,10 @@ def with_the_standard_library() -> str:
 
 
 def with_fullcourt() -> str:
-    """A pool of one process: the result comes back by itself. (A `Process` of fullcourt's own comes later.)"""
-    with fullcourt.Pool(1) as pool:
-        text, pid = pool.submit(greet, "court").result()
-    print(f"another process: {pid != os.getpid()}")
+    """The same `Process`, and the function's result comes back by itself, or its exception."""
+    with fullcourt.Process(target=greet, args=("court",)) as process:
+        text, pid = process.result()
+    print(f"another process: {pid != os.getpid()}, its exit code: {process.exitcode}")
     print(f"it said: {text}")
     return text
 

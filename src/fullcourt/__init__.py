@@ -13,12 +13,30 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from fullcourt._advise.advice import Advice, advise
+    from fullcourt._engines.state import worker_state
+    from fullcourt.channels import (
+        Barrier,
+        BoundedSemaphore,
+        Condition,
+        Connection,
+        Event,
+        JoinableQueue,
+        Lock,
+        Pipe,
+        Queue,
+        RLock,
+        Semaphore,
+        ShutDown,
+        SimpleQueue,
+    )
     from fullcourt.errors import (
         FullcourtError,
         NotSupported,
+        OwnerDied,
         PicklingError,
         PoolBroken,
         PoolClosed,
+        ProcessDied,
         RemoteError,
         TaskCancelled,
         TaskMemoryExceeded,
@@ -26,36 +44,82 @@ if TYPE_CHECKING:
         WorkerDied,
     )
     from fullcourt.gil import Observation, observe
-    from fullcourt.pool import Failure, Future, Pool, map  # noqa: A004
+    from fullcourt.pool import Failure, Future, Pipeline, Pool, Stage, map  # noqa: A004
+    from fullcourt.process import Child, Process, Thread, fork
+    from fullcourt.shared import Shared, empty, share
 
 __version__ = "0.1.0"
 
 __all__ = [
     "Advice",
+    "Barrier",
+    "BoundedSemaphore",
+    "Child",
+    "Condition",
+    "Connection",
+    "Event",
     "Failure",
     "FullcourtError",
     "Future",
+    "JoinableQueue",
+    "Lock",
     "NotSupported",
     "Observation",
+    "OwnerDied",
     "PicklingError",
+    "Pipe",
+    "Pipeline",
     "Pool",
     "PoolBroken",
     "PoolClosed",
+    "Process",
+    "ProcessDied",
+    "Queue",
+    "RLock",
     "RemoteError",
+    "Semaphore",
+    "Shared",
+    "ShutDown",
+    "SimpleQueue",
+    "Stage",
     "TaskCancelled",
     "TaskMemoryExceeded",
     "TaskTimeout",
+    "Thread",
     "WorkerDied",
     "advise",
+    "empty",
+    "fork",
     "map",
     "observe",
+    "share",
+    "worker_state",
 ]
 
-_PLACES = {
-    **dict.fromkeys(("Failure", "Future", "Pool", "map"), "fullcourt.pool"),
-    **dict.fromkeys(("Advice", "advise"), "fullcourt._advise.advice"),
-    **dict.fromkeys(("Observation", "observe"), "fullcourt.gil"),
+_MODULES = {
+    "fullcourt.pool": ("Failure", "Future", "Pipeline", "Pool", "Stage", "map"),
+    "fullcourt._advise.advice": ("Advice", "advise"),
+    "fullcourt._engines.state": ("worker_state",),
+    "fullcourt.gil": ("Observation", "observe"),
+    "fullcourt.process": ("Child", "Process", "Thread", "fork"),
+    "fullcourt.shared": ("Shared", "empty", "share"),
+    "fullcourt.channels": (
+        "Barrier",
+        "BoundedSemaphore",
+        "Condition",
+        "Connection",
+        "Event",
+        "JoinableQueue",
+        "Lock",
+        "Pipe",
+        "Queue",
+        "RLock",
+        "Semaphore",
+        "ShutDown",
+        "SimpleQueue",
+    ),
 }
+_HOMES = {name: module for module, names in _MODULES.items() for name in names}
 
 
 def __getattr__(name: str) -> Any:
@@ -63,7 +127,7 @@ def __getattr__(name: str) -> Any:
     if name in __all__:
         from importlib import import_module
 
-        value = getattr(import_module(_PLACES.get(name, "fullcourt.errors")), name)
+        value = getattr(import_module(_HOMES.get(name, "fullcourt.errors")), name)
         globals()[name] = value
         return value
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

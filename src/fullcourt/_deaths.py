@@ -6,7 +6,7 @@ from concurrent.futures.process import BrokenProcessPool
 
 from fullcourt.errors import FullcourtError
 
-__all__ = ["PoolBroken", "WorkerDied"]
+__all__ = ["PoolBroken", "ProcessDied", "WorkerDied"]
 
 
 class PoolBroken(FullcourtError, BrokenProcessPool):
@@ -34,6 +34,10 @@ class WorkerDied(FullcourtError, BrokenProcessPool):
         return type(self), (str(self),), self.__dict__
 
 
+class ProcessDied(WorkerDied):
+    """A :class:`fullcourt.Process` ended before it gave a result. Its attributes are those of `WorkerDied`."""
+
+
 # Tracebacks and pickles name them as what they are to the user.
-for _error in (PoolBroken, WorkerDied):
+for _error in (PoolBroken, ProcessDied, WorkerDied):
     _error.__module__ = "fullcourt.errors"

@@ -4,11 +4,13 @@
     |-- PoolClosed          (RuntimeError, ValueError)      a call on a pool that takes no more work
     |-- PoolBroken          (BrokenProcessPool)             the workers cannot be started; nothing more can run
     |-- WorkerDied          (BrokenProcessPool)             the process died while it ran this task
+    |   `-- ProcessDied                                     a fullcourt.Process ended before it gave a result
     |-- TaskTimeout         (TimeoutError)                  the task was stopped because its time was over
     |-- TaskCancelled       (concurrent.futures.CancelledError)
     |-- TaskMemoryExceeded  (MemoryError)                   the task's worker took more memory than allowed
     |-- PicklingError       (pickle.PicklingError, TypeError)  an argument or result cannot travel
     |-- RemoteError                                         stands in for an exception that cannot travel
+    |-- OwnerDied                                           the holder of a lock ended without releasing it
     `-- NotSupported        (NotImplementedError)           this Python or this system lacks what was asked for
 
 An exception that the user's function raises is never wrapped: it reaches the caller as itself, with the worker's
@@ -24,14 +26,16 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from fullcourt._deaths import PoolBroken, WorkerDied
+    from fullcourt._deaths import PoolBroken, ProcessDied, WorkerDied
 
 __all__ = [
     "FullcourtError",
     "NotSupported",
+    "OwnerDied",
     "PicklingError",
     "PoolBroken",
     "PoolClosed",
+    "ProcessDied",
     "RemoteError",
     "RemoteTraceback",
     "TaskCancelled",
@@ -88,6 +92,24 @@ class NotSupported(FullcourtError, NotImplementedError):
     """This Python or this operating system lacks what was asked for."""
 
 
+class OwnerDied(FullcourtError):
+    """The process that held a lock ended without releasing it; what the lock protects may be half-changed.
+
+    ``acquire()`` raises it with the lock *held* by the caller, once: put right what the lock protects, and release.
+    ``with lock:`` raises it with the lock released. See the locks' documentation.
+
+    Attributes:
+        pid: the process id that the holder had.
+    """
+
+    def __init__(self, message: str = "", pid: int = 0) -> None:
+        super().__init__(message)
+        self.pid = pid
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return type(self), (str(self), self.pid)
+
+
 class RemoteTraceback(Exception):
     """The traceback that an exception had in the worker, as text: the ``__cause__`` of what the caller gets."""
 
@@ -113,6 +135,6 @@ def exit_name(exitcode: int | None) -> str:
 
 def __getattr__(name: str) -> Any:
     """Load what derives from ``BrokenProcessPool`` when it is asked for: that import is most of a worker's start."""
-    if name in ("PoolBroken", "WorkerDied"):
+    if name in ("PoolBroken", "ProcessDied", "WorkerDied"):
         return getattr(import_module("fullcourt._deaths"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -12,17 +12,19 @@ from dataclasses import dataclass
 from functools import partial
 from time import monotonic
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, ParamSpec, Self, TypeVar, Unpack, cast
+from typing import TYPE_CHECKING, Any, Literal, ParamSpec, Self, TypeVar, Unpack, cast, overload
 
 from fullcourt._core.options import OptionFields, Options, merge, parse_bytes
 from fullcourt._engines.build import START_METHODS, build_driver
 from fullcourt._engines.driver import Driver
 from fullcourt._engines.future import Future
 from fullcourt._engines.jobs import MAP, STARMAP, Failure, MapJob, StreamJob
+from fullcourt._engines.state import Broadcast
 from fullcourt._engines.streams import Feeder, ResultIterator
 from fullcourt._engines.supervisor import Limits
 from fullcourt._groups import TaskGroup
 from fullcourt._os.cpus import usable_cores
+from fullcourt._pipelines import Pipeline, PipelineIterator, Stage, StageStatistics
 from fullcourt.errors import NotSupported, PicklingError
 
 if TYPE_CHECKING:
@@ -30,10 +32,29 @@ if TYPE_CHECKING:
     from fullcourt._aio import AsyncResultIterator
     from fullcourt._gil.pool_view import PoolObservation
 
-__all__ = ["Failure", "Future", "Pool", "PoolStatistics", "ResultIterator", "TaskGroup", "WorkerStatistics", "map"]
+__all__ = [
+    "Broadcast",
+    "Failure",
+    "Future",
+    "Pipeline",
+    "PipelineIterator",
+    "Pool",
+    "PoolStatistics",
+    "ResultIterator",
+    "Stage",
+    "StageStatistics",
+    "TaskGroup",
+    "WorkerStatistics",
+    "map",
+]
 
+A = TypeVar("A")
+B = TypeVar("B")
+C = TypeVar("C")
 R = TypeVar("R")
+T = TypeVar("T")
 P = ParamSpec("P")
+AnyStage = Stage[A, R] | Callable[[A], R]
 OnError = Literal["raise", "return"]
 OutputMode = Literal["forward", "tag", "inherit"]
 
@@ -617,6 +638,61 @@ class Pool:
         feeder = Feeder(driver, job, items, own_thread=not driver.engine.runs_inline)
         return AsyncResultIterator(driver, job, feeder.refill, None, close_bar)
 
+    # -- values for all workers ------------------------------------------------------------------------------------
+
+    def broadcast(self, obj: T) -> Broadcast[T]:
+        """Send an object to every worker once, also to those that replace others; returns a handle for tasks.
+
+        Tasks get the handle as an argument, or capture it, and find the object in its ``value``: for lookup tables,
+        models, whatever many tasks read. Each worker process has a copy; large buffers in it (NumPy, Arrow) are one
+        memory for all until a worker writes to them.
+
+        Raises:
+            PicklingError: it cannot be sent.
+            PoolClosed: the pool takes no more work.
+
+        Example:
+            >>> from fullcourt import Pool
+            >>> with Pool(2) as pool:
+            ...     prices = pool.broadcast({"ball": 30, "net": 12})
+            ...     pool.map(lambda name: prices.value[name], ["net", "ball"])
+            [12, 30]
+        """
+        return self._driver.broadcast(obj)
+
+    # -- pipelines -------------------------------------------------------------------------------------------------
+
+    @overload
+    def pipeline(self, stage: AnyStage[A, R], /) -> Pipeline[A, R]: ...
+    @overload
+    def pipeline(self, stage1: AnyStage[A, B], stage2: AnyStage[B, R], /) -> Pipeline[A, R]: ...
+    @overload
+    def pipeline(self, stage1: AnyStage[A, B], stage2: AnyStage[B, C], stage3: AnyStage[C, R], /) -> Pipeline[A, R]: ...
+    @overload
+    def pipeline(self, stage1: AnyStage[A, Any], /, *stages: AnyStage[Any, Any]) -> Pipeline[A, Any]: ...
+    def pipeline(self, *stages: AnyStage[Any, Any]) -> Pipeline[Any, Any]:
+        """Functions in a row, each with its own kind of workers; items flow from one to the next.
+
+        Args:
+            stages: functions of one item, which run on this pool, or a :class:`Stage` each, which says how it runs:
+                ``Stage(download, threads=16), Stage(parse, processes=4, retries=3), Stage(write, threads=2)``.
+
+        Returns:
+            A :class:`Pipeline`, with ``imap``, ``imap_unordered`` and ``map``. Reading, computing and writing overlap;
+            the number of items on their way is bounded.
+
+        Example:
+            >>> from fullcourt import Pool, Stage
+            >>> with Pool(2) as pool:
+            ...     pool.pipeline(Stage(str.strip, threads=2), int, abs).map([" -1", "2 "])
+            [1, 2]
+        """
+        if not stages:
+            raise TypeError("a pipeline needs at least one stage")
+        full: list[Stage[Any, Any]] = [as_stage(stage) for stage in stages]
+        name = " | ".join(stage.name for stage in full)
+        return Pipeline(self, full, lambda total: progress_of(name, total))
+
     # -- the end ---------------------------------------------------------------------------------------------------
 
     def close(self) -> None:
@@ -745,7 +821,9 @@ class Pool:
         if not hasattr(self._driver, "scheduler"):
             raise NotSupported("a task cannot observe the pool that runs it: observe it from where it was made")
         if self.mode is not None:
-            raise NotSupported('a pool with mode="auto" cannot be observed as one pool: use fullcourt.observe() around it')
+            raise NotSupported(
+                'a pool with mode="auto" cannot be observed as one pool: use fullcourt.observe() around it'
+            )
         return PoolObservation(self._driver, rate_hz=check_rate(rate))
 
     def __repr__(self) -> str:
@@ -822,6 +900,13 @@ def map(  # noqa: A001  the module's own map, as `fullcourt.map`
 # -- checks at the edge -----------------------------------------------------------------------------------------------
 
 
+def as_stage(stage: Any) -> Any:
+    made: Any = stage
+    if not isinstance(stage, Stage):
+        made = Stage(stage)
+    return made
+
+
 def at_least(name: str, value: int | None, least: int) -> None:
     if value is None:
         return
@@ -881,12 +966,14 @@ def nothing() -> None:
     pass
 
 
-def progress_of(func: Callable[..., Any], total: int | None) -> tuple[Callable[[int, int], None], Callable[[], None]]:
+def progress_of(
+    func: Callable[..., Any] | str, total: int | None
+) -> tuple[Callable[[int, int], None], Callable[[], None]]:
     """A progress bar's two functions: report counts, close."""
     from fullcourt._progress import ProgressBar
     from fullcourt._transport.functions import function_name
 
-    bar = ProgressBar(total, description=function_name(func))
+    bar = ProgressBar(total, description=func if isinstance(func, str) else function_name(func))
     lock = threading.Lock()  # results of threads come from several of them
 
     def report(n_done: int, n_failed: int) -> None:

@@ -18,12 +18,11 @@ TIMEOUT_S = 60  # an example takes a second or two; a machine that is busy with 
 EXPECTED: dict[str, list[str]] = {
     "01_child_by_fork.py": [
         r"the child answered 333328333350000 and left with exit code 0",
-        r"the child answered 333328333350000; it was waited for .*",
+        r"a bare child left with exit code 29",
         r"both gave the same: 333328333350000",
     ],
     "02_one_process.py": [
         r"another process: True, its exit code: 0",
-        r"another process: True",
         r"both gave the same: hello court",
     ],
     "03_many_processes.py": [
@@ -74,6 +73,10 @@ EXPECTED: dict[str, list[str]] = {
         r"never more than [\d,]+ items ahead of the reader",
     ],
     "notebook_cell.py": [r"\[0, 1, 4, 9, 16\]", r"\[101, 102\] True", r"all three gave the same"],
+    "pipeline_under_fire.py": [
+        r"100,000 records read, parsed and written in \d+\.\d s",
+        r"\d+ workers killed, \d+ records parsed again, none lost, none twice",
+    ],
     "thumbnails.py": [
         r"item 3 failed: rings_4\.pgm is not a PGM picture",
         r"9 thumbnails of 10 pictures; the third:",

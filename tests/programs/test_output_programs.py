@@ -228,3 +228,25 @@ def test_many_programs_print_all(program: Program, start_method: str) -> None:
         """,
     )
     assert sorted(map(int, " ".join(lines).split())) == sorted(list(range(500)) * 40)
+
+
+def test_a_thread_that_a_task_left_neither_holds_up_the_end_nor_the_exit_functions(
+    program: Program, start_method: str
+) -> None:
+    lines, errors = run(
+        program,
+        start_method,
+        """
+        import atexit, fullcourt, threading, time
+
+        def task():
+            threading.Thread(target=time.sleep, args=(1000,)).start()
+            atexit.register(print, "end of the worker")
+
+        with fullcourt.Pool(1, start_method=METHOD) as pool:
+            pool.apply(task)
+        print("end of the program")
+        """,
+    )
+    assert lines == ["end of the worker", "end of the program"]
+    assert errors == ""

@@ -147,7 +147,7 @@ def end_group(leader: int) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1500)
+@pytest.mark.timeout(3600)
 @pytest.mark.skipif(sys.platform != "linux", reason="the runs of the standard library's tests are watched on Linux")
 def test_the_standard_librarys_own_tests_pass(environment: dict[str, str], tmp_path: Path) -> None:
     folder = package()

@@ -4,7 +4,8 @@ from collections.abc import AsyncIterator, Iterator
 from typing import assert_type
 
 import fullcourt
-from fullcourt.pool import PoolStatistics, ResultIterator
+from fullcourt import Child, Pipeline, Process, Shared, Stage, Thread
+from fullcourt.pool import Broadcast, PipelineIterator, PoolStatistics, ResultIterator, StageStatistics
 
 
 def double(x: int) -> float:
@@ -49,3 +50,40 @@ async def awaiting(pool: fullcourt.Pool) -> None:
 
 async def numbers() -> AsyncIterator[int]:
     yield 1
+
+
+def processes() -> None:
+    process = Process(target=double, args=(3,))
+    assert_type(process, Process[float])
+    assert_type(process.result(1.0), float)
+    assert_type(process.exception(), BaseException | None)
+    assert_type(process.exitcode, int | None)
+    with Process(target=name_of, args=("a",), kwargs={"last": "b"}, daemon=True) as other:
+        assert_type(other.result(), str)
+    assert_type(Thread(target=double, args=(3,)).result(), float)
+    assert_type(fullcourt.fork(), Child | None)
+    Process(target=3)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+
+
+async def awaiting_processes() -> None:
+    assert_type(await Process(target=double, args=(3,)), float)
+    assert_type(await Thread(target=double, args=(3,)), float)
+
+
+def shared(table: dict[str, int], pool: fullcourt.Pool) -> None:
+    assert_type(fullcourt.share(b"abc"), Shared[memoryview])
+    assert_type(fullcourt.share(table).open(), dict[str, int])
+    assert_type(pool.broadcast(table), Broadcast[dict[str, int]])
+    assert_type(pool.broadcast(table).value, dict[str, int])
+    assert_type(fullcourt.worker_state().once("n", lambda: 3), int)
+
+
+def pipelines(pool: fullcourt.Pool) -> None:
+    assert_type(Stage(double, threads=2), Stage[int, float])
+    line = pool.pipeline(Stage(int, threads=2), double, str)
+    assert_type(pool.pipeline(double), Pipeline[int, float])
+    assert_type(pool.pipeline(double, str), Pipeline[int, str])
+    assert_type(line.map(["1"]), list[str])
+    assert_type(pool.pipeline(double).imap([1]), PipelineIterator[float])
+    assert_type(pool.pipeline(double).imap([1]).statistics(), tuple[StageStatistics, ...])
+    pool.pipeline(double).map(["a"])  # type: ignore[list-item]  # pyright: ignore[reportArgumentType]

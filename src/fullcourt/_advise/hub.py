@@ -29,9 +29,10 @@ from fullcourt._advise.legs import Leg, Strays
 from fullcourt._advise.model import Mode
 from fullcourt._core.options import Options
 from fullcourt._engines.build import build_driver
-from fullcourt._engines.driver import Driver
+from fullcourt._engines.driver import Driver, broadcast_keys
 from fullcourt._engines.future import Future, let_go
 from fullcourt._engines.jobs import MapChunk, MapJob, Settlement, StreamJob
+from fullcourt._engines.state import Broadcast
 from fullcourt._os.cpus import usable_cores
 from fullcourt._os.threads import make_thread
 from fullcourt.errors import PicklingError, PoolClosed, TaskCancelled
@@ -140,6 +141,7 @@ class Hub:
         self._by_threads: dict[int, Driver] = {}
         self._processes: Driver | None = None
         self._process_mode = Mode(0, 1)
+        self._broadcasts: dict[int, Any] = {}  # for worker processes that come later
         self._courses: dict[MapJob, Course] = {}
         self._direct: weakref.WeakKeyDictionary[MapJob, Driver] = weakref.WeakKeyDictionary()
         self._calls: dict[object, Calls] = {}
@@ -182,6 +184,8 @@ class Hub:
                 sender = self._build(
                     Sender, processes=mode.processes, threads=mode.threads if mode.threads > 1 else None
                 )
+                for key, value in list(self._broadcasts.items()):
+                    send_broadcast(sender, key, value)
                 self._processes, self._process_mode = sender, mode
                 driver = sender
             return driver, self._process_mode
@@ -394,6 +398,21 @@ class Hub:
     def cannot_part(self, options: Options | None) -> bool:
         """As a driver's."""
         return options is not None and options.is_timed
+
+    def broadcast(self, value: Any) -> Broadcast[Any]:
+        """As a driver's."""
+        self._check_open()
+        key = next(broadcast_keys)
+        self._broadcasts[key] = value
+        with self._opening:
+            if self._processes is not None:
+                send_broadcast(self._processes, key, value)
+        return Broadcast(key, value, self._forget_value)
+
+    def _forget_value(self, key: int) -> None:
+        self._broadcasts.pop(key, None)
+        if self._processes is not None:
+            self._processes._forget_value(key)
 
     # -- what courses use ------------------------------------------------------------------------------------------
 
@@ -648,6 +667,13 @@ class Hub:
             # Its legs each count the items that wait.
             total["n_in_flight"] += sum(len(calls.waiting) for calls in self._calls.values())
         return total
+
+
+def send_broadcast(driver: Driver, key: int, value: Any) -> None:
+    """Give a value to all worker processes."""
+    frame = driver.engine.frame_of(key, driver.engine.codec.encode(value))
+    with driver.roles.shield, driver._lock:
+        driver.engine.broadcast(key, frame)
 
 
 def key_of(fn: Any) -> object:

@@ -42,6 +42,7 @@ from fullcourt._engines.jobs import Call, CallStream, MapChunk, MapJob, Settleme
 from fullcourt._engines.linked import Broken, FrameArrived, Handle, Lost, Orphaned
 from fullcourt._engines.nested import Lending, Relay, Relays, nested_priority
 from fullcourt._engines.roles import Roles, wait_aside
+from fullcourt._engines.state import Broadcast
 from fullcourt._engines.supervisor import NEVER, Limits, Supervisor
 from fullcourt._engines.timekeeper import Timekeeper
 from fullcourt._os.system import n_oom_kills
@@ -62,6 +63,7 @@ R = TypeVar("R")
 DRIVE_EVERY = 32
 # Of single calls, one in 16 is timed while it is pickled: reading the clock costs a tenth of that pickling.
 SAMPLED = 15
+SENT: tuple[bytes, list[Any]] = (b"", [])  # the payload of a call that has ended
 # Below this a task is not worth a frame of its own; so long its item may wait for company.
 TINY_S = 0.0001
 HOLD_S = 0.001
@@ -71,6 +73,8 @@ MAX_STILLBORN = 4
 # So many workers in a row may end while they load a function, before it counts as deadly.
 MAX_FATAL_LOADS = 3
 MAX_STILLBORN_KILLED = 20
+# Of no two pools of a process the same: a value that strays to another pool's worker shall not be found there.
+broadcast_keys = itertools.count(1)
 
 
 class Driver:
@@ -280,6 +284,22 @@ class Driver:
             self._n_open += 1
             self.scheduler.stream_filled(job, monotonic())
         self._perform()
+
+    def broadcast(self, value: Any) -> Broadcast[Any]:
+        """Give a value to every worker, also to those that come later; returns its handle. Raises PicklingError."""
+        key = next(broadcast_keys)
+        self._check_open()
+        if self.functions is not None:
+            frame = self.engine.frame_of(key, self.engine.codec.encode(value))  # runs user code: without the lock
+            with self.roles.shield, self._lock:
+                self._check_open()
+                self.engine.broadcast(key, frame)
+        return Broadcast(key, value, self._forget_value)
+
+    def _forget_value(self, key: int) -> None:
+        if self.functions is not None and not self.is_foreign():
+            with self.roles.shield, self._lock:
+                self.engine.forget(key)
 
     def feed(self, job: StreamJob) -> None:
         """A job's input, which was empty or had no place in the scheduler, has items.
@@ -713,9 +733,9 @@ class Driver:
                 return decode(memoryview(event.data)[frames.HEADER_BYTES :]), None
             body = read_body(event.data, event.fields, event.fd)
             if kind >= frames.NESTED or event.fields[3] in self.relays.open:
-                return (decode(body.payload), body.buffers) if kind == frames.NESTED else body, None
+                return (decode(body.payload), body.to_pass_on()) if kind == frames.NESTED else body, None
             if kind in (frames.RESULT, frames.RESULTS):
-                return decode(body.payload, body.buffers), None
+                return decode(body.payload, body.buffers, body.descriptors), None
             if kind in (frames.ERROR, frames.INIT_FAILED, frames.UNLOADABLE_FUNCTION):
                 return None, load_exception(body.payload)
         except BaseException as error:  # noqa: BLE001
@@ -837,6 +857,7 @@ class Driver:
             self._n_open -= 1
             future = chunk.future
             chunk.future = None
+            chunk.payload = SENT  # its descriptors, if it has any, are closed though the future is kept
             return [(future, values[0], None)] if future is not None else []
         settlements: list[Settlement] = chunk.job.put(start, values)
         self._close_job(chunk.job)
@@ -858,6 +879,7 @@ class Driver:
             self._n_open -= 1
             future = chunk.future
             chunk.future = None
+            chunk.payload = SENT
             return [(future, None, error)] if future is not None else []
         job = chunk.job
         annotate(error, describe_task(chunk, index - chunk.start), index, handle, chunk.attempt)

@@ -28,7 +28,7 @@ from fullcourt._engines.driver import Driver, runs_event_loop
 from fullcourt._engines.face import Face, Place
 from fullcourt._engines.future import Future
 from fullcourt._engines.jobs import Call, MapChunk, MapJob
-from fullcourt._engines.linked import Event, FrameArrived
+from fullcourt._engines.linked import Event, FrameArrived, with_function_rights
 from fullcourt._engines.mailbox import Mailbox
 from fullcourt._engines.nested import STOPPING, Request
 from fullcourt._os.threads import make_thread
@@ -171,6 +171,12 @@ class NestedDriver(Driver):
         self._perform()
         return True
 
+    def broadcast(self, value: Any) -> Any:
+        raise NotSupported(
+            f"a task cannot broadcast a value to the workers of the pool that runs it ({self.name}): broadcast it "
+            f"before, where the pool was opened, or give it to the nested tasks as an argument"
+        )
+
     def close(self) -> None:
         raise NotSupported(f"a task cannot close the pool that runs it ({self.name}); it can use it")
 
@@ -264,6 +270,8 @@ class NestedEngine:
         if function.id == 0 or function.id not in known:
             data = function.data
             known.add(function.id)
+            if function.rights is not None:
+                buffers = with_function_rights(buffers, function)
         outer: int = self.current() if job is None else job.asked_by
         request = Request(
             chunk.kind,

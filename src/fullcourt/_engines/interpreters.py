@@ -24,6 +24,7 @@ from fullcourt._engines.template import Setup, enter_world, load_initializer, re
 from fullcourt._os.cpus import set_share
 from fullcourt._os.threads import make_thread
 from fullcourt._transport import frames
+from fullcourt._transport.carried import Rights
 from fullcourt._transport.codec import Codec
 from fullcourt._transport.link import make_frame, make_link
 
@@ -48,13 +49,14 @@ class InterpreterEngine(LinkedEngine):
         super().__init__(1, name, Codec())
         self._setup = Setup(n_slots=1, name=name, initializer=initializer, initargs=initargs, share=share, face=face)
         self._setup_fd = -1
+        self._rights = Rights()  # what the initializer's queues consist of
         self._ended: deque[Handle] = deque()  # those whose thread has ended; filled by the threads
         self._threads: dict[int, threading.Thread] = {}
 
     def open(self) -> None:
         self._setup.pool_pid = os.getpid()
         self._setup.output = self.settings_now()
-        self._setup_fd = write_setup(self._setup, self.codec, None)
+        self._setup_fd, self._rights = write_setup(self._setup, self.codec, None)
 
     def start(self, worker_id: int) -> None:
         link, tasks, results = make_link()
@@ -64,6 +66,7 @@ class InterpreterEngine(LinkedEngine):
         fds = (os.dup(tasks.fileno()), results.detach(), page_fd)
         thread = make_thread(self._run, handle.name, (handle, fds))
         self._threads[worker_id] = thread
+        self._greet(link)
         thread.start()
 
     def _run(self, handle: Handle, fds: tuple[int, int, int]) -> None:
@@ -75,7 +78,7 @@ class InterpreterEngine(LinkedEngine):
                 interpreter.exec(
                     f"import sys; sys.path.insert(0, {home!r})\n"
                     f"from fullcourt._engines.interpreters import serve\n"
-                    f"serve({fds!r}, {self._setup_fd}, {handle.name!r})"
+                    f"serve({fds!r}, {self._setup_fd}, {self._rights.fds!r}, {handle.name!r})"
                 )
             finally:
                 with contextlib.suppress(
@@ -127,10 +130,11 @@ class InterpreterEngine(LinkedEngine):
         if self._setup_fd >= 0:
             os.close(self._setup_fd)
             self._setup_fd = -1
+        self._rights.close()
         self._close_epoll()
 
 
-def serve(fds: tuple[int, int, int], setup_fd: int, name: str) -> None:
+def serve(fds: tuple[int, int, int], setup_fd: int, rights: list[int], name: str) -> None:
     """Be a worker, in a sub-interpreter. The descriptors stay the caller's."""
     from fullcourt._engines.forwarding import Forwarder
     from fullcourt._engines.worker import Worker
@@ -139,6 +143,7 @@ def serve(fds: tuple[int, int, int], setup_fd: int, name: str) -> None:
     from fullcourt._transport.mainspace import adopt_main
 
     setup: Setup = pickle.loads(read_all(setup_fd))
+    setup.rights = Rights([os.dup(fd) for fd in rights])
     enter_world(setup)
     adopt_main()
     set_share(setup.share, of_thread=False)

@@ -23,10 +23,11 @@ from typing import Any
 from fullcourt._core.model import Chunk
 from fullcourt._engines.jobs import Call, MapChunk
 from fullcourt._engines.output import Output, OutputSettings
+from fullcourt._os.inherited import note_holder
 from fullcourt._os.soft_stop import STOP_SIGNAL
 from fullcourt._transport import frames
 from fullcourt._transport.arena import pool_arena
-from fullcourt._transport.codec import Codec
+from fullcourt._transport.codec import Buffers, Codec, Encoded
 from fullcourt._transport.frames import CALL, MAX_INLINE, pack
 from fullcourt._transport.journal import (
     page_bytes,
@@ -117,12 +118,14 @@ class RemoteEngine(abc.ABC):
     can_kill = True  # whether a worker can be
     abandons_at_once = False  # whether not even a soft way is tried, or its end waited for
     _make_frame: Callable[..., Any]
+    _make_frame_for_all: Callable[..., Any]  # for more than one receiver, so not in a block that comes back
 
     def __init__(self, n_slots: int, name: str, codec: Codec) -> None:
         self.n_slots = n_slots
         self.name = name
         self.codec = codec
         self.handles: dict[int, Handle] = {}
+        self._broadcasts: dict[int, Any] = {}  # frames of values that every worker gets, by key
         self.version_at_start = 0
         self.output: Output | None = None  # what workers print and log goes there; None: they keep it
 
@@ -150,6 +153,8 @@ class RemoteEngine(abc.ABC):
         if function.id == 0 or function.id not in handle.known:
             data = function.data
             handle.known.add(function.id)
+            if function.rights is not None:
+                buffers = with_function_rights(buffers, function)
         try:
             frame = self._make_frame(
                 chunk.kind, function.id, chunk.id, chunk.start, chunk.count, 0.0, data, payload, buffers
@@ -231,6 +236,35 @@ class RemoteEngine(abc.ABC):
             if chunk_id in chunk_ids:
                 revoke(handle.page, slot_index, chunk_id)
 
+    # -- values that every worker has --------------------------------------------------------------------------------
+
+    def frame_of(self, key: int, encoded: Encoded) -> Any:
+        """The frame that brings a value to workers. Raises OSError."""
+        return self._make_frame_for_all(frames.BROADCAST, key, 0, 0, 1, 0.0, b"", *encoded)
+
+    def broadcast(self, key: int, frame: Any) -> None:
+        """Send a value to all workers, and to those that are started later. No worker is started meanwhile."""
+        self._broadcasts[key] = frame
+        for handle in list(self.handles.values()):
+            handle.link.send(frame.copy())
+
+    def forget(self, key: int) -> None:
+        """Have all workers forget a value. No worker is started meanwhile."""
+        frame = self._broadcasts.pop(key, None)
+        if frame is not None:
+            frame.close()
+            for handle in list(self.handles.values()):
+                handle.link.send(self._make_frame(frames.BROADCAST, key, 0, 0, 0, 0.0, b"", b"", []))
+
+    def _greet(self, link: Any) -> None:
+        """Send a new worker the values that the others have."""
+        for frame in self._broadcasts.values():
+            link.send(frame.copy())
+
+    def _forget_all(self) -> None:
+        while self._broadcasts:
+            self._broadcasts.popitem()[1].close()
+
     def worker_ready(self, handle: Handle, pid: int) -> None:  # noqa: B027  most engines have nothing to do
         """A worker has said that it is ready, and its process."""
 
@@ -293,6 +327,14 @@ class RemoteEngine(abc.ABC):
         """Give back everything. All workers have ended, or are killed."""
 
 
+def with_function_rights(buffers: list[Any], function: Any) -> Buffers:
+    """The payload's buffers, with the descriptors of what the function takes along."""
+    both = Buffers(buffers)
+    both.rights = getattr(buffers, "rights", None)
+    both.function_rights = function.rights
+    return both
+
+
 class LinkedEngine(RemoteEngine):
     """Workers behind the fast links of Linux."""
 
@@ -300,11 +342,30 @@ class LinkedEngine(RemoteEngine):
         super().__init__(n_slots, name, codec)
         self._arena = pool_arena()
         self._make_frame = partial(make_frame, arena=self._arena)
+        self._make_frame_for_all = make_frame
         self._epoll = select.epoll()
         self._sources: dict[int, Callable[[list[Event]], None]] = {}
         self._wake_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._lock = threading.Lock()  # protects _wake_fd: its number may be another file's after closing
         self._watch(self._wake_fd, self._woken)
+        note_holder(self)
+
+    def give_up(self) -> None:
+        """In a forked child: close the descriptors, and tell nobody. The kernel's epoll is the parent's, too."""
+        for handle in self.handles.values():
+            handle.link.give_up()
+            if handle.replies is not None:
+                handle.replies.give_up()
+            if handle.pidfd >= 0:
+                os.close(handle.pidfd)
+                handle.pidfd = -1
+        if self._wake_fd >= 0:
+            self._epoll.close()
+            os.close(self._wake_fd)
+            self._wake_fd = -1
+        self._sources.clear()
+        self.handles = {}
+        self._forget_all()
 
     # -- waiting ---------------------------------------------------------------------------------------------------
 
@@ -387,12 +448,19 @@ class LinkedEngine(RemoteEngine):
                 events.append(FrameArrived(handle, *received))
 
     def _close_epoll(self) -> None:
+        self._forget_all()
         self._arena.close()
         with self._lock:
             if self._wake_fd >= 0:
                 self._epoll.close()
                 os.close(self._wake_fd)
                 self._wake_fd = -1
+
+    def frame_of(self, key: int, encoded: Encoded) -> Any:
+        """As in :class:`RemoteEngine`. While it is kept for workers to come, it makes no process a user of queues."""
+        frame = super().frame_of(key, encoded)
+        frame.let_go()
+        return frame
 
     # -- nested tasks ----------------------------------------------------------------------------------------------
 

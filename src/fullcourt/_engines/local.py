@@ -15,6 +15,7 @@ from time import monotonic, perf_counter
 from typing import Any, Protocol
 
 from fullcourt._engines.jobs import STARMAP, Call
+from fullcourt._engines.state import WorkerState, enter_slot, leave_slot
 from fullcourt._os.budget import limit_this_thread
 from fullcourt._os.cpus import set_share
 from fullcourt._os.soft_stop import Slot
@@ -91,6 +92,7 @@ class LocalEngine:
         self._here = Here()
         self._initializer = initializer
         self._initargs = initargs
+        self.state = WorkerState()
         self._watched: dict[int, WatchedCall] = {}  # running tasks with a time limit, by chunk id
 
     def open(self) -> None:
@@ -278,6 +280,7 @@ class ThreadEngine(LocalEngine):
         self._queue.put(None)  # whichever thread gets it ends
 
     def _serve(self, handle: LocalHandle) -> None:
+        before = enter_slot(self.state, self.n_slots)
         set_share(self._share, of_thread=True)
         n_modules = 0
         try:
@@ -299,16 +302,19 @@ class ThreadEngine(LocalEngine):
                     chunk()
                 elif chunk.options is not None and chunk.options.is_timed:
                     if not self.run_watched(handle, chunk):
+                        leave_slot(before)
                         return  # another thread has taken this one's place
                 else:
                     run(handle, chunk)
                 chunk = None  # hold nothing while waiting
+        leave_slot(before)
         with self._count_lock:
             self._n_left -= 1
             last = not self._n_left
             if not self._stopped:
                 self.threads.remove(threading.current_thread())
         if last:
+            self.state.close()
             self.driver.worker_ended(handle.id)
 
     def abandon(self, worker_id: int, chunk_id: int, kind: type[BaseException]) -> bool:
@@ -379,11 +385,19 @@ class InlineEngine(LocalEngine):
     def start(self, worker_id: int) -> None:
         self.handles[worker_id] = LocalHandle(worker_id, self.name)
         if self._initializer is not None:
-            self._initializer(*self._initargs)
+            before = enter_slot(self.state, 1)
+            try:
+                self._initializer(*self._initargs)
+            finally:
+                leave_slot(before)
 
     def send(self, worker_id: int, chunk: Any) -> None:
         """Run it."""
-        self.run_chunk(self.handles[worker_id], chunk)
+        before = enter_slot(self.state, 1)
+        try:
+            self.run_chunk(self.handles[worker_id], chunk)
+        finally:
+            leave_slot(before)
 
     def take_back(self, worker_id: int) -> list[int]:
         """Nothing ever waits here."""
@@ -391,9 +405,11 @@ class InlineEngine(LocalEngine):
 
     def stop(self, worker_id: int) -> None:
         """The worker is the caller."""
+        self.state.close()
         self.driver.worker_ended(worker_id)
 
     def end(self) -> None:
         """As stop."""
+        self.state.close()
         for worker_id in list(self.handles):
             self.driver.worker_ended(worker_id)

@@ -28,6 +28,7 @@ from fullcourt._core.model import NESTED, Chunk, Estimate
 from fullcourt._core.options import Durations, Options
 from fullcourt._engines.jobs import Call, CallStream, Settlement
 from fullcourt._transport import frames
+from fullcourt._transport.carried import Rights
 from fullcourt._transport.functions import Function
 from fullcourt._transport.journal import LOADING
 from fullcourt._transport.link import Body
@@ -83,14 +84,12 @@ class Relay(Chunk):
 
     __slots__ = (
         "answer",
-        "asked_id",
         "attempt",
         "cancelled",
         "function",
         "future",
         "kind",
         "options",
-        "origin",
         "outer",
         "payload",
         "priority",
@@ -102,10 +101,8 @@ class Relay(Chunk):
         self.kind = request.kind
         self.function = function
         self.payload = payload
-        self.origin: Origin | None = origin  # None: nobody waits for the answers any more
         self.outer = request.outer
-        self.asked_id = request.chunk_id
-        self.answer = Answer(self)
+        self.answer = Answer(origin, request.chunk_id)
         self.future: Answer | None = self.answer  # None once it shall not run
         self.stream: CallStream
         self.priority = 0
@@ -114,6 +111,16 @@ class Relay(Chunk):
         self.options = request.options
         if self.options is not None and self.options.factor is not None and self.estimate.durations is None:
             self.estimate.durations = Durations()
+
+    @property
+    def origin(self) -> Origin | None:
+        """The worker whose task asked; None: nobody waits for the answers any more."""
+        return self.answer.origin
+
+    @property
+    def asked_id(self) -> int:
+        """The chunk's number there."""
+        return self.answer.asked_id
 
 
 class Origin:
@@ -126,25 +133,25 @@ class Origin:
 
 
 class Answer:
-    """Brings a relay's outcomes to who asked. Without the driver's lock."""
+    """Brings a relay's outcomes to who asked. Without the driver's lock. Does not keep the relay."""
 
-    def __init__(self, relay: Relay) -> None:
-        self._relay = relay
+    def __init__(self, origin: Origin, asked_id: int) -> None:
+        self.origin: Origin | None = origin
+        self.asked_id = asked_id
 
     def pass_on(
         self, engine: Any, kind: int, pid: int, start: int, count: int, seconds: float, payload: Any, buffers: list[Any]
     ) -> None:
         """Send an answer, with its body as it is."""
-        origin = self._relay.origin
+        origin = self.origin
         if origin is not None:
-            views = [pickle.PickleBuffer(buffer) for buffer in buffers]
             # No descriptors are left: then the worker cannot be told, and ends with its link.
             with contextlib.suppress(OSError):
-                engine.reply(origin.handle, kind, pid, self._relay.asked_id, start, count, seconds, payload, views)
+                engine.reply(origin.handle, kind, pid, self.asked_id, start, count, seconds, payload, buffers)
 
     def fail(self, engine: Any, pid: int, index: int, error: BaseException) -> None:
         """Send an error of one task."""
-        if self._relay.origin is not None:
+        if self.origin is not None:
             payload = dump_exception(error, "", engine.codec)
             self.pass_on(engine, frames.ERROR, pid, index, 1, 0.0, payload, [])
 
@@ -189,9 +196,8 @@ class Relays:
 
     def _take_on(self, origin: Origin, request: Request, buffers: list[Any], now: float) -> list[Settlement]:
         driver = self._driver
-        function = self._function(origin, request)
-        payload = (request.payload, [pickle.PickleBuffer(buffer) for buffer in buffers])
-        relay = Relay(driver.new_id(), request, function or NO_FUNCTION, payload, origin)
+        function = self._function(origin, request, getattr(buffers, "function_rights", None))
+        relay = Relay(driver.new_id(), request, function or NO_FUNCTION, (request.payload, buffers), origin)
         if function is None:
             return [self._to_origin(relay, frames.MISSING, 0, relay.start, relay.count)]
         refusal = driver._broken
@@ -214,13 +220,13 @@ class Relays:
         driver.scheduler.stream_filled(stream, now)
         return []
 
-    def _function(self, origin: Origin, request: Request) -> Function | None:
+    def _function(self, origin: Origin, request: Request, rights: Rights | None) -> Function | None:
         """The function's entry in this pool; None: the worker must send it again."""
         if not request.function:
             known: Function | None = origin.functions.get(request.function_id)
             return known
         if not request.function_id:
-            unkept: Function = self._driver.functions.unkept(request.function, request.name)
+            unkept: Function = self._driver.functions.unkept(request.function, request.name, rights)
             return unkept
         function = self._functions.get(request.function)
         if function is None:
@@ -344,7 +350,8 @@ class Relays:
         if problem is not None or body is None:  # it was stopped, or could not be received
             error = problem or OSError("the answer of a nested task could not be received")
             return [self._error(relay, handle, index, error) for index in range(start, start + count)]
-        return [self._to_origin(relay, kind, handle.pid or 0, start, count, seconds, body.payload, body.buffers)]
+        buffers = body.to_pass_on()
+        return [self._to_origin(relay, kind, handle.pid or 0, start, count, seconds, body.payload, buffers)]
 
     def cannot_send(self, relay: Relay, problem: BaseException) -> list[Settlement]:
         """There was no memory for it, or no descriptor."""
@@ -402,7 +409,7 @@ class Relays:
         driver, scheduler = self._driver, self._driver.scheduler
         outers = {chunk.id for chunk in held}
         for relay in list(origin.relays.values()):
-            relay.origin = None
+            relay.answer.origin = None
             if relay.outer not in outers:
                 continue  # the task that asked for it had ended
             if relay in held:

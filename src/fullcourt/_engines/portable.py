@@ -55,6 +55,7 @@ class PortableEngine(RemoteEngine):
     """Runs workers as processes, with what every system has."""
 
     _make_frame = staticmethod(make_message)
+    _make_frame_for_all = staticmethod(make_message)
 
     def __init__(self, n_slots: int, name: str, start_method: str | None, setup: Setup) -> None:
         if start_method == "fork":
@@ -63,7 +64,7 @@ class PortableEngine(RemoteEngine):
                 f"start_method='fork' cannot be had with the portable transport{forced}. Its workers are fresh "
                 f"interpreters, which share nothing by a fork. Leave start_method out, or give 'spawn' or 'forkserver'."
             )
-        super().__init__(n_slots, name, Codec())
+        super().__init__(n_slots, name, Codec(carries=False))
         self._setup = setup
         self._start_data = b""
         self._inheritance = Inheritance(renumbered=False)
@@ -75,7 +76,7 @@ class PortableEngine(RemoteEngine):
         self._setup.output = self.settings_now()
         self._setup.environment = worker_environment(self._setup.share, os.environ)
         self._inheritance = Inheritance(renumbered=False)
-        self._start_data = pickle_setup(self._setup, self.codec, self._inheritance)
+        self._start_data, _ = pickle_setup(self._setup, self.codec, self._inheritance)
 
     # -- waiting ---------------------------------------------------------------------------------------------------
 
@@ -139,6 +140,7 @@ class PortableEngine(RemoteEngine):
         self.handles[worker_id] = handle
         self._children[worker_id] = child
         link.start(self._start_data)
+        self._greet(link)
 
     def _remove(self, handle: Handle) -> None:
         self.handles.pop(handle.id, None)
@@ -172,6 +174,7 @@ class PortableEngine(RemoteEngine):
             child.kill()
 
     def close(self) -> None:
+        self._forget_all()
         for child in list(self._children.values()):
             child.kill()
             self._remove(child.handle)

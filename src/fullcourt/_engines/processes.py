@@ -68,7 +68,7 @@ class ProcessEngine(LinkedEngine):
 
     def _start_fresh(self, template_end: socket.socket) -> int:
         inheritance = Inheritance(renumbered=True)
-        setup_fd = write_setup(self._setup, self.codec, inheritance)
+        setup_fd, _ = write_setup(self._setup, self.codec, inheritance)
         try:
             code = f"from fullcourt._engines.template import main; main(3, 4, {self._method!r})"
             descriptors = [template_end.fileno(), setup_fd, *inheritance.descriptors]
@@ -187,6 +187,7 @@ class ProcessEngine(LinkedEngine):
         _, page_fd = self._add(worker_id, link)
         try:
             self._order(("start", worker_id), [tasks.fileno(), results.fileno(), page_fd])
+            self._greet(link)
         finally:
             # `tasks` stays open in the link: the pool takes back through it
             results.close()
@@ -234,6 +235,12 @@ class ProcessEngine(LinkedEngine):
                 self.kill(handle.id)
         if self._control is not None:
             self._order(("stop",))
+
+    def give_up(self) -> None:
+        control, self._control = self._control, None
+        if control is not None:
+            control.close()
+        super().give_up()
 
     def close(self) -> None:
         self._ending = True

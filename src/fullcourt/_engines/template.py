@@ -28,19 +28,23 @@ import socket
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 from fullcourt._engines.face import Face
 from fullcourt._os.budget import libraries_limited
 from fullcourt._os.system import become_subreaper, descendants, die_with_parent, kill_tree, open_pidfd
+from fullcourt._transport.carried import Rights, arriving, collecting, drop_inherited
 from fullcourt._transport.inheritance import Inheritance, adopt, dumps_inheriting, fork_with_tracker, tracker_descriptor
 from fullcourt.errors import NotSupported
 
 if TYPE_CHECKING:
     from fullcourt._engines.output import OutputSettings
 
-# A worker that has been told to end waits so long for threads that tasks left running, and for exit functions.
+# A worker that has been told to end waits so long for threads that tasks left running (not daemons).
+THREADS_S = 2.0
+# So long it takes at most in all, with the exit functions.
 EXIT_S = 10.0
 
 __all__ = ["Setup", "Template", "main", "worker_main"]
@@ -63,6 +67,7 @@ class Setup:
     encoded_initializer: bytes | None = None
     face: Face | None = None
     adopt: Callable[[], None] | None = None  # called in a worker that inherits the pool's own objects by a fork
+    rights: Any = None  # in a sub-interpreter: the descriptors that the initializer and its arguments hold
     share: int = 1  # cores that each slot may use
     environment: dict[str, str] = field(default_factory=dict)  # set in workers on top of the program's
     output: OutputSettings | None = None  # None: what tasks print and log stays with the worker
@@ -81,6 +86,7 @@ class Template:
         self._pids: dict[int, int] = {}  # worker id: pid
         self._watched: dict[int, int] = {}  # pidfd: worker id
         self._poll = select.poll()
+        self.done = False  # set by a subclass that ends of itself
 
     def run(self) -> None:
         """Serve until the pool's end; then end all workers."""
@@ -91,7 +97,7 @@ class Template:
             poll.register(pool_fd, select.POLLIN)
         prepared = False
         try:
-            while os.getppid() == self._pool_pid:
+            while not self.done and os.getppid() == self._pool_pid:
                 # The first workers are on their way before what adopts orphans is loaded (1 ms); then at once, for
                 # a short-lived pool has orphans, too.
                 events = poll.poll(None if prepared or not self._pids else 0)
@@ -129,11 +135,7 @@ class Template:
             finally:
                 for fd in fds:
                     os.close(fd)
-            self._pids[message[1]] = pid
-            watch = open_pidfd(pid)
-            self._watched[watch] = message[1]
-            self._poll.register(watch, select.POLLIN)
-            self._tell(("started", message[1], pid))
+            self.adopt(message[1], pid)
         elif message[0] == "kill":
             pid = self._pids.get(message[1], 0)
             if pid and message[2] == signal.SIGKILL:
@@ -147,6 +149,14 @@ class Template:
             return False
         return True
 
+    def adopt(self, worker_id: int, pid: int) -> None:
+        """Look after a child of this process from now on."""
+        self._pids[worker_id] = pid
+        watch = open_pidfd(pid)
+        self._watched[watch] = worker_id
+        self._poll.register(watch, select.POLLIN)
+        self._tell(("started", worker_id, pid))
+
     def _reap(self, watch: int) -> None:
         worker_id = self._watched.pop(watch)
         self._poll.unregister(watch)
@@ -154,10 +164,14 @@ class Template:
         pid = self._pids.pop(worker_id)
         below = descendants(pid)
         _, status, usage = os.wait4(pid, 0)
+        self.sweep(below)
+        self._tell(("exited", worker_id, os.waitstatus_to_exitcode(status), usage.ru_maxrss * 1024))
+
+    def sweep(self, below: list[int]) -> None:
+        """A child has ended, and this was found below it: end it, too."""
         for child in below:
             with contextlib.suppress(OSError):
                 os.kill(child, signal.SIGKILL)
-        self._tell(("exited", worker_id, os.waitstatus_to_exitcode(status), usage.ru_maxrss * 1024))
 
     def _tell(self, message: tuple[Any, ...]) -> None:
         with contextlib.suppress(OSError):
@@ -224,7 +238,7 @@ def run_worker(worker_id: int, setup: Setup, connect: Callable[[], tuple[Any, mm
         this_worker.name_here = f"{setup.name}-{worker_id}"
         be_a_child(this_worker.name_here)
         adopt_main()
-        codec = Codec(shares_main=setup.shares_main)
+        codec = Codec(shares_main=setup.shares_main, carries=getattr(end, "carries_descriptors", True))
         name = f"{setup.name}-{worker_id}"
         forwarder = Forwarder(end, codec, name, setup.output) if setup.output is not None else None
         if forwarder is not None and hasattr(os, "register_at_fork"):
@@ -241,9 +255,7 @@ def run_worker(worker_id: int, setup: Setup, connect: Callable[[], tuple[Any, mm
             initializer, initargs = load_initializer(setup), ()
         if worker.run(initializer, initargs):
             code = 0
-        end_within(EXIT_S, code)
-        run_exit_functions()
-        (flush_streams if forwarder is None else forwarder.finish)()
+        run_exit_functions(code, flush_streams if forwarder is None else forwarder.finish)
     except BaseException:  # noqa: BLE001  nowhere to report to: the pool sees the exit code
         with contextlib.suppress(BaseException):
             import traceback
@@ -298,24 +310,37 @@ def be_a_child(name: str) -> None:
             current.name = name
 
 
-def end_within(seconds: float, code: int) -> None:
-    """End this process after so many seconds, whatever exit functions and threads that tasks left do meanwhile."""
-    import threading
-
-    timer = threading.Timer(seconds, os._exit, (code,))
-    timer.daemon = True
-    timer.start()
-
-
-def run_exit_functions() -> None:
+def run_exit_functions(code: int, flush: Callable[[], object]) -> None:
     """What tasks and initializers registered for the end of the process, in the interpreter's own order.
 
-    Executors that a task left open end at ``threading._shutdown``; only then can one wait for their processes.
+    Executors that a task left open end at ``threading._shutdown``; only then can one wait for their processes. Threads
+    that a task left running are waited for a little, and the whole takes no longer than :data:`EXIT_S`.
     """
-    import atexit
     import threading
 
+    rest = threading.Lock()  # taken by whoever does what comes after the threads' end
+
+    def go_on_without_threads() -> None:
+        if rest.acquire(blocking=False):
+            with contextlib.suppress(BaseException):
+                run_later_exit_functions()
+                flush()
+            os._exit(code)
+
+    for seconds, act in ((EXIT_S, partial(os._exit, code)), (THREADS_S, go_on_without_threads)):
+        timer = threading.Timer(seconds, act)
+        timer.daemon = True
+        timer.start()
     threading._shutdown()  # type: ignore[attr-defined]
+    rest.acquire()
+    run_later_exit_functions()
+    flush()
+
+
+def run_later_exit_functions() -> None:
+    """What comes after the threads' end."""
+    import atexit
+
     if "multiprocessing.util" in sys.modules:
         sys.modules["multiprocessing.util"]._exit_function()
     atexit._run_exitfuncs()
@@ -323,6 +348,28 @@ def run_exit_functions() -> None:
 
 def fork_template(control: socket.socket, pool_socket: socket.socket, setup: Setup) -> int:
     """Fork a template off this process. Returns its pid; in the template it never returns.
+
+    Raises:
+        NotSupported: as :func:`fork_quietly`.
+    """
+    pool_pid = os.getpid()
+    import_worker()  # here, where the next pool finds it
+    with libraries_limited(setup.share):
+        pid = fork_quietly()
+    if pid:
+        return pid
+    try:
+        pool_socket.close()
+        quiet_signals()
+        drop_inherited(kept=setup.initargs)
+        os.environ.update(setup.environment)
+        run_template(control, pool_pid, setup)
+    finally:
+        os._exit(0)
+
+
+def fork_quietly() -> int:
+    """Fork this process, with its streams flushed before. Returns what ``os.fork`` does.
 
     Raises:
         NotSupported: there are sub-interpreters in this process; the child would have to destroy them, and crashes.
@@ -333,8 +380,6 @@ def fork_template(control: socket.socket, pool_socket: socket.socket, setup: Set
             "this process has sub-interpreters, and Python cannot fork such a process safely. Close the pool of "
             'interpreters first, or use start_method="forkserver" or "spawn".'
         )
-    pool_pid = os.getpid()
-    import_worker()  # here, where the next pool finds it
     flush_all()
     import warnings
 
@@ -342,17 +387,7 @@ def fork_template(control: socket.socket, pool_socket: socket.socket, setup: Set
         # 3.12 warns of forking where threads run; the pool does so once, when it is opened, and the docs say what to
         # do about it (start_method="forkserver").
         warnings.simplefilter("ignore", DeprecationWarning)
-        with libraries_limited(setup.share):
-            pid = fork_with_tracker()
-    if pid:
-        return pid
-    try:
-        pool_socket.close()
-        quiet_signals()
-        os.environ.update(setup.environment)
-        run_template(control, pool_pid, setup)
-    finally:
-        os._exit(0)
+        return fork_with_tracker()
 
 
 def import_worker() -> None:
@@ -432,7 +467,10 @@ def main(control_fd: int, setup_fd: int, method: str) -> None:
 
 
 def spawned(worker_id: int) -> None:
-    """The entry of a worker that is a fresh interpreter: descriptors 3 to 6 are tasks, results, page, setup."""
+    """The entry of a worker that is a fresh interpreter.
+
+    Descriptors 3 to 6 are tasks, results, page, setup; after these come those that the initializer holds.
+    """
     parent_pid = os.getppid()
     setup: Setup = pickle.loads(read_all(6))
     os.close(6)
@@ -444,8 +482,12 @@ def spawned(worker_id: int) -> None:
     worker_main(worker_id, 3, 4, 5, setup, parent_pid)
 
 
-def pickle_setup(setup: Setup, codec: Any, inheritance: Inheritance | None) -> bytes:
-    """What a fresh interpreter needs to know, pickled; with what it must inherit. None: it can inherit nothing."""
+def pickle_setup(setup: Setup, codec: Any, inheritance: Inheritance | None) -> tuple[bytes, Rights]:
+    """What a fresh interpreter needs to know, pickled; with what it must inherit.
+
+    None: it can inherit nothing, and gets the descriptors that are returned in another way.
+    """
+    rights = Rights()
     fresh = Setup(
         n_slots=setup.n_slots,
         name=setup.name,
@@ -465,31 +507,33 @@ def pickle_setup(setup: Setup, codec: Any, inheritance: Inheritance | None) -> b
     if setup.initializer is not None:
         what = (setup.initializer, setup.initargs)
         if inheritance is None:
-            fresh.encoded_initializer = encode_whole(what, codec)
+            fresh.encoded_initializer, rights = encode_whole(what, codec)
         else:
-            fresh.encoded_initializer = dumps_inheriting(what, inheritance, lambda obj: encode_whole(obj, codec))
+            fresh.encoded_initializer = dumps_inheriting(what, inheritance, lambda obj: encode_whole(obj, codec)[0])
     if inheritance is not None:
         tracker = tracker_descriptor()
         if tracker is not None:
             fresh.tracker = inheritance.duplicate_for_child(tracker)
         fresh.n_inherited = len(inheritance.descriptors)
-    return pickle.dumps(fresh)
+    return pickle.dumps(fresh), rights
 
 
-def encode_whole(obj: object, codec: Any) -> bytes:
-    """Pickle with all buffers inside."""
+def encode_whole(obj: object, codec: Any) -> tuple[bytes, Rights]:
+    """Pickle with all buffers inside. Returns also the descriptors that go along."""
     data: bytes
     data, buffers = codec.encode(obj)
-    if buffers:  # rare, and not worth a table
+    rights: Rights = getattr(buffers, "rights", None) or Rights()
+    if len(buffers):  # rare, and not worth a table
         from fullcourt._transport.by_value import dumps
 
-        data = dumps(obj, 5)
-    return data
+        with collecting() as rights:
+            data = dumps(obj, 5)
+    return data, rights
 
 
-def write_setup(setup: Setup, codec: Any, inheritance: Inheritance | None) -> int:
-    """Write that into a memory block. Returns its descriptor, to be read by `read_all`."""
-    data = pickle_setup(setup, codec, inheritance)
+def write_setup(setup: Setup, codec: Any, inheritance: Inheritance | None) -> tuple[int, Rights]:
+    """Write that into a memory block. Returns its descriptor, to be read by `read_all`, and the others to go along."""
+    data, rights = pickle_setup(setup, codec, inheritance)
     fd = os.memfd_create("fullcourt-setup", os.MFD_CLOEXEC)
     try:
         done = 0
@@ -498,14 +542,18 @@ def write_setup(setup: Setup, codec: Any, inheritance: Inheritance | None) -> in
     except BaseException:
         os.close(fd)
         raise
-    return fd
+    return fd, rights
 
 
 def load_initializer(setup: Setup) -> Callable[[], None]:
     """The initializer as a function that first loads it: loading may fail as running may."""
 
     def initialize() -> None:
-        initializer, initargs = pickle.loads(setup.encoded_initializer or b"")
+        fds: list[int] = setup.rights.fds if setup.rights is not None else []
+        with arriving(fds):
+            initializer, initargs = pickle.loads(setup.encoded_initializer or b"")
+        if setup.rights is not None:
+            setup.rights.close()
         initializer(*initargs)
 
     return initialize

@@ -9,7 +9,6 @@ With several slots, each is a thread that does all this for itself; the kernel h
 from __future__ import annotations
 
 import os
-import pickle
 import sys
 import threading
 from collections.abc import Callable
@@ -19,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from fullcourt._engines import face
 from fullcourt._engines.face import Face, Place
+from fullcourt._engines.state import Missing, WorkerState, become_worker, enter_slot, kept, leave_slot
 from fullcourt._os.budget import limit_this_thread
 from fullcourt._os.soft_stop import Slot, on_stop_signal
 from fullcourt._os.threads import make_thread
@@ -97,6 +97,15 @@ class Worker:
 
     def run(self, initializer: Callable[..., object] | None, initargs: tuple[Any, ...]) -> bool:
         """Serve until the pool says stop or is gone. Returns False if the initializer failed."""
+        state = become_worker()
+        before = enter_slot(state, self._n_slots)  # the initializer runs in the first slot's thread
+        try:
+            return self._run(initializer, initargs, state)
+        finally:
+            leave_slot(before)
+            state.close()
+
+    def _run(self, initializer: Callable[..., object] | None, initargs: tuple[Any, ...], state: WorkerState) -> bool:
         if initializer is not None:
             try:
                 initializer(*initargs)
@@ -111,7 +120,7 @@ class Worker:
             self._send(frames.READY, os.getpid(), 0, 0, 0.0, b"", [])
         except OSError:
             return True  # the pool is gone
-        others = [make_thread(self._serve, f"slot-{index}", (index,)) for index in range(1, self._n_slots)]
+        others = [make_thread(self._serve_beside, f"slot-{index}", (index, state)) for index in range(1, self._n_slots)]
         for thread in others:
             thread.start()
         self._serve(0)
@@ -119,6 +128,13 @@ class Worker:
             thread.join()
         face.leave()
         return True
+
+    def _serve_beside(self, slot_index: int, state: WorkerState) -> None:
+        before = enter_slot(state, self._n_slots)
+        try:
+            self._serve(slot_index)
+        finally:
+            leave_slot(before)
 
     def _serve(self, slot_index: int) -> None:
         journal = Journal(self._page, slot_index)
@@ -138,6 +154,10 @@ class Worker:
                 fields, data, attached = received
                 if fields[0] == frames.STOP:
                     return
+                if fields[0] == frames.BROADCAST:
+                    keep_value(fields, data, attached)
+                    self._send(frames.KEPT, 0, 0, 0, 0.0, b"", [])
+                    continue
                 if fields[0] == frames.SETTINGS:
                     if self._forwarder is not None:
                         self._forwarder.hear(read_body(data, fields, attached).payload)
@@ -191,7 +211,7 @@ class Worker:
                 return
             journal.start(chunk_id, n_items, LOADING_FUNCTION)
             try:
-                fn = decode(body.function)
+                fn = decode(body.function, None, body.function_descriptors)
             except BaseException as error:  # noqa: BLE001
                 error.add_note(FUNCTION_UNREADABLE)
                 if isinstance(error, (ImportError, AttributeError)):
@@ -220,7 +240,8 @@ class Worker:
         words[SINCE_WORD] = began
         words[0] = chunk_id
         try:
-            args, kwargs = pickle.loads(body.payload, buffers=body.buffers)
+            args, kwargs = decode(body.payload, body.buffers, body.descriptors)
+            body.close_descriptors()
         except BaseException as error:  # noqa: BLE001
             words[ITEM_WORD] = 0
             error.add_note(ARGUMENTS_UNREADABLE)
@@ -257,7 +278,8 @@ class Worker:
     ) -> None:
         journal.start(chunk_id, count, LOADING)
         try:
-            items = pickle.loads(body.payload, buffers=body.buffers)
+            items = decode(body.payload, body.buffers, body.descriptors)
+            body.close_descriptors()
         except BaseException as error:  # noqa: BLE001
             journal.start(0, 0, RUNNING)
             if count > 1:  # one bad item must not take the others with it: have them sent one by one
@@ -416,6 +438,23 @@ class ForksEnd:
         """End this process; its parent, the worker, is who answers."""
         flush_streams()
         os._exit(0)
+
+
+def keep_value(fields: Fields, data: bytes, attached: Attached) -> None:
+    """Keep a value that came for tasks to come, or forget it. If it cannot be read, those that use it are told."""
+    key = fields[2]
+    if not fields[5]:
+        kept.drop(key)
+        return
+    kept.expect(key)
+    value: Any
+    try:
+        body = read_body(data, fields, attached)
+        value = decode(body.payload, body.buffers, body.descriptors)
+    except BaseException as error:  # noqa: BLE001  whatever the user's code raises
+        error.add_note("fullcourt: a broadcast value could not be read in the worker")
+        value = Missing(error)
+    kept.put(key, value)
 
 
 def starred(fn: Callable[..., Any]) -> Callable[[Any], Any]:

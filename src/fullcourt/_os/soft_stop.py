@@ -24,6 +24,14 @@ __all__ = ["STOP_SIGNAL", "Slot", "on_stop_signal"]
 STOP_SIGNAL: int = signal.SIGRTMIN + 9 if hasattr(signal, "SIGRTMIN") else 0
 
 
+# Turns of a loop, each of which looks for an exception on its way.
+LOOK_TURNS = 100_000
+
+
+class Retracted(BaseException):
+    """Takes the place of an exception that has come too late."""
+
+
 class Slot:
     """What one thread runs, made by that thread. ``running`` is set by it alone; 0: nothing that may be stopped."""
 
@@ -45,7 +53,21 @@ class Slot:
             self.running = 0
             hit, self._hit = self._hit, False
         if hit:
-            set_async_exception(self._thread_id, None)
+            self._take_back()
+
+    def _take_back(self) -> None:
+        """See to it that no exception is on its way to this thread any more.
+
+        One of ours takes its place, and is let arrive here. To set None instead, as is documented, drops the exception
+        but leaves CPython's mark that one is on its way: each thread then looks for it at every call, and on 3.11 a
+        traced function (under a debugger, or where coverage is measured) does so for ever.
+        """
+        try:
+            set_async_exception(self._thread_id, Retracted)
+            for _ in range(LOOK_TURNS):
+                pass  # it arrives at the next turn of a loop, if not before
+        except Retracted:
+            pass
 
     def raise_in_thread(self, is_meant: Callable[[int], bool], error: type[BaseException]) -> bool:
         """Raise in the thread that made this, another one than the caller's, if it still runs that task."""
@@ -58,13 +80,11 @@ class Slot:
         return True
 
 
-def set_async_exception(thread_id: int, error: type[BaseException] | None) -> None:
-    """Have a thread raise an exception at its next opportunity; None: take back one that it has not raised yet."""
+def set_async_exception(thread_id: int, error: type[BaseException]) -> None:
+    """Have a thread raise an exception at its next opportunity, in place of one that it has not raised yet."""
     import ctypes
 
-    ctypes.pythonapi.PyThreadState_SetAsyncExc(
-        ctypes.c_ulong(thread_id), ctypes.py_object(error) if error is not None else None
-    )
+    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread_id), ctypes.py_object(error))
 
 
 def on_stop_signal(act: Callable[[], None]) -> None:

@@ -20,6 +20,7 @@ __all__ = [
     "n_oom_kills",
     "open_pidfd",
     "private_bytes",
+    "punch_hole",
     "resident_bytes",
     "started_at",
 ]
@@ -107,6 +108,21 @@ def kill_tree(pid: int, *, itself: bool = True) -> None:
     for child in below:
         with contextlib.suppress(OSError):
             os.kill(child, signal.SIGKILL)
+
+
+def punch_hole(fd: int, start: int, n_bytes: int) -> bool:
+    """Give a range of a file's memory back to the system; it reads as zeros. False where that cannot be done."""
+    try:
+        import ctypes
+
+        libc = ctypes.CDLL(None, use_errno=True)
+        call = libc.fallocate
+        call.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_longlong, ctypes.c_longlong)
+        # FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE, fallocate(2)
+        result: int = call(fd, 3, start, n_bytes)
+    except (ImportError, OSError, AttributeError):
+        return False
+    return result == 0
 
 
 def private_bytes(pid: int) -> int:

@@ -29,7 +29,9 @@ MAX_MAPPED = 256 if KEEPS_DESCRIPTOR else 16_384
 mapped: weakref.WeakSet[mmap.mmap] = weakref.WeakSet()  # the received blocks that are alive in this process
 
 
-def write_block(parts: Sequence[bytes | memoryview], arena: Arena | None = None) -> tuple[int, bytes]:
+def write_block(
+    parts: Sequence[bytes | memoryview], arena: Arena | None = None, *, name: str = "fullcourt", flags: int = 0
+) -> tuple[int, bytes]:
     """Write parts into a block: a warm one of the arena's if there is one.
 
     Returns its descriptor, to be sent and closed, and the table of the parts' lengths.
@@ -45,7 +47,7 @@ def write_block(parts: Sequence[bytes | memoryview], arena: Arena | None = None)
         lent = arena.write(views, offsets, total)
         if lent is not None:
             return lent, table
-    fd = os.memfd_create("fullcourt", os.MFD_CLOEXEC)
+    fd = os.memfd_create(name, os.MFD_CLOEXEC | flags)
     try:
         for view, offset in zip(views, offsets, strict=True):
             done = 0

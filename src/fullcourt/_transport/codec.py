@@ -14,15 +14,16 @@ from __future__ import annotations
 import io
 import pickle
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import CellType, FunctionType, MethodType, ModuleType
 from typing import Any, cast
 
 from fullcourt._transport.captures import SMALL_ATOMS, global_names
+from fullcourt._transport.carried import Descriptor, NotCarried, Rights, arriving, collecting
 from fullcourt._transport.inheritance import sharing
 from fullcourt.errors import PicklingError
 
-__all__ = ["Codec", "Encoded", "decode"]
+__all__ = ["Buffers", "Codec", "Encoded", "decode"]
 
 PROTOCOL = 5
 
@@ -39,14 +40,27 @@ Encoded = tuple[bytes, list[pickle.PickleBuffer]]
 Reducers = Mapping[type, Callable[[Any], Any]]
 
 
+class Buffers(list[pickle.PickleBuffer]):
+    """The out-of-band buffers of what holds descriptors, with these."""
+
+    rights: Rights | None = None  # the payload's
+    function_rights: Rights | None = None
+
+    def __bool__(self) -> bool:
+        """There is more than a pickle, also without buffers."""
+        return True
+
+
 class Codec:
     """Pickles for one kind of receiver.
 
     Args:
         shares_main: whether the receiver has this process's ``__main__`` as it is now (it is forked from it).
+        carries: whether descriptors can go along.
     """
 
-    def __init__(self, *, shares_main: bool = False) -> None:
+    def __init__(self, *, shares_main: bool = False, carries: bool = True) -> None:
+        self.carries = carries
         self._main: dict[str, object] | None = None  # the definitions in __main__ that the receiver has
         self._names: frozenset[str] = frozenset()  # all names that it has there
         self._plain: dict[str, object] = {}  # those globals whose values cannot change inside
@@ -79,9 +93,24 @@ class Codec:
                     buffers = []
                     data = self._dumps(obj, keep_large(buffers))
                 return data, buffers
+        except NotCarried:
+            return self._encode_carried(self.encode, obj)
         except Exception:  # noqa: BLE001  whatever the user's __reduce__ raised: cloudpickle may know better
             pass
         return self.encode_by_value(obj)
+
+    def _encode_carried(self, encode: Callable[[object], Encoded], obj: object) -> Encoded:
+        """As `encode`, with the descriptors that the object holds."""
+        if not self.carries:
+            raise NotCarried(
+                "queues, pipes and locks cannot be sent to this worker: its link carries no file descriptors. Use "
+                "threads=, or on Linux leave FULLCOURT_TRANSPORT unset."
+            )
+        with collecting() as rights:
+            data, buffers = encode(obj)
+        carried = Buffers(buffers)
+        carried.rights = rights
+        return data, carried
 
     def _dumps(self, obj: object, buffer_callback: Callable[[pickle.PickleBuffer], object]) -> bytes:
         if self.reducers is None:
@@ -98,8 +127,10 @@ class Codec:
         try:
             from fullcourt._transport.by_value import dumps
 
-            with sharing():
+            with sharing(Descriptor.give if self.carries else None):
                 return dumps(obj, PROTOCOL, keep_large(buffers), self.reducers), buffers
+        except NotCarried:
+            return self._encode_carried(self.encode_by_value, obj)
         except Exception as error:
             where = find_unpicklable(obj)
             message = f"{where} cannot be pickled, so it cannot be sent to another process: {error}"
@@ -165,9 +196,14 @@ def main_definitions() -> dict[str, object]:
     }
 
 
-def decode(data: bytes | memoryview, buffers: list[memoryview] | None = None) -> Any:
+def decode(
+    data: bytes | memoryview, buffers: list[memoryview] | None = None, descriptors: Sequence[int] | None = None
+) -> Any:
     """Read back what :meth:`Codec.encode` wrote."""
-    return pickle.loads(data, buffers=buffers)
+    if descriptors is None:
+        return pickle.loads(data, buffers=buffers)
+    with arriving(descriptors):
+        return pickle.loads(data, buffers=buffers)
 
 
 def find_unpicklable(obj: object, path: str = "", depth: int = 0) -> str:

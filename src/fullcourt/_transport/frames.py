@@ -5,6 +5,9 @@ A frame is one datagram of a ``SOCK_SEQPACKET`` socket (one message of the porta
     byte 0     kind
          1     flags            BLOCK: the body is in a memfd block whose descriptor came with the frame
                                 PARTS: the body follows in messages of its own (portable link)
+                                RIGHTS (with BLOCK): further descriptors came, those of queues, pipes and locks in
+                                the body; the block's last part says which of them are the function's, and which
+                                are life lines
          2-3   unused
          4-7   function id      0: the function is not kept (its pickle is in this frame)
          8-15  chunk id
@@ -20,6 +23,8 @@ A frame is one datagram of a ``SOCK_SEQPACKET`` socket (one message of the porta
 To a worker: CALL (payload: ``(args, kwargs)``), MAP and STARMAP (payload: list of items), the same
 as TIMED_MAP and TIMED_STARMAP (the start of each item is recorded in the journal), STOP, SETTINGS (payload: what
 of logs and warnings the program wants to have); over the portable link TAKE_BACK (give back what no slot has begun).
+BROADCAST: the payload is a value that the worker keeps under the number in the place of the function id, for tasks to
+come; with a count of 0, it forgets that value.
 
 To the pool: RESULT (of a call), RESULTS (list: the next ``count`` items of a map chunk from ``start`` on), ERROR (the
 task at ``start`` failed), READY (the process's id is in the place of the chunk's), INIT_FAILED. Where nothing ran:
@@ -27,7 +32,7 @@ MISSING (the worker no longer has the function: send it again), UNLOADABLE (the 
 send them one by one), UNLOADABLE_FUNCTION (with the error), REVOKED (the rest of a chunk, as the pool told it in the
 journal), and over the portable link TAKEN_BACK (one u64 per chunk: its id; these will not run here). At any time, and
 always inline or as a block of their own: OUTPUT (text in UTF-8, of the stream ``start``: 1 stdout, 2 stderr; ``count``
-1: flush), LOG, WARNING (pickles).
+1: flush), LOG, WARNING (pickles). KEPT: a value was read; it lets the pool send what waits.
 
 Nested tasks, which a task hands to its own pool: to the pool NESTED (payload: a pickled
 :class:`fullcourt._engines.nested.Request`; its large buffers are the chunk's), NESTED_CANCEL, NESTED_REVOKE and
@@ -54,6 +59,7 @@ RECEIVE_BYTES = 65536
 
 BLOCK = 1
 PARTS = 2
+RIGHTS = 4
 
 CALL = 1
 MAP = 2
@@ -63,6 +69,9 @@ TAKE_BACK = 5
 TIMED_MAP = 6  # MAP and STARMAP + 4
 TIMED_STARMAP = 7
 SETTINGS = 8
+BROADCAST = 9
+# These do not come back when a link is emptied: the worker must still get them, and in their order.
+NOT_TAKEN_BACK = frozenset((STOP, SETTINGS, BROADCAST))
 
 RESULT = 16
 RESULTS = 17
@@ -71,6 +80,7 @@ MISSING = 19
 UNLOADABLE = 20
 UNLOADABLE_FUNCTION = 23
 REVOKED = 25
+KEPT = 15  # below what tasks print and log: that is told apart by its number
 READY = 21
 INIT_FAILED = 22
 TAKEN_BACK = 24

@@ -12,6 +12,7 @@ from typing import Any
 
 from fullcourt._core.model import Estimate
 from fullcourt._transport.captures import captured_by, same
+from fullcourt._transport.carried import NotCarried, Rights, collecting
 from fullcourt._transport.codec import PROTOCOL, Codec
 
 __all__ = ["Function", "FunctionTable", "function_name", "with_fallback"]
@@ -20,10 +21,16 @@ __all__ = ["Function", "FunctionTable", "function_name", "with_fallback"]
 class Function:
     """A function as it travels: its pickle, and a number under which workers keep it (0: they do not)."""
 
-    __slots__ = ("captured", "data", "estimate", "fell_back", "id", "n_fatal_loads", "name", "tried")
+    __slots__ = ("captured", "data", "estimate", "fell_back", "id", "n_fatal_loads", "name", "rights", "tried")
 
     def __init__(
-        self, function_id: int, data: bytes, name: str, captured: tuple[object, ...] | None, estimate: Estimate
+        self,
+        function_id: int,
+        data: bytes,
+        name: str,
+        captured: tuple[object, ...] | None,
+        estimate: Estimate,
+        rights: Rights | None = None,
     ) -> None:
         self.estimate = estimate
         self.fell_back = False  # whether `data` is that of `with_fallback`
@@ -31,6 +38,7 @@ class Function:
         self.n_fatal_loads = 0  # workers in a row that ended while they loaded it
         self.id = function_id
         self.data = data
+        self.rights = rights  # the descriptors of queues, pipes and locks that it takes along; never of a kept one
         self.name = name
         self.captured = captured
 
@@ -62,7 +70,7 @@ class FunctionTable:
         if type(fn) not in (FunctionType, BuiltinFunctionType, type) or not isinstance(
             getattr(fn, "__self__", None), (ModuleType, type(None))
         ):  # `prices.get` is a builtin too, and bound
-            return self._unnumbered(fn, self._encode(fn))
+            return self._unnumbered(fn, *self._encode(fn))
         known = self._known.get(fn)
         by_value = type(fn) is FunctionType and fn.__module__ == "__main__" and not self._codec.shares_globals(fn)
         if known is not None:
@@ -71,12 +79,12 @@ class FunctionTable:
                     return known
             elif not by_value:
                 return known
-        data = self._encode(fn, by_value=by_value)
+        data, rights = self._encode(fn, by_value=by_value)
         captured: tuple[object, ...] | None = None
         if b"cloudpickle" in data:  # by value: our pickler's functions are made by cloudpickle's
             captured = captured_by(fn)
             if captured is None:
-                return self._unnumbered(fn, data)
+                return self._unnumbered(fn, data, rights)
         if len(self._known) >= self.MAX:
             self._by_name.pop(next(iter(self._known)), None)
             self._known.pop(next(iter(self._known)), None)
@@ -92,22 +100,25 @@ class FunctionTable:
         """An entry for a pickle that a worker has made."""
         return Function(next(self._ids), data, name, None, Estimate())
 
-    def _unnumbered(self, fn: Callable[..., Any], data: bytes) -> Function:
-        return self.unkept(data, function_name(fn))
+    def _unnumbered(self, fn: Callable[..., Any], data: bytes, rights: Rights | None) -> Function:
+        return self.unkept(data, function_name(fn), rights)
 
-    def unkept(self, data: bytes, name: str) -> Function:
+    def unkept(self, data: bytes, name: str, rights: Rights | None = None) -> Function:
         """An entry for a pickle that workers shall not keep."""
         if len(self._unkept) >= self.MAX:
             self._unkept.clear()
-        return Function(0, data, name, None, self._unkept.setdefault(name, Estimate()))
+        return Function(0, data, name, None, self._unkept.setdefault(name, Estimate()), rights)
 
-    def _encode(self, fn: Callable[..., Any], *, by_value: bool = False) -> bytes:
+    def _encode(self, fn: Callable[..., Any], *, by_value: bool = False) -> tuple[bytes, Rights | None]:
         data, buffers = self._codec.encode_by_value(fn) if by_value else self._codec.encode(fn)
-        if buffers:  # a bound method of something large: functions travel in one piece
+        rights = getattr(buffers, "rights", None)
+        if len(buffers):  # a bound method of something large: functions travel in one piece
             from fullcourt._transport.by_value import dumps
 
-            data = dumps(fn, PROTOCOL)
-        return data
+            with collecting() as again:
+                data = dumps(fn, PROTOCOL)
+            rights = again if rights is not None else None
+        return data, rights
 
 
 def function_name(fn: Any) -> str:
@@ -127,7 +138,11 @@ def with_fallback(fn: Callable[..., Any], data: bytes) -> bytes:
     """
     from fullcourt._transport.by_value import dumps_with_module
 
-    return pickle.dumps(Fallback(list(sys.path), data, dumps_with_module(fn, PROTOCOL)), PROTOCOL)
+    try:
+        by_value = dumps_with_module(fn, PROTOCOL)
+    except NotCarried:  # with queues in it: the descriptors at hand are those of the pickle by name
+        by_value = data
+    return pickle.dumps(Fallback(list(sys.path), data, by_value), PROTOCOL)
 
 
 class Fallback:

@@ -55,16 +55,24 @@ class Inheritance:
 
 
 class Sharing:
-    """Stands in for the popen object while a task is pickled for a process that runs: descriptors are fetched by it."""
+    """Stands in for the popen object while a task is pickled for a process that runs.
+
+    Args:
+        dup: makes what is pickled for a descriptor that goes along; None: the process fetches it.
+    """
+
+    def __init__(self, dup: Callable[[int], Any] | None) -> None:
+        self._dup = dup
 
     @staticmethod
     def duplicate_for_child(fd: int) -> int:
         """Only its number."""
         return fd
 
-    @staticmethod
-    def DupFd(fd: int) -> Any:  # noqa: N802  multiprocessing's name
-        """What is pickled for it: it can be read once, which is how often a task is begun."""
+    def DupFd(self, fd: int) -> Any:  # noqa: N802  multiprocessing's name
+        """What is pickled for it. If it is fetched, it can be read once, which is how often a task is begun."""
+        if self._dup is not None:
+            return self._dup(fd)
         from multiprocessing import resource_sharer
 
         return resource_sharer.DupFd(fd)
@@ -82,15 +90,17 @@ def spawning(popen: Inheritance | Sharing) -> Iterator[None]:
         context.set_spawning_popen(before)
 
 
-def sharing() -> contextlib.AbstractContextManager[None]:
+def sharing(dup: Callable[[int], Any] | None) -> contextlib.AbstractContextManager[None]:
     """While in here, what ``multiprocessing`` gives only to new processes is pickled for one that runs.
+
+    ``dup`` is as for :class:`Sharing`.
 
     That can be done for what has a name (locks, unless their context forks), or a descriptor (queues, shared values).
     """
     context = sys.modules.get("multiprocessing.context")
     if context is None or sys.platform == "win32" or context.get_spawning_popen() is not None:
         return contextlib.nullcontext()
-    return spawning(Sharing())
+    return spawning(Sharing(dup))
 
 
 def dumps_inheriting(obj: object, inheritance: Inheritance, otherwise: Callable[[object], bytes]) -> bytes:

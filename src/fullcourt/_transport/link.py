@@ -15,21 +15,24 @@ import os
 import pickle
 import socket
 import threading
+import weakref
 from collections import deque
 from collections.abc import Callable
 from functools import partial
 
 from fullcourt._transport.arena import Arena, worker_arena
 from fullcourt._transport.blocks import open_block, raw_views, write_block
+from fullcourt._transport.carried import MAX_DESCRIPTORS, Rights
+from fullcourt._transport.codec import Buffers
 from fullcourt._transport.frames import (
     BLOCK,
     DESCRIPTOR_FOLLOWS,
     HEADER_BYTES,
     MAX_INLINE,
+    NOT_TAKEN_BACK,
     RECEIVE_BYTES,
     REPLIES_OPEN,
-    SETTINGS,
-    STOP,
+    RIGHTS,
     pack,
     unpack,
 )
@@ -37,36 +40,104 @@ from fullcourt._transport.frames import (
 __all__ = ["Body", "PoolEnd", "Replies", "WorkerEnd", "make_link"]
 
 Fields = tuple[int, int, int, int, int, int, int, float]
-# What came along with a frame: a block's descriptor, the parts themselves, or nothing (-1).
-Attached = int | list[memoryview]
+# What came along with a frame: a block's descriptor, several, the parts themselves, or nothing (-1).
+Attached = int | Rights | list[memoryview]
+# CMSG_SPACE for as many descriptors as the kernel sends at once.
+ANCILLARY_BYTES = socket.CMSG_SPACE(4 * MAX_DESCRIPTORS) if hasattr(socket, "CMSG_SPACE") else 0
 
 
 class Body:
-    """The body of a received frame: views of the function's pickle and of the payload's, and its buffers."""
+    """The body of a received frame: views of the function's pickle and of the payload's, and its buffers.
 
-    __slots__ = ("buffers", "function", "payload")
+    With queues in it, also the descriptors of both; they are closed with this object.
+    """
 
-    def __init__(self, function: bytes | memoryview, payload: bytes | memoryview, buffers: list[memoryview]) -> None:
+    __slots__ = ("_pipes", "_rights", "buffers", "descriptors", "function", "function_descriptors", "payload")
+
+    def __init__(
+        self,
+        function: bytes | memoryview,
+        payload: bytes | memoryview,
+        buffers: list[memoryview],
+        rights: Rights | None = None,
+    ) -> None:
         self.function = function
         self.payload = payload
         self.buffers = buffers
+        self.function_descriptors: list[int] | None = None
+        self.descriptors: list[int] | None = None
+        self._rights = rights
+        self._pipes: list[int] = []
+        if rights is not None:
+            n_function, *self._pipes = self.buffers.pop()
+            self.function_descriptors = rights.fds[:n_function]
+            self.descriptors = rights.fds[n_function:]
+
+    def close_descriptors(self) -> None:
+        """All is loaded: while the task runs, only what it was given counts."""
+        if self._rights is not None:
+            self._rights.close()
+
+    def to_pass_on(self) -> list[pickle.PickleBuffer]:
+        """The buffers, and the descriptors if there are any, for a frame that takes them on. Once only."""
+        buffers = [pickle.PickleBuffer(buffer) for buffer in self.buffers]
+        if self._rights is None:
+            return buffers
+        fds, self._rights.fds = self._rights.fds, []
+        n_function = len(self.function_descriptors or ())
+        carried = Buffers(buffers)
+        carried.function_rights = Rights(fds[:n_function]) if n_function else None
+        carried.rights = Rights(fds[n_function:])
+        for reading, writing in zip(self._pipes[::2], self._pipes[1::2], strict=True):
+            owner, first = (carried.rights, n_function) if reading >= n_function else (carried.function_rights, 0)
+            assert owner is not None
+            owner.pipes.append((reading - first, writing - first))
+            owner.let_go()
+        return carried
 
 
 class Frame:
-    """A frame to be sent: its bytes and, for a BLOCK, the descriptor that goes along."""
+    """A frame to be sent: its bytes and, for a BLOCK, the descriptor that goes along; for RIGHTS, further ones."""
 
-    __slots__ = ("chunk_id", "data", "fd")
+    __slots__ = ("chunk_id", "data", "fd", "kept", "mine", "rights")
 
     def __init__(self, data: bytes, fd: int, chunk_id: int) -> None:
         self.data = data
         self.fd = fd
         self.chunk_id = chunk_id
+        self.rights: list[int] | None = None
+        self.mine: list[int] = []  # those of them that go with this frame
+        self.kept: Buffers | None = None  # who owns the others
+
+    def copy(self) -> Frame:
+        """The same frame, to be sent to another worker."""
+        frame = Frame(self.data, os.dup(self.fd) if self.fd >= 0 else -1, self.chunk_id)
+        if self.kept is not None:
+            frame.lend(self.kept)
+        return frame
+
+    def lend(self, buffers: Buffers) -> None:
+        """Have the descriptors of the function and of the payload go along."""
+        self.kept = buffers
+        self.rights = []
+        for rights in (buffers.function_rights, buffers.rights):
+            if rights is not None:
+                fds, mine = rights.to_send()
+                self.rights += fds
+                self.mine += mine
+
+    def let_go(self) -> None:
+        """This frame is kept to be copied: of what it lends, have no writing end open until then."""
+        mine, self.mine = self.mine, []
+        for fd in mine:
+            os.close(fd)
 
     def close(self) -> None:
         """Give up the block, if it has one."""
         if self.fd >= 0:
             os.close(self.fd)
             self.fd = -1
+        self.let_go()
 
 
 def make_frame(
@@ -82,6 +153,10 @@ def make_frame(
     arena: Arena | None = None,
 ) -> Frame:
     """Build a frame; what is large goes into a block, of the arena if there is one."""
+    if type(buffers) is Buffers:
+        return make_frame_with_rights(
+            kind, function_id, chunk_id, start, count, seconds, function, payload, buffers, arena
+        )
     if not buffers and len(function) + len(payload) <= MAX_INLINE:
         header = pack(kind, 0, function_id, chunk_id, start, count, len(function), seconds)
         return Frame(header + function + payload if function else header + payload, -1, chunk_id)
@@ -90,21 +165,73 @@ def make_frame(
     return Frame(header + table, fd, chunk_id)
 
 
+def make_frame_with_rights(
+    kind: int,
+    function_id: int,
+    chunk_id: int,
+    start: int,
+    count: int,
+    seconds: float,
+    function: bytes,
+    payload: bytes,
+    buffers: Buffers,
+    arena: Arena | None,
+) -> Frame:
+    """Build a frame for what holds descriptors: a block, whose last part tells what they are.
+
+    That part has a byte for how many are the function's, and two for each life line among all of them: the positions
+    of its reading and writing end.
+    """
+    function_rights = buffers.function_rights if buffers.function_rights is not None else Rights()
+    payload_rights = buffers.rights if buffers.rights is not None else Rights()
+    n_function = len(function_rights.fds)
+    if n_function + len(payload_rights.fds) >= MAX_DESCRIPTORS:
+        raise OSError(
+            errno.EMFILE, f"more than {MAX_DESCRIPTORS - 1} descriptors in one task: the kernel takes no more"
+        )
+    pipes = [
+        at + first
+        for rights, first in ((function_rights, 0), (payload_rights, n_function))
+        for ends in rights.pipes
+        for at in ends
+    ]
+    fd, table = write_block([function, payload, *raw_views(buffers), bytes([n_function, *pipes])], arena)
+    header = pack(kind, BLOCK | RIGHTS, function_id, chunk_id, start, count, len(function), seconds)
+    frame = Frame(header + table, fd, chunk_id)
+    frame.lend(buffers)
+    return frame
+
+
 def read_body(data: bytes, fields: Fields, attached: Attached) -> Body:
     """Find the parts of a received frame's body. Raises OSError if there was no memory or descriptor for it."""
     if fields[1]:
+        table = memoryview(data)[HEADER_BYTES:]
+        rights = None
         if isinstance(attached, list):
             parts = attached
+        elif isinstance(attached, Rights):
+            rights = attached
+            parts = open_block(rights.fds.pop(0), table)
         elif attached < 0:
             raise OSError(errno.ENOMEM, "the large parts of a frame could not be received")
         else:
-            parts = open_block(attached, memoryview(data)[HEADER_BYTES:])
-        return Body(parts[0], parts[1], parts[2:])
+            parts = open_block(attached, table)
+        return Body(parts[0], parts[1], parts[2:], rights if fields[1] & RIGHTS else None)
     n_function = fields[6]
     view = memoryview(data)
     if n_function:
         return Body(view[HEADER_BYTES : HEADER_BYTES + n_function], view[HEADER_BYTES + n_function :], [])
     return Body(b"", view[HEADER_BYTES:], [])
+
+
+def frame_again(data: bytes, attached: int | Rights) -> Frame:
+    """A received frame, to be sent again."""
+    if not isinstance(attached, Rights):
+        return Frame(data, attached, 0)
+    fds, attached.fds = attached.fds, []
+    frame = Frame(data, fds[0], 0)
+    frame.rights = frame.mine = fds[1:]
+    return frame
 
 
 def make_link() -> tuple[PoolEnd, socket.socket, socket.socket]:
@@ -114,25 +241,37 @@ def make_link() -> tuple[PoolEnd, socket.socket, socket.socket]:
     return PoolEnd(tasks_out, tasks_in, results_in), tasks_in, results_out
 
 
-def receive_with_fd(sock: socket.socket, flags: int = 0) -> tuple[bytes, int]:
-    """Receive a frame and the descriptor that may come with it (-1: none)."""
-    data, ancillary, _, _ = sock.recvmsg(RECEIVE_BYTES, 64, flags)
-    return data, descriptor_in(ancillary) if ancillary else -1
+def receive_with_fd(sock: socket.socket, flags: int = 0) -> tuple[bytes, int | Rights]:
+    """Receive a frame and the descriptor that may come with it (-1: none; several: an object that owns them)."""
+    data, ancillary, _, _ = sock.recvmsg(RECEIVE_BYTES, ANCILLARY_BYTES, flags)
+    return data, descriptor_in(data, ancillary) if ancillary else -1
 
 
-def descriptor_in(ancillary: list[tuple[int, int, bytes]]) -> int:
-    fd = -1
+def descriptor_in(data: bytes, ancillary: list[tuple[int, int, bytes]]) -> int | Rights:
+    fd: int | Rights = -1
     for level, kind, content in ancillary:
         if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
             fds = array.array("i")
             fds.frombytes(content[: len(content) - len(content) % fds.itemsize])
-            fd = fds[0]
-            os.set_inheritable(fd, False)
+            for received in fds:
+                os.set_inheritable(received, False)
+            fd = fds[0] if len(fds) == 1 else Rights(fds.tolist())
+    if isinstance(fd, int) and fd >= 0 and data[1] & RIGHTS:
+        return Rights([fd])  # all but the block's are missing: there was room for one only
     return fd
 
 
-def send_with_fd(sock: socket.socket, data: bytes, fd: int) -> None:
-    sock.sendmsg([data], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [fd]))])
+def send_with_fd(sock: socket.socket, data: bytes, frame: Frame) -> None:
+    fds = array.array("i", [frame.fd] if frame.rights is None else [frame.fd, *frame.rights])
+    sock.sendmsg([data], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, fds)])
+
+
+def hold_rights(buffers: Buffers | None) -> None:
+    """What was sent has come back, and is held here again until it is sent elsewhere."""
+    if buffers is not None:
+        for rights in (buffers.rights, buffers.function_rights):
+            if rights is not None:
+                rights.hold()
 
 
 class PoolEnd:
@@ -150,6 +289,8 @@ class PoolEnd:
         self._receive = results_in.recv
         self._lock = threading.Lock()  # protects _waiting and the order of sends; taken by send, flush, take_back
         self._waiting: deque[Frame] = deque()
+        # By chunk: what was sent with descriptors, in case it comes back.
+        self._lent: weakref.WeakValueDictionary[int, Buffers] = weakref.WeakValueDictionary()
         self._descriptor_follows = False
         self.closed = False
         self.bytes_out = 0
@@ -176,23 +317,28 @@ class PoolEnd:
     def send(self, frame: Frame) -> bool:
         """Send a frame, or keep it until :meth:`flush` where the link is full. False: it waits, or the link is dead."""
         with self._lock:
-            self.bytes_out += len(frame.data)
-            if self._waiting:
-                self._waiting.append(frame)
-                return False
-            try:
-                if frame.fd < 0:
-                    self._send(frame.data)
-                else:
-                    send_with_fd(self._out, frame.data, frame.fd)
-                    frame.close()
-            except BlockingIOError:
-                self._waiting.append(frame)
-                return False
-            except OSError:  # the worker is gone; its loss is reported by its keeper
+            return self._put(frame)
+
+    def _put(self, frame: Frame) -> bool:
+        self.bytes_out += len(frame.data)
+        if self._waiting:
+            self._waiting.append(frame)
+            return False
+        if frame.kept is not None:
+            self._lent[frame.chunk_id] = frame.kept
+        try:
+            if frame.fd < 0:
+                self._send(frame.data)
+            else:
+                send_with_fd(self._out, frame.data, frame)
                 frame.close()
-                return False
-            return True
+        except BlockingIOError:
+            self._waiting.append(frame)
+            return False
+        except OSError:  # the worker is gone; its loss is reported by its keeper
+            frame.close()
+            return False
+        return True
 
     def flush(self) -> None:
         """Send what waited. Called after every receive: a worker that answered has read something."""
@@ -201,11 +347,13 @@ class PoolEnd:
         with self._lock:
             while self._waiting:
                 frame = self._waiting[0]
+                if frame.kept is not None:
+                    self._lent[frame.chunk_id] = frame.kept
                 try:
                     if frame.fd < 0:
                         self._send(frame.data)
                     else:
-                        send_with_fd(self._out, frame.data, frame.fd)
+                        send_with_fd(self._out, frame.data, frame)
                 except BlockingIOError:
                     return
                 except OSError:
@@ -213,8 +361,9 @@ class PoolEnd:
                 frame.close()
                 self._waiting.popleft()
 
-    def receive(self) -> tuple[Fields, bytes, int] | None:
+    def receive(self) -> tuple[Fields, bytes, int | Rights] | None:
         """One frame (header, data, descriptor), or None at the end of file. Raises BlockingIOError if there is none."""
+        fd: int | Rights
         try:
             if self._descriptor_follows:
                 data, fd = receive_with_fd(self._in)
@@ -236,31 +385,41 @@ class PoolEnd:
     def take_back(self) -> list[int]:
         """Take back all frames that the worker has not read. Returns their chunks' ids, in order."""
         ids: list[int] = []
-        kept: list[Frame] = []  # another thread has just told the worker this; it must still be told
+        others: list[Frame] = []  # what is no task, as STOP from another thread: the worker must still get it
         with self._lock:
             while True:
                 try:
                     data, fd = receive_with_fd(self._unread, socket.MSG_DONTWAIT)
                 except OSError:
                     break
-                if data and data[0] in (STOP, SETTINGS):
-                    kept.append(Frame(data, fd, 0))
-                    continue
-                if fd >= 0:
-                    os.close(fd)
                 if not data:
                     break
+                if data[0] in NOT_TAKEN_BACK:
+                    others.append(frame_again(data, fd))
+                    continue
                 ids.append(unpack(data)[3])
+                if isinstance(fd, Rights):
+                    hold_rights(self._lent.pop(ids[-1], None))
+                    fd.close()
+                elif fd >= 0:
+                    os.close(fd)
             while self._waiting:
                 frame = self._waiting.popleft()
-                if frame.data[0] in (STOP, SETTINGS):
-                    kept.append(frame)
+                if frame.data[0] in NOT_TAKEN_BACK:
+                    others.append(frame)
                     continue
                 ids.append(frame.chunk_id)
+                hold_rights(frame.kept)
                 frame.close()
-        for frame in kept:
-            self.send(frame)
+            for frame in others:  # before the lock is free: what comes after it must come after it
+                self._put(frame)
         return ids
+
+    def give_up(self) -> None:
+        """In a forked child, where another thread of the parent may have held the lock: close the sockets."""
+        self.closed = True
+        for sock in (self._out, self._unread, self._in):
+            sock.close()
 
     def hang_up(self) -> None:
         """Have the worker see the end of file, after what it was sent."""
@@ -296,15 +455,15 @@ class WorkerEnd:
         self._send = results.send
         self._recv = tasks.recvmsg
 
-    def receive(self) -> tuple[Fields, bytes, int] | None:
+    def receive(self) -> tuple[Fields, bytes, int | Rights] | None:
         """Wait for a frame: header, data, descriptor. None: the pool is gone, or wants this worker to end."""
         try:
-            data, ancillary, _, _ = self._recv(RECEIVE_BYTES, 64)
+            data, ancillary, _, _ = self._recv(RECEIVE_BYTES, ANCILLARY_BYTES)
         except OSError:
             return None
         if not data:
             return None
-        return unpack(data), data, descriptor_in(ancillary) if ancillary else -1
+        return unpack(data), data, descriptor_in(data, ancillary) if ancillary else -1
 
     def send(self, frame: Frame) -> None:
         """Send a frame; waits while the pool is behind. Raises OSError when the pool is gone."""
@@ -325,7 +484,7 @@ class WorkerEnd:
             self._send(frame.data)
             return
         self._send(DESCRIPTOR_FOLLOWS)
-        send_with_fd(self._results, frame.data, frame.fd)
+        send_with_fd(self._results, frame.data, frame)
         frame.close()
 
     def open_replies(self) -> socket.socket:
@@ -382,13 +541,18 @@ class Replies:
             if frame.fd < 0:
                 self._socket.send(frame.data)
             else:
-                send_with_fd(self._socket, frame.data, frame.fd)
+                send_with_fd(self._socket, frame.data, frame)
         except BlockingIOError:
             return False
         except OSError:  # it is gone; its keeper says so
             pass
         frame.close()
         return True
+
+    def give_up(self) -> None:
+        """In a forked child, as :meth:`PoolEnd.give_up`."""
+        self._closed = True
+        self._socket.close()
 
     def close(self) -> None:
         """Idempotent."""

@@ -70,6 +70,13 @@ class Message:
         self.count = count
         self.n_bytes = len(data) + 16 + sum(part.nbytes for part in parts)  # 16: the connection's own header
 
+    def copy(self) -> Message:
+        """The same frame, to be sent to another worker."""
+        return self
+
+    def close(self) -> None:
+        """It holds nothing but memory."""
+
 
 def make_message(
     kind: int,
@@ -223,8 +230,9 @@ class PoolEnd:
 
     def _put(self, message: Message) -> None:
         """Write a message at once where it surely fits, else have it written. Under the lock."""
-        self._unread_bytes += message.n_bytes
-        if self._n_in_outbox or self._unread_bytes > SURE_BYTES:
+        if message.data[0] != frames.BROADCAST:  # which no answer will tell to have been read
+            self._unread_bytes += message.n_bytes
+        if self._n_in_outbox or self._unread_bytes > SURE_BYTES or message.data[0] == frames.BROADCAST:
             self._n_in_outbox += 1
             self._outbox.put(message)
             return
@@ -353,6 +361,7 @@ class WorkerEnd:
     """The worker's end of a link. A thread reads; each slot receives for itself; sends are under a lock."""
 
     make_frame = staticmethod(make_message)
+    carries_descriptors = False
 
     def __init__(self, number: int, at_end: Callable[[], object]) -> None:
         self._connection = Connection(number)
@@ -392,7 +401,7 @@ class WorkerEnd:
         with contextlib.suppress(queue.Empty):
             while True:
                 received = self._frames.get_nowait()
-                if received[0][0] in (frames.STOP, frames.SETTINGS):
+                if received[0][0] in frames.NOT_TAKEN_BACK:
                     kept.append(received)
                 else:
                     ids.append(received[0][3])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import pickle
 
 from fullcourt._transport.codec import PROTOCOL, Codec, type_name
@@ -21,6 +22,9 @@ __all__ = [
 ARGUMENTS_UNREADABLE = "fullcourt: the arguments could not be loaded in the worker"
 FUNCTION_UNREADABLE = "fullcourt: the function could not be loaded in the worker"
 RESULT_UNREADABLE = "fullcourt: the task ran, but its result could not be read back in this process"
+
+# The folders of those who call the user's function.
+OURS = tuple(os.path.join("fullcourt", folder, "") for folder in ("_engines", "process"))
 
 
 def dump_exception(error: BaseException, text: str, codec: Codec) -> bytes:
@@ -95,11 +99,7 @@ def format_remote(error: BaseException) -> str:
     import traceback
 
     tb = error.__traceback__
-    while (
-        tb is not None
-        and "fullcourt" in tb.tb_frame.f_code.co_filename
-        and "_engines" in tb.tb_frame.f_code.co_filename
-    ):
+    while tb is not None and any(ours in tb.tb_frame.f_code.co_filename for ours in OURS):
         tb = tb.tb_next
     out = io.StringIO()
     traceback.print_exception(type(error), error, tb, file=out)

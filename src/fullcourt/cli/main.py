@@ -149,6 +149,30 @@ def _add_map(parser: argparse.ArgumentParser) -> None:
     add("--threads", type=_positive, metavar="N", help="threads: of this process, or of each worker with --processes")
     add("--start-method", choices=("fork", "forkserver", "spawn"), help="how workers start; the default is Python's")
     add("--chunksize", type=_positive, metavar="N", help="items a message; the default is found from measured times")
+    add(
+        "--timeout",
+        type=_time_limit,
+        metavar="S|Nx",
+        help="seconds that an item may take, or 3x: three times the running median; then it is stopped, and has failed",
+    )
+    add("--retries", type=_count, default=0, metavar="N", help="try an item that failed so many times more")
+    add(
+        "--backoff",
+        type=_backoff,
+        default=0.0,
+        metavar="S",
+        help="wait so many seconds before the first retry, twice as long before each further one",
+    )
+    add("--halt", type=_positive, metavar="N", help="stop at once when N items have failed")
+    again = parser.add_mutually_exclusive_group()
+    again.add_argument(
+        "--resume", action="store_true", help="go on with an earlier run: what stands in --output is not run again"
+    )
+    again.add_argument(
+        "--resume-failed",
+        action="store_true",
+        help="likewise, but run again what has failed; its old lines are dropped",
+    )
     add("--unordered", action="store_true", help="write results as they come, not in the order of the input")
     add(
         "--no-progress",
@@ -241,6 +265,26 @@ def _number(text: str, least: int) -> int:
     if number < least:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least {least}")
     return number
+
+
+def _time_limit(text: str) -> float | str:
+    try:
+        number = float(text.removesuffix("x"))
+    except ValueError:
+        number = 0.0
+    if not 0 < number < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is neither a number of seconds nor a multiple such as 3x")
+    return text if text.endswith("x") else number
+
+
+def _backoff(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = -1.0
+    if not 0 <= seconds <= 60:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds from 0 to 60")
+    return seconds
 
 
 def _seconds(text: str) -> float:

@@ -14,8 +14,18 @@ from collections import deque
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from fullcourt.cli import exits
-from fullcourt.cli.map_line import FunctionError, LineTask, error_line, error_text, find_function, shown, worker_json
+from fullcourt.cli.map_line import (
+    FunctionError,
+    ItemFailed,
+    LineTask,
+    error_line,
+    error_text,
+    find_function,
+    shown,
+    worker_json,
+)
 from fullcourt.cli.map_output import Output, OutputError, standard_streams_for_us
+from fullcourt.cli.map_resume import Finished, ResumeError, take_out_failures
 
 if TYPE_CHECKING:
     import argparse
@@ -85,10 +95,16 @@ def _map(options: argparse.Namespace, stdin: RawIOBase, stdout: BinaryIO, tally:
         raise _Refused(str(error), exits.USAGE) from None
     with contextlib.ExitStack() as stack:
         source = stack.enter_context(_open(options.input)) if options.input is not None else stdin
-        lines = _Lines(source, options.input or "stdin", skip_blank=options.json, unordered=options.unordered)
         n_lines = _n_lines(source) if options.input is not None and not options.json else None
+        finished = None
+        if options.resume or options.resume_failed:
+            finished = stack.enter_context(contextlib.closing(_finished(options)))
+            if n_lines is not None:
+                n_lines = max(0, n_lines - finished.n_lines)
+        lines = _Lines(source, options, finished)
         pool = stack.enter_context(_stopped_at_once(_pool(options)))
-        output = stack.enter_context(Output.open(options.output, stdout, source))
+        keep = None if finished is None else finished.n_bytes
+        output = stack.enter_context(Output.open(options.output, stdout, source, keep=keep))
         bar = None
         if not options.no_progress and not output.is_terminal():
             from fullcourt._progress import ProgressBar
@@ -96,23 +112,44 @@ def _map(options: argparse.Namespace, stdin: RawIOBase, stdout: BinaryIO, tally:
             bar = stack.enter_context(ProgressBar(n_lines, stream=sys.stderr, description="map"))
         with _sigterm_raises():
             _run(pool, options, lines, output, bar, tally)
+        n_left = 0 if finished is None else finished.n_left()
+    if n_left:
+        _end(f"{n_left:,} lines that {options.output} had belong to no line of this input.", exits.OK)
+
+
+def _finished(options: argparse.Namespace) -> Finished:
+    """Look at what the earlier run has written."""
+    if options.output is None:
+        raise _Refused("--resume needs --output FILE: what stands there is not run again.", exits.USAGE)
+    try:
+        if options.resume_failed:
+            take_out_failures(options.output)
+        return Finished(options.output, as_json=options.json)
+    except ResumeError as error:
+        raise _Refused(f"{error}.", exits.USAGE) from None
+    except OSError as error:
+        raise _Refused(f"cannot read {options.output}: {error.strerror}.", exits.INPUT_OUTPUT) from None
 
 
 def _run(pool: Pool, options: argparse.Namespace, lines: _Lines, output: Output, bar: Any, tally: _Tally) -> None:
     from fullcourt import Failure, errors
 
-    task: Any = LineTask(options.function, as_json=options.json, folder=os.getcwd())
+    raises = options.retries > 0
+    task: Any = LineTask(options.function, as_json=options.json, folder=os.getcwd(), raises=raises)
     if options.unordered:
         task = _Numbered(task)
     imap = pool.imap_unordered if options.unordered else pool.imap
     write, taken = output.write, lines.taken
     try:
-        for answer in imap(task, lines, options.chunksize, on_error="return"):
+        for answer in imap(task, lines, options.chunksize, on_error="return", **_wishes(options)):
             if isinstance(answer, Failure):
                 line, error = taken(answer.index), answer.exception
-                pid = getattr(error, "pid", None)
-                text = error_text(error)
-                answer = (error_line(line, options.json, text, worker_json(pid, None)), text)
+                if isinstance(error, ItemFailed):
+                    answer = error.answer
+                else:
+                    pid = getattr(error, "pid", None)
+                    text = error_text(error)
+                    answer = (error_line(line, options.json, text, worker_json(pid, None)), text)
             else:
                 if options.unordered:
                     number, answer = answer
@@ -129,11 +166,26 @@ def _run(pool: Pool, options: argparse.Namespace, lines: _Lines, output: Output,
             tally.n_done += 1
             if bar is not None:
                 bar.update(tally.n_done, tally.n_failed)
+            if options.halt is not None and tally.n_failed >= options.halt:
+                text = f"stopped, since {tally.n_failed:,} of {_items(tally)} failed; the first to: {tally.first_error}"
+                raise _Refused(text, exits.FAILED_ITEMS)
     except _Refused:
         raise
     except errors.FullcourtError as error:
         raise _Refused(f"the pool broke after {_items(tally)}: {error_text(error)}", exits.POOL) from error
     output.flush()
+
+
+def _wishes(options: argparse.Namespace) -> dict[str, Any]:
+    """The options of the map that were asked for."""
+    from fullcourt import TaskTimeout, WorkerDied
+
+    wishes: dict[str, Any] = {}
+    if options.timeout is not None:
+        wishes["timeout"] = options.timeout
+    if options.retries:
+        wishes.update(retries=options.retries, backoff=options.backoff, retry_on=(ItemFailed, WorkerDied, TaskTimeout))
+    return wishes
 
 
 class _Lines:
@@ -142,23 +194,27 @@ class _Lines:
     They are kept because a worker that dies cannot say what it was given.
     """
 
-    def __init__(self, source: RawIOBase, name: str, *, skip_blank: bool, unordered: bool) -> None:
+    def __init__(self, source: RawIOBase, options: argparse.Namespace, finished: Finished | None) -> None:
         self._source = source
-        self._name = name
-        self._skip_blank = skip_blank
+        self._name = options.input or "stdin"
+        self._skip_blank = options.json
+        self._is_finished = finished.take if finished is not None else None
         self._in_order: deque[bytes] = deque()
         self._by_number: dict[int, bytes] = {}
-        self._unordered = unordered
+        self._unordered = options.unordered
         # For the pool an attribute is not worth a call.
-        self.taken = self._by_number.pop if unordered else self._next
+        self.taken = self._by_number.pop if options.unordered else self._next
 
     def __iter__(self) -> Iterator[Any]:
         source, skip_blank, keep, number = self._source, self._skip_blank, self._in_order.append, 0
+        is_finished = self._is_finished
         try:
             for line in _split(source):
                 if line.endswith(b"\r"):
                     line = line[:-1]
                 if skip_blank and not line.strip():
+                    continue
+                if is_finished is not None and is_finished(line):
                     continue
                 if self._unordered:
                     self._by_number[number] = line

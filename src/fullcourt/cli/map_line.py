@@ -18,11 +18,29 @@ from typing import TYPE_CHECKING, Any, NoReturn
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["FunctionError", "LineTask", "error_line", "error_text", "find_function", "shown"]
+__all__ = [
+    "FunctionError",
+    "ItemFailed",
+    "LineTask",
+    "decode_item",
+    "error_line",
+    "error_text",
+    "find_function",
+    "shown",
+    "worker_json",
+]
 
 
 class FunctionError(Exception):
     """There is no such module or function; the text is one line for the user."""
+
+
+class ItemFailed(Exception):
+    """An item failed, and may be tried again: the line of output that tells of it, and the error in it."""
+
+    def __init__(self, line: bytes, error: str) -> None:
+        super().__init__(line, error)
+        self.answer = line, error
 
 
 class LineTask:
@@ -35,10 +53,11 @@ class LineTask:
         spec: `MODULE:FUNCTION`, the function with dots where it lies deeper.
         as_json: Whether each line is JSON, and its value the argument.
         folder: Put in front of `sys.path` before the import.
+        raises: Raise `ItemFailed` where the function raised, so that the pool tries the item again.
     """
 
-    def __init__(self, spec: str, *, as_json: bool, folder: str) -> None:
-        self._state = (spec, as_json, folder)
+    def __init__(self, spec: str, *, as_json: bool, folder: str, raises: bool = False) -> None:
+        self._state = (spec, as_json, folder, raises)
         self._fn: Callable[[Any], object] | None = None
         self._thread = threading.local()
 
@@ -50,7 +69,7 @@ class LineTask:
 
         Two shapes, because the first one is the rule, and a bare `bytes` is cheaper to send than anything around it.
         """
-        spec, as_json, folder = self._state
+        spec, as_json, folder, raises = self._state
         fn = self._fn
         if fn is None:
             fn = self._fn = find_function(spec, folder)
@@ -74,9 +93,12 @@ class LineTask:
         started = time.perf_counter()
         try:
             result = fn(item)
-        except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever it raises is the item's outcome
+        except (Exception, SystemExit) as error:
             seconds = time.perf_counter() - started
-            return _failed(shown_input, error_text(error), seconds, worker, encoded=True)
+            answer = _failed(shown_input, error_text(error), seconds, worker, encoded=True)
+            if raises:
+                raise ItemFailed(*answer) from error
+            return answer
         seconds = time.perf_counter() - started
         try:
             encoded = _encode(result)
@@ -128,6 +150,12 @@ def find_function(spec: str, folder: str) -> Callable[[Any], object]:
     return found  # type: ignore[no-any-return]
 
 
+def decode_item(line: bytes, *, as_json: bool) -> object:
+    """What the function gets for a line. Raises ValueError or RecursionError: it is not UTF-8, or not JSON."""
+    text = line.decode("utf-8")
+    return _decode(text) if as_json else text
+
+
 def error_line(line: bytes, as_json: bool, error: str, worker: str) -> bytes:
     """Return the line of output for an item whose worker could not make one itself."""
     text = shown(line)
@@ -169,8 +197,8 @@ def _failed(
     return line.encode(), error
 
 
-def _line_task(spec: str, as_json: bool, folder: str) -> LineTask:
-    return LineTask(spec, as_json=as_json, folder=folder)
+def _line_task(spec: str, as_json: bool, folder: str, raises: bool) -> LineTask:
+    return LineTask(spec, as_json=as_json, folder=folder, raises=raises)
 
 
 def _no_constant(name: str) -> NoReturn:

@@ -54,8 +54,10 @@ class Output:
         self._flusher: threading.Thread | None = None
 
     @classmethod
-    def open(cls, path: str | None, stdout: BinaryIO, source: RawIOBase) -> Output:
+    def open(cls, path: str | None, stdout: BinaryIO, source: RawIOBase, *, keep: int | None = None) -> Output:
         """Open the file, or take stdout; refuse the file that is being read.
+
+        `keep`: go on behind so many bytes of what the file has.
 
         Raises:
             OutputError: It cannot be opened for writing.
@@ -69,7 +71,10 @@ class Output:
                 and os.path.isfile(path)
             ):
                 raise OSError(22, "it is the input")
-            return cls(open(path, "wb"), path, owned=True)
+            file = open(path, "wb" if keep is None else "ab")  # noqa: SIM115 - closed by `__exit__`
+            if keep is not None:
+                file.truncate(keep)
+            return cls(file, path, owned=True)
         except OSError as error:
             raise OutputError(path, error) from None
 

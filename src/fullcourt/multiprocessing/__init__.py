@@ -1,9 +1,9 @@
 """``multiprocessing`` with fullcourt's pools: change the import line of a program, and nothing else.
 
-``Pool``, ``ThreadPool``, and the pools of contexts and managers are fullcourt's; every other name (``Process``,
-``Queue``, ``Lock``, ``shared_memory`` ...) is the standard library's own. The pools' signatures, exceptions and
-meanings are those of the running Python's; the differences, all for safety's sake, stand in ``docs/differences.md``;
-above all: a worker that dies costs the tasks that it had started, and the pool goes on.
+The pools, ``Process``, the queues, ``Pipe`` and the locks are fullcourt's, here and in contexts; every other name
+(``Manager``, ``Value``, ``shared_memory`` ...) is the standard library's own. Signatures, exceptions and meanings are
+those of the running Python's; the differences, all for safety's sake, stand in ``docs/differences.md``; above all: a
+worker that dies costs the tasks that it had started, and the pool goes on; a queue or lock survives whoever used it.
 
 Example:
     >>> from fullcourt.multiprocessing import Pool
@@ -19,22 +19,10 @@ from importlib import import_module
 from multiprocessing import (
     Array,
     AuthenticationError,
-    Barrier,
-    BoundedSemaphore,
     BufferTooShort,
-    Condition,
-    Event,
-    JoinableQueue,
-    Lock,
-    Pipe,
-    Process,
     ProcessError,
-    Queue,
     RawArray,
     RawValue,
-    RLock,
-    Semaphore,
-    SimpleQueue,
     TimeoutError,  # noqa: A004  the standard library's name
     Value,
     active_children,
@@ -51,10 +39,29 @@ from multiprocessing import (
     set_forkserver_preload,
     set_start_method,
 )
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from fullcourt.multiprocessing._ours import (
+    Barrier,
+    BoundedSemaphore,
+    Condition,
+    Event,
+    JoinableQueue,
+    Lock,
+    Pipe,
+    Queue,
+    RLock,
+    Semaphore,
+    SimpleQueue,
+    are_there,
+)
 from fullcourt.multiprocessing.context import get_context
 from fullcourt.multiprocessing.pool import AsyncResult, Pool, ThreadPool
+
+if TYPE_CHECKING or are_there():
+    from fullcourt.multiprocessing._ours import Process
+else:
+    from multiprocessing import Process
 
 __all__ = [
     "Array",

@@ -1,10 +1,17 @@
-"""``multiprocessing.context`` with contexts whose pool is fullcourt's; all else in them is the standard library's."""
+"""``multiprocessing.context`` with contexts whose pools, processes, queues, pipes and locks are fullcourt's.
+
+Where the standard library itself asks a context (its executors, its managers, its shared values), it gets its own: it
+looks into them.
+"""
 
 from __future__ import annotations
 
 import multiprocessing.context as standard
+import sys
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
+
+from fullcourt.multiprocessing import _ours
 
 if TYPE_CHECKING:
     from fullcourt.multiprocessing.pool import Pool
@@ -36,9 +43,46 @@ class Context:
         manager.start()
         return manager
 
+    @property
+    def Process(self) -> Any:  # noqa: N802  multiprocessing's name
+        """The class of processes that are started by this context's method."""
+        base: Any = super()
+        theirs = base.Process
+        if asked_by_standard_library() or not _ours.are_there():
+            return theirs
+        return _ours.PROCESSES.get(theirs._start_method, theirs)
+
     def get_context(self, method: str | None = None) -> Any:
         """This context, or the one of another start method."""
         return self if method is None else get_context(method)
+
+
+def asked_by_standard_library() -> bool:
+    """Whether who has called our caller is the standard library."""
+    name = str(sys._getframe(2).f_globals.get("__name__"))
+    return name.startswith(("multiprocessing.", "concurrent.futures."))
+
+
+def maker(name: str) -> Callable[..., Any]:
+    """The method of that name, which makes a queue, a pipe or a lock."""
+    ours: Callable[..., Any] = getattr(_ours, name)
+
+    def make(self: Any, *args: Any, **options: Any) -> Any:
+        theirs = any(map(_ours.is_standard, (*args, *options.values())))  # a condition's lock
+        if theirs or asked_by_standard_library() or not _ours.are_there():
+            return getattr(super(Context, self), name)(*args, **options)
+        return ours(*args, **options)
+
+    make.__name__, make.__doc__ = name, ours.__doc__
+    return make
+
+
+MADE = (
+    "Barrier", "BoundedSemaphore", "Condition", "Event", "JoinableQueue", "Lock", "Pipe", "Queue", "RLock", "Semaphore",
+    "SimpleQueue",
+)  # fmt: skip
+for made in MADE:
+    setattr(Context, made, maker(made))
 
 
 def of_kind(kind: Any) -> Any:

@@ -1,0 +1,276 @@
+"""What lives as long as a worker: its state, with finalizers, and the values that were broadcast to it."""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import os
+import threading
+from collections.abc import Callable
+from typing import Any, Generic, TypeVar, cast
+
+__all__ = ["Broadcast", "WorkerState", "enter_slot", "leave_slot", "worker_state"]
+
+T = TypeVar("T")
+
+# How long a task waits for another slot of its worker to say what it has received.
+ARRIVAL_S = 1.0
+
+
+class WorkerState:
+    """A place for what is made once in a worker: models, connections, caches. From :func:`worker_state`.
+
+    Attributes can be set and read freely; :meth:`once` makes a value at its first use and registers how it ends. All
+    methods may be called from any thread.
+    """
+
+    def __init__(self) -> None:
+        self._made: dict[str, Any] = {}
+        self._finalizers: list[tuple[Callable[[Any], object], Any]] = []
+        self._lock = threading.RLock()  # protects what is above; held while a value is made, so that one is made
+        self._closed = False
+        self._owner = os.getpid()
+
+    def once(self, name: str, make: Callable[[], T], finalizer: Callable[[T], object] | None = None) -> T:
+        """The value of this name; made by ``make()`` if it is not there yet.
+
+        Args:
+            name: of the value, in this state.
+            make: called with nothing, at most once in this worker, unless it raises; other threads that ask for a
+                value meanwhile wait.
+            finalizer: called with the value when the worker ends, the last made first. A worker that is killed, or
+                dies, calls none. What it raises is logged.
+
+        Raises:
+            RuntimeError: the worker is ending.
+            Exception: what `make` raised; the next call tries again.
+        """
+        with self._lock:
+            if name in self._made:
+                return self._made[name]  # type: ignore[no-any-return]
+            if self._closed:
+                raise RuntimeError("this worker is ending: its state takes nothing new")
+            value = self._made[name] = make()
+            if finalizer is not None:
+                self._finalizers.append((finalizer, value))
+            return value
+
+    def close(self) -> None:
+        """Call the finalizers, the last registered first. Idempotent; the worker's keeper calls it."""
+        with self._lock:
+            self._closed = True
+            finalizers, self._finalizers = self._finalizers, []
+            self._made.clear()
+        if self._owner != os.getpid():
+            return  # a fork of the worker: the values are the worker's to end
+        while finalizers:
+            finalizer, value = finalizers.pop()
+            try:
+                finalizer(value)
+            except Exception:
+                logging.getLogger("fullcourt").exception("a finalizer of worker state failed")
+            finalizer = value = None  # type: ignore[assignment]
+
+    def __getattr__(self, name: str) -> Any:
+        raise AttributeError(f"this worker's state has no {name!r}: set it, or make it with once()")
+
+    def __repr__(self) -> str:
+        names = [name for name in vars(self) if not name.startswith("_")]
+        return f"<WorkerState {', '.join([*self._made, *names])}>"
+
+
+class Here(threading.local):
+    """The states of the worker and the slot that this thread is."""
+
+    worker: WorkerState | None = None
+    slot: WorkerState | None = None
+
+
+here = Here()
+# The state of this process: as a worker, or, where it is none, of its own.
+of_process: WorkerState | None = None
+guard = threading.Lock()
+
+
+def worker_state(*, per_slot: bool = False) -> WorkerState:
+    """The state of the worker in which this is called.
+
+    A worker is a process, a sub-interpreter, or for ``Pool(threads=...)`` all threads of the pool together: their tasks
+    share it. Outside of a pool it is the state of this process, whose finalizers run when the interpreter exits.
+
+    Args:
+        per_slot: the state of this one slot (thread) of the worker instead; for what is not thread-safe.
+
+    Example:
+        >>> import fullcourt, sqlite3
+        >>> def count(n):
+        ...     state = fullcourt.worker_state(per_slot=True)
+        ...     database = state.once("db", lambda: sqlite3.connect(":memory:"), sqlite3.Connection.close)
+        ...     return database.execute("select ?", (n,)).fetchone()[0]
+        >>> with fullcourt.Pool(threads=2) as pool:
+        ...     pool.map(count, range(3))
+        [0, 1, 2]
+    """
+    state = here.slot if per_slot else here.worker
+    if state is not None and state._owner == os.getpid():
+        return state
+    global of_process  # noqa: PLW0603  a process has one
+    with guard:
+        if of_process is None or of_process._owner != os.getpid():
+            of_process = WorkerState()
+            atexit.register(of_process.close)
+        if per_slot:
+            here.slot = here.slot if here.slot is not None and here.slot._owner == os.getpid() else WorkerState()
+            return here.slot
+        return of_process
+
+
+def become_worker() -> WorkerState:
+    """This process, or this interpreter, is a worker from now on. Returns its state, for the keeper to close."""
+    global of_process  # noqa: PLW0603
+    of_process = here.worker = WorkerState()
+    return of_process
+
+
+def enter_slot(worker: WorkerState, n_slots: int) -> tuple[WorkerState | None, WorkerState | None]:
+    """This thread is a slot of that worker from now on. Returns what it was before, for :func:`leave_slot`."""
+    before = here.worker, here.slot
+    here.worker = worker
+    here.slot = worker if n_slots == 1 else WorkerState()
+    return before
+
+
+def leave_slot(before: tuple[WorkerState | None, WorkerState | None]) -> None:
+    """This thread is no slot any more: its own state ends."""
+    if here.slot is not None and here.slot is not here.worker:
+        here.slot.close()
+    here.worker, here.slot = before
+
+
+# -- broadcast values --------------------------------------------------------------------------------------------------
+
+
+class Missing:
+    """Stands for a value that could not be read in the worker."""
+
+    def __init__(self, error: BaseException) -> None:
+        self.error = error
+
+
+class Kept:
+    """The values that were broadcast to this worker, by key."""
+
+    def __init__(self) -> None:
+        self._values: dict[int, Any] = {}
+        self._expected: set[int] = set()  # frames that were received and are being read
+        self._forgotten: set[int] = set()
+        self._changed = threading.Condition()
+
+    def expect(self, key: int) -> None:
+        """A value is about to be read."""
+        with self._changed:
+            self._expected.add(key)
+            self._changed.notify_all()
+
+    def put(self, key: int, value: Any) -> None:
+        with self._changed:
+            self._values[key] = value
+            self._expected.discard(key)
+            self._changed.notify_all()
+
+    def drop(self, key: int) -> None:
+        with self._changed:
+            self._values.pop(key, None)
+            self._forgotten.add(key)
+            self._changed.notify_all()
+
+    def get(self, key: int) -> Any:
+        """The value. Waits where another slot of this worker is just reading it.
+
+        What was sent before a task was received before it; but another slot may be between receiving and saying so.
+        """
+        from fullcourt._engines import worker
+
+        with self._changed:
+            if worker.n_slots_here > 1:
+                seen = self._changed.wait_for(
+                    lambda: key in self._values or key in self._expected or key in self._forgotten, ARRIVAL_S
+                )
+                if seen:
+                    self._changed.wait_for(lambda: key not in self._expected)
+            try:
+                value = self._values[key]
+            except KeyError:
+                raise LookupError(
+                    "this value was not broadcast to this worker: its pool is another one, or has forgotten it "
+                    "(close()). Broadcast it with the pool whose tasks use it."
+                ) from None
+        if isinstance(value, Missing):
+            raise value.error
+        return value
+
+
+kept = Kept()
+
+
+class Broadcast(Generic[T]):
+    """A value that every worker of a pool has, sent to each once. Made by :meth:`Pool.broadcast`.
+
+    Give it to tasks as an argument, or let them capture it; :attr:`value` is the value there. It is a copy in each
+    worker process (large buffers are shared until written to); with threads it is the object itself.
+    """
+
+    def __init__(self, key: int, value: T, forget: Callable[[int], object]) -> None:
+        self._key = key
+        self._value: T | None = value
+        self._forget: Callable[[int], object] | None = forget
+
+    @property
+    def value(self) -> T:
+        """The value.
+
+        Raises:
+            LookupError: this is no worker of the pool that broadcast it, or it was closed.
+        """
+        if self._forget is None:
+            raise LookupError("this broadcast value was closed")
+        return cast("T", self._value)
+
+    def close(self) -> None:
+        """Have the pool and its workers forget it. Idempotent; otherwise they keep it as long as they live."""
+        forget, self._forget = self._forget, None
+        if forget is not None:
+            self._value = None
+            forget(self._key)
+
+    def __enter__(self) -> Broadcast[T]:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return arrive, (self._key,)
+
+    def __repr__(self) -> str:
+        return f"<Broadcast {self._key}>"
+
+
+def nothing(_key: int) -> None:
+    """A worker cannot have the pool forget a value."""
+
+
+class Arrived(Broadcast[Any]):
+    """A broadcast value's handle, in a worker."""
+
+    def __init__(self, key: int) -> None:
+        super().__init__(key, None, nothing)
+
+    @property
+    def value(self) -> Any:
+        """The value."""
+        return kept.get(self._key)
+
+
+def arrive(key: int) -> Arrived:
+    return Arrived(key)

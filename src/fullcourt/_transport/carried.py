@@ -1,0 +1,257 @@
+"""Descriptors inside pickles: how queues, pipes and locks travel in a frame, in a message, or to a new process.
+
+A pickle cannot hold a descriptor. Whoever pickles for a socket collects them (:func:`collecting`); the pickle then
+holds their positions, and the descriptors go beside it (``SCM_RIGHTS``). The other side offers what has arrived while
+it unpickles (:func:`arriving`). Where nobody collects, and ``multiprocessing`` is starting a process, its own way is
+taken; else the pickling fails with :class:`NotCarried`, and a pickler that can collect tries again. So that ordinary
+arguments pay nothing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import threading
+import weakref
+from collections.abc import Iterable, Iterator, Sequence
+from types import FrameType
+from typing import Any, Protocol, cast
+
+from fullcourt._transport.inheritance import Sharing
+from fullcourt.errors import PicklingError
+
+__all__ = [
+    "Carrier",
+    "Descriptor",
+    "NotCarried",
+    "Rights",
+    "arriving",
+    "collecting",
+    "drop_inherited",
+    "give",
+    "register",
+    "take",
+]
+
+# SCM_MAX_FD, unix(7): so many descriptors fit in one message.
+MAX_DESCRIPTORS = 253
+
+
+class NotCarried(PicklingError):
+    """The pickle would hold descriptors, and its way cannot carry them."""
+
+
+class Rights:
+    """Descriptors that go with a pickle, or have come with one; closed with this object.
+
+    Of a pipe that tells by its hang-up that nobody may write any more, the writing end is held only until it is sent:
+    a task that is kept in case it must be sent again is no writer.
+    """
+
+    __slots__ = ("fds", "pipes")
+
+    def __init__(self, fds: Sequence[int] = ()) -> None:
+        self.fds = list(fds)
+        self.pipes: list[tuple[int, int]] = []  # positions of reading and writing ends
+
+    def hold(self) -> None:
+        """Have the writing ends open."""
+        for reading, writing in self.pipes:
+            if self.fds[writing] < 0:
+                self.fds[writing] = os.open(f"/proc/self/fd/{self.fds[reading]}", os.O_WRONLY | os.O_CLOEXEC)
+
+    def to_send(self) -> tuple[list[int], list[int]]:
+        """All descriptors, to be sent; and the writing ends among them, to be closed when that is done."""
+        self.hold()
+        fds = list(self.fds)
+        mine: list[int] = []
+        for _, writing in self.pipes:
+            mine.append(self.fds[writing])
+            self.fds[writing] = -1
+        return fds, mine
+
+    def let_go(self) -> None:
+        """Have no writing end open, until they are held again."""
+        for _, writing in self.pipes:
+            if self.fds[writing] >= 0:
+                os.close(self.fds[writing])
+                self.fds[writing] = -1
+
+    def close(self) -> None:
+        """Close them. Idempotent."""
+        fds, self.fds = self.fds, []
+        for fd in fds:
+            if fd >= 0:
+                os.close(fd)
+
+    def __del__(self) -> None:
+        with contextlib.suppress(Exception):
+            self.close()
+
+
+class Local(threading.local):
+    """What this thread is pickling into or from."""
+
+    outbox: Rights | None = None
+    inbox: Sequence[int] | None = None
+
+
+local = Local()
+
+
+@contextlib.contextmanager
+def collecting() -> Iterator[Rights]:
+    """Within this, pickling may meet objects with descriptors: duplicates are collected in the yielded object."""
+    before, local.outbox = local.outbox, Rights()
+    try:
+        yield local.outbox
+    except BaseException:
+        local.outbox.close()
+        raise
+    finally:
+        local.outbox = before
+
+
+@contextlib.contextmanager
+def arriving(fds: Sequence[int]) -> Iterator[None]:
+    """Within this, unpickling finds these descriptors. They stay the caller's to close."""
+    before, local.inbox = local.inbox, fds
+    try:
+        yield
+    finally:
+        local.inbox = before
+
+
+def give(fds: Sequence[int], what: str, pipe: tuple[int, int] | None = None) -> tuple[Any, ...]:
+    """What an object's pickle holds in place of its descriptors, which stay the caller's.
+
+    Args:
+        fds: the descriptors.
+        what: the object's name, for messages.
+        pipe: the positions of a pipe's reading and writing end among them, where that is a life line.
+
+    Raises:
+        NotCarried: this pickle's way cannot carry descriptors.
+    """
+    outbox = local.outbox
+    if outbox is not None:
+        start = len(outbox.fds)
+        if start + len(fds) > MAX_DESCRIPTORS - 1:  # one may be needed for a block
+            raise PicklingError(
+                f"more than {MAX_DESCRIPTORS - 1} descriptors in one message: the kernel takes no more. A queue has 7 "
+                f"of them, a lock 2, the end of a pipe 1. Send fewer queues, pipes and locks at once."
+            )
+        outbox.fds.extend(map(os.dup, fds))
+        if pipe is not None:
+            outbox.pipes.append((start + pipe[0], start + pipe[1]))
+        return (start, len(fds))
+    context = sys.modules.get("multiprocessing.context")
+    popen = None if context is None else context.get_spawning_popen()
+    if context is not None and not isinstance(popen, Sharing) and (popen is not None or called_by_multiprocessing()):
+        from multiprocessing import reduction
+
+        return ("mp", *map(reduction.DupFd, fds))
+    raise NotCarried(
+        f"{what} cannot be pickled here: it consists of file descriptors, which travel only to a process that is being "
+        f"started, as a task's or an initializer's argument, or through a fullcourt queue or pipe. Pass it in one of "
+        f"these ways."
+    )
+
+
+def called_by_multiprocessing() -> bool:
+    """Whether the pickle in progress is one of ``multiprocessing``'s own, sent through its pipes and queues."""
+    frame: FrameType | None = sys._getframe(2)
+    while frame is not None:
+        if frame.f_globals.get("__name__") == "multiprocessing.reduction":
+            return True
+        frame = frame.f_back
+    return False
+
+
+def take(token: tuple[Any, ...]) -> list[int]:
+    """The descriptors for what :func:`give` returned; they are the caller's from now on."""
+    if token[0] == "mp":
+        return [handle.detach() for handle in token[1:]]
+    start, count = token
+    inbox = local.inbox
+    if inbox is None or start + count > len(inbox):
+        raise PicklingError("the descriptors of a queue, pipe or lock did not come along with its pickle")
+    return [os.dup(fd) for fd in inbox[start : start + count]]
+
+
+class Descriptor:
+    """Stands in a pickle for a descriptor of ``multiprocessing``'s, of a connection or a shared value."""
+
+    def __init__(self, token: tuple[Any, ...]) -> None:
+        self._token = token
+
+    @classmethod
+    def give(cls, fd: int) -> Descriptor:
+        """As :func:`give`."""
+        return cls(give([fd], "what multiprocessing shares"))
+
+    def detach(self) -> int:
+        """While it is unpickled: the descriptor, for the caller to close."""
+        return take(self._token)[0]
+
+
+# -- forks -------------------------------------------------------------------------------------------------------------
+
+
+class Carrier(Protocol):
+    """An object with descriptors that wants to hear of forks."""
+
+    def _forking(self) -> None: ...
+    def _forked(self) -> None: ...
+    def _dropped(self) -> None: ...
+
+
+alive: weakref.WeakSet[Carrier] = weakref.WeakSet()
+hooked = False
+
+
+def register(carrier: Carrier) -> None:
+    """Have an object hear of every ``os.fork`` of this process, for as long as it lives."""
+    global hooked  # noqa: PLW0603  the hooks stay for good: so once a process
+    alive.add(carrier)
+    if not hooked and hasattr(os, "register_at_fork"):
+        hooked = True
+        os.register_at_fork(before=before_fork, after_in_child=after_fork)
+
+
+def before_fork() -> None:
+    for carrier in list(alive):
+        carrier._forking()
+
+
+def after_fork() -> None:
+    global local  # noqa: PLW0603
+    local = Local()
+    for carrier in list(alive):
+        carrier._forked()
+
+
+def drop_inherited(kept: object = ()) -> None:
+    """In a process that was forked for a purpose of ours: count no longer as a user of what was inherited by chance.
+
+    Args:
+        kept: what is excepted, in lists, tuples and dictionaries of any depth.
+    """
+    keep = set(carriers_in(kept))
+    for carrier in list(alive):
+        if id(carrier) not in keep:
+            carrier._dropped()
+
+
+def carriers_in(obj: object) -> Iterator[int]:
+    if hasattr(obj, "_dropped"):
+        yield id(obj)
+        return
+    values: Iterable[object] = ()
+    if isinstance(obj, dict):
+        values = cast("dict[object, object]", obj).values()
+    elif isinstance(obj, (list, tuple, set, frozenset)):
+        values = cast("Iterable[object]", obj)
+    for value in values:
+        yield from carriers_in(value)

@@ -1,0 +1,183 @@
+"""Taking items out: from the socket, and where that is empty, from the log."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import queue
+from pickle import loads
+from time import monotonic
+from typing import Any
+
+from fullcourt._transport.carried import Rights
+from fullcourt.channels._line import CAME, DRAIN_WANTED, IN, LEFT, LIFE, LISTENED, SHUT
+from fullcourt.channels._listeners import Listener, enter_list
+from fullcourt.channels._log import IN_LOG
+from fullcourt.channels._messages import ANCILLARY_BYTES, PLAIN, RECEIVE_BYTES, arrived, read, receive
+from fullcourt.channels._monitor import WANTED, readable
+from fullcourt.channels._putting import Putting, ShutDown
+
+__all__ = ["Channel", "ShutDown"]
+
+
+class Channel(Putting):
+    """A queue's handle: what all kinds of queues are made of."""
+
+    _counts_taken = False  # whether items that were taken are counted until they are done
+
+    def get(self, block: bool = True, timeout: float | None = None) -> Any:
+        """Take an item.
+
+        Args:
+            block: whether to wait for one.
+            timeout: for at most how many seconds; None: for ever.
+
+        Raises:
+            queue.Empty: there was none.
+            EOFError: there is none, and nobody is left who might put one (a process that holds the queue might,
+                unless it has closed it or only iterates).
+            ShutDown: the queue was shut down, and is empty.
+            ValueError: it is closed here.
+        """
+        if self._closed:
+            self._check_open()
+        words = self._words
+        if not self._counts_taken:
+            if words[IN_LOG]:
+                with self._monitor:
+                    in_order = self._take_in_order()
+                if in_order is not None:
+                    self._monitor.ring()
+                    return read(*in_order)
+            try:
+                data, ancillary, _, _ = self._recvmsg(RECEIVE_BYTES, ANCILLARY_BYTES)
+            except BlockingIOError:
+                pass
+            else:
+                if words[WANTED]:
+                    self._monitor.ring()
+                if data[0] == PLAIN:
+                    return loads(data)
+                return read(data, arrived(ancillary) if ancillary else None)
+        with self._use:
+            return read(*self._take(block, timeout, tried=not self._counts_taken))
+
+    def _take(self, block: bool, timeout: float | None, *, tried: bool = False) -> tuple[bytes, Rights | None]:
+        """Take a message. Raises Empty, ShutDown or EOFError. ``tried``: that was just tried in vain."""
+        until = None if timeout is None else monotonic() + max(0.0, timeout)
+        at_end = False
+        listener, made = self._listen()
+        try:
+            while True:
+                shut = self._words[SHUT]
+                if made or at_end or shut or not tried:
+                    found = self._try_to_take()
+                    if found is not None:
+                        return found
+                made = tried = False
+                at_end = listener.wait(self._words, self._time_left(shut, at_end, block, until))
+        finally:
+            self._listeners.append(listener)
+
+    async def _take_async(self, timeout: float | None) -> tuple[bytes, Rights | None]:
+        """As :meth:`_take`, in an event loop."""
+        until = None if timeout is None else monotonic() + max(0.0, timeout)
+        at_end = False
+        listener, _ = self._listen()
+        try:
+            while True:
+                shut = self._words[SHUT]
+                found = self._try_to_take()
+                if found is not None:
+                    return found
+                await readable(listener.fileno(), self._time_left(shut, at_end, True, until))
+                at_end = listener.wait(self._words, 0)
+        finally:
+            self._listeners.append(listener)
+
+    def _listen(self) -> tuple[Listener, bool]:
+        """A listener, and whether it is new: of an old one no news since its last use are lost."""
+        try:
+            return self._listeners.pop(), False
+        except IndexError:
+            pass
+        self._words[LISTENED] = 1
+        with self._monitor:
+            is_known = enter_list(self._words)
+        listener = Listener(self._fds[IN], self._fds[LIFE], self._fds[CAME], is_known)
+        os.eventfd_write(self._fds[CAME], 1)
+        return listener, True
+
+    def _time_left(self, shut: int, at_end: bool, block: bool, until: float | None) -> float | None:
+        """For how long to wait for an item where there is none; raises what is to be said if not at all."""
+        if shut:
+            raise ShutDown
+        if at_end:
+            raise EOFError("the queue is empty, and all who might put something into it have closed it or ended")
+        left = None if until is None else until - monotonic()
+        if not block or (left is not None and left <= 0):
+            raise queue.Empty
+        return left
+
+    def _try_to_take(self) -> tuple[bytes, Rights | None] | None:
+        """Take a message if there is one."""
+        if not self._counts_taken and not self._log.n_waiting:
+            try:
+                found = receive(self._in)
+            except BlockingIOError:
+                return None
+        else:
+            with self._monitor:
+                in_order = self._take_in_order()
+                if in_order is None:
+                    return None
+                found = in_order
+                self._note_taken()
+        self._monitor.ring()
+        return found
+
+    def _take_in_order(self) -> tuple[bytes, Rights | None] | None:
+        """Take a message from the socket or else from the log. With the lock held."""
+        try:
+            return receive(self._in)
+        except BlockingIOError:
+            items = self._log.take()
+            if self._words[DRAIN_WANTED] and not self._log.n_waiting:
+                self._words[DRAIN_WANTED] = 0
+                os.eventfd_write(self._fds[LEFT], 1)
+            return (items[0], None) if items else None
+
+    def _note_taken(self) -> None:
+        """An item was taken. With the lock held."""
+
+    def _get_more(self, found: list[Any], n: int) -> None:
+        """Take what is there, until there are ``n``."""
+        while len(found) < n:
+            if self._log.n_waiting:
+                with self._monitor:
+                    first = self._take_in_order()
+                    messages = [] if first is None else [first]
+                    if messages and messages[0][1] is None and len(found) + 1 < n and not self._bytes_inside():
+                        messages += [(data, None) for data in self._log.take(n - len(found) - 1)]
+                    for _ in messages:
+                        self._note_taken()
+                self._monitor.ring()
+                found += [read(*message) for message in messages]
+            else:
+                message = self._try_to_take()
+                if message is None:
+                    return
+                found.append(read(*message))
+
+    # -- shutting down ---------------------------------------------------------------------------------------------
+
+    def _shut_down(self, immediate: bool) -> None:
+        with self._monitor:
+            self._words[SHUT] = 1
+            if immediate:
+                self._log.clear()
+                with contextlib.suppress(BlockingIOError):
+                    while True:
+                        receive(self._in)
+            os.eventfd_write(self._fds[CAME], 1)
+            self._monitor.ring()

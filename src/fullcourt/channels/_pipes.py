@@ -1,0 +1,286 @@
+"""Pipes: two ends of a ``SOCK_SEQPACKET`` socket pair, with ``multiprocessing.connection.Connection``'s interface."""
+
+from __future__ import annotations
+
+import pickle
+import select
+import socket
+from collections.abc import Iterator
+from time import monotonic
+from types import TracebackType
+from typing import Any, Self
+
+from fullcourt._os.sockets import View
+from fullcourt._transport.carried import Rights
+from fullcourt.channels._handle import Handle, check_supported
+from fullcourt.channels._messages import BLOCK, MAX_INLINE, PLAIN, Message, bytes_message, encode, read, receive
+from fullcourt.channels._monitor import readable
+
+__all__ = ["Connection", "Pipe"]
+
+RAW = 3  # the first byte of a message of bytes, which may be none: an empty message would look like the end of file
+RAW_HEAD = bytes([RAW])
+
+
+def Pipe(duplex: bool = True) -> tuple[Connection, Connection]:  # noqa: N802  the standard library's name
+    """Make a pipe, as ``multiprocessing.Pipe``.
+
+    Args:
+        duplex: whether both ends send and receive; else the first only receives and the second only sends.
+
+    Returns:
+        Its two ends.
+
+    Raises:
+        NotSupported: this is not Linux.
+
+    Example:
+        >>> here, there = Pipe()
+        >>> here.send("ping")
+        >>> there.recv()
+        'ping'
+        >>> here.close(), there.close()
+        (None, None)
+    """
+    check_supported("Pipe")
+    one, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    if not duplex:
+        one.shutdown(socket.SHUT_WR)
+        other.shutdown(socket.SHUT_RD)
+    return Connection(one.detach(), writable=duplex), Connection(other.detach(), readable=duplex)
+
+
+class Connection(Handle):
+    """One end of a pipe, as ``multiprocessing.connection.Connection``. Made by :func:`Pipe`.
+
+    Several threads and processes may send and receive at once: each message goes to one receiver, whole. A process
+    killed at any instruction costs at most the message that it was sending or had received. What cannot be sent in one
+    piece, and large buffers (NumPy, Arrow), go as memory blocks: copied once, by the sender. Queues, pipes and locks
+    can be sent. ``multiprocessing.connection.wait`` takes it.
+
+    Iterating over it receives until the other end is closed everywhere.
+    """
+
+    def __init__(self, handle: int, readable: bool = True, writable: bool = True) -> None:
+        self._readable = readable
+        self._writable = writable
+        self._own([handle])
+        self._socket: socket.socket | None = View(socket.AF_UNIX, socket.SOCK_SEQPACKET, 0, fileno=handle)
+
+    def _state(self) -> tuple[Any, ...]:
+        return (self._readable, self._writable)
+
+    def _to_give(self) -> list[int]:
+        self._open_socket()
+        return self._fds
+
+    @classmethod
+    def _restore(cls, state: tuple[Any, ...], fds: list[int]) -> Self:
+        return cls(fds[0], *state)
+
+    # -- its state -------------------------------------------------------------------------------------------------
+
+    @property
+    def closed(self) -> bool:
+        """Whether it is closed here."""
+        return self._socket is None
+
+    @property
+    def readable(self) -> bool:
+        """Whether it can receive."""
+        return self._readable
+
+    @property
+    def writable(self) -> bool:
+        """Whether it can send."""
+        return self._writable
+
+    def fileno(self) -> int:
+        """Its descriptor. Raises OSError if it is closed."""
+        return self._open_socket().fileno()
+
+    def close(self) -> None:
+        """Close it here. Idempotent."""
+        self._close_all()
+
+    def _close_all(self) -> None:
+        sock, self._socket = self._socket, None
+        if sock is not None:
+            sock.detach()
+        super()._close_all()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _open_socket(self) -> socket.socket:
+        if self._socket is None:
+            raise OSError("handle is closed")
+        return self._socket
+
+    def _to_read(self) -> socket.socket:
+        sock = self._open_socket()
+        if not self._readable:
+            raise OSError("connection is write-only")
+        return sock
+
+    def _to_write(self) -> socket.socket:
+        sock = self._open_socket()
+        if not self._writable:
+            raise OSError("connection is read-only")
+        return sock
+
+    # -- sending ---------------------------------------------------------------------------------------------------
+
+    def send(self, obj: object) -> None:
+        """Send an object; waits while the other end is far behind.
+
+        Raises:
+            BrokenPipeError: the other end is closed everywhere.
+            PicklingError: it cannot be pickled; the message names the attribute in the way.
+        """
+        sock = self._to_write()
+        send_message(sock, encode(obj, self._blocks))
+
+    def send_bytes(self, buf: Any, offset: int = 0, size: int | None = None) -> None:
+        """Send bytes as one message: ``size`` of them from ``offset`` on, by default all.
+
+        Raises:
+            ValueError: ``offset`` or ``size`` is outside of the buffer.
+        """
+        sock = self._to_write()
+        view = memoryview(buf)
+        if view.itemsize > 1 or view.ndim > 1:
+            view = view.cast("B")
+        n = view.nbytes
+        if offset < 0:
+            raise ValueError("offset is negative")
+        if n < offset:
+            raise ValueError("buffer length < offset")
+        if size is None:
+            size = n - offset
+        elif size < 0:
+            raise ValueError("size is negative")
+        elif offset + size > n:
+            raise ValueError("buffer length < offset + size")
+        part = view[offset : offset + size]
+        send_message(sock, RAW_HEAD + part if size < MAX_INLINE else bytes_message(part, self._blocks))
+
+    async def asend(self, obj: object) -> None:
+        """As :meth:`send`, for a coroutine."""
+        import asyncio
+
+        sock = self._to_write()
+        message = encode(obj, self._blocks)
+        room = select.poll()
+        room.register(sock, select.POLLOUT)
+        while not room.poll(0):
+            loop, ready = asyncio.get_running_loop(), asyncio.Event()
+            loop.add_writer(sock.fileno(), ready.set)
+            try:
+                await ready.wait()
+            finally:
+                loop.remove_writer(sock.fileno())
+        send_message(sock, message)
+
+    # -- receiving -------------------------------------------------------------------------------------------------
+
+    def _receive(self) -> tuple[bytes, Rights | None]:
+        sock = self._to_read()
+        try:
+            found = receive(sock)
+        except ConnectionResetError:  # the other end was closed with our messages unread; its own may still be here
+            found = receive(sock)
+        if not found[0]:
+            raise EOFError
+        return found
+
+    def recv(self) -> Any:
+        """Receive an object; waits for one. Raises EOFError when the other end is closed everywhere."""
+        data, rights = self._receive()
+        if data[0] == RAW:
+            return pickle.loads(memoryview(data)[1:])
+        content = read(data, rights)
+        return pickle.loads(content) if data[0] not in (PLAIN, BLOCK) else content
+
+    async def arecv(self) -> Any:
+        """As :meth:`recv`, for a coroutine. Others must not receive from this end meanwhile."""
+        while not self.poll():
+            await readable(self.fileno(), None)
+        return self.recv()
+
+    def __iter__(self) -> Iterator[Any]:
+        while True:
+            try:
+                item = self.recv()
+            except EOFError:
+                return
+            yield item
+
+    def _receive_bytes(self) -> bytes | memoryview:
+        data, rights = self._receive()
+        if data[0] == PLAIN:
+            return data
+        if data[0] == RAW:
+            return memoryview(data)[1:]
+        content = read(data, rights)
+        return pickle.dumps(content, 5) if data[0] == BLOCK else content
+
+    def recv_bytes(self, maxlength: int | None = None) -> bytes:
+        """Receive a message as bytes.
+
+        Raises:
+            OSError: it is longer than ``maxlength``; it is lost, and this end is closed.
+            EOFError: the other end is closed everywhere.
+        """
+        if maxlength is not None and maxlength < 0:
+            raise ValueError("negative maxlength")
+        content = self._receive_bytes()
+        if maxlength is not None and len(content) > maxlength:
+            self.close()
+            raise OSError(f"bad message length: {len(content)} bytes, and maxlength is {maxlength}")
+        return bytes(content)
+
+    def recv_bytes_into(self, buf: Any, offset: int = 0) -> int:
+        """Receive a message of bytes into a writable buffer, from ``offset`` bytes on. Returns its length.
+
+        Raises:
+            multiprocessing.BufferTooShort: it does not fit; the exception's argument is the message.
+        """
+        view = memoryview(buf)
+        view = view.cast("B")
+        if offset < 0:
+            raise ValueError("negative offset")
+        if offset > len(view):
+            raise ValueError("offset too large")
+        content = self._receive_bytes()
+        if len(view) < offset + len(content):
+            from multiprocessing import BufferTooShort
+
+            raise BufferTooShort(bytes(content))
+        view[offset : offset + len(content)] = content
+        return len(content)
+
+    def poll(self, timeout: float | None = 0.0) -> bool:
+        """Whether :meth:`recv` would return at once, or come to the end; waits for that so many seconds."""
+        sock = self._to_read()
+        ready = select.poll()
+        ready.register(sock, select.POLLIN)
+        if timeout is None:
+            return bool(ready.poll())
+        until = monotonic() + timeout
+        return bool(ready.poll(max(0.0, 1000 * (until - monotonic()))))
+
+    def __repr__(self) -> str:
+        return f"<fullcourt.Connection: {'closed' if self._socket is None else f'descriptor {self._fds[0]}'}>"
+
+
+def send_message(sock: socket.socket, message: bytes | Message) -> None:
+    if isinstance(message, Message):
+        message.send(sock)
+    else:
+        sock.send(message)

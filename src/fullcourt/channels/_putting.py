@@ -1,0 +1,217 @@
+"""Putting items in: into the socket, and where that has no room, into the log."""
+
+from __future__ import annotations
+
+import os
+import queue
+import select
+import sys
+from collections.abc import Iterable, Sequence
+from pickle import dumps
+from typing import Any
+
+from fullcourt.channels._line import CAME, DRAIN_WANTED, LEFT, LISTENED, SHUT, Line, pad
+from fullcourt.channels._messages import Message, encode, in_one_piece
+from fullcourt.channels._monitor import Waiter
+
+__all__ = ["Putting", "ShutDown"]
+
+if sys.version_info >= (3, 13):
+    from queue import ShutDown
+else:
+
+    class ShutDown(Exception):
+        """The queue was shut down: nothing more can be put, or nothing is left to be taken. ``queue.ShutDown``."""
+
+
+# How long a put waits for the readers of a full socket before it uses the log; and how often, while they read. Also
+# how long a producer that is so many items ahead in the log waits for them: then the socket, which costs a third,
+# can be used again. If that was in vain, it waits again when it is twice as far ahead.
+PATIENCE_MS = 80
+PATIENCE = 4
+FAR_AHEAD = 500
+
+# Longer pickles than this need more than the least length of a message.
+LONGEST_SHORT = 513
+
+
+def refuse(_: object) -> None:
+    """A buffer callback that ends the pickling."""
+    raise BufferError
+
+
+class Putting(Line):
+    """A queue's handle, as far as one can put."""
+
+    def put(self, obj: Any, block: bool = True, timeout: float | None = None) -> None:
+        """Put an item in.
+
+        Args:
+            obj: the item; it is pickled at once.
+            block: whether to wait for room.
+            timeout: for at most how many seconds; None: for ever.
+
+        Raises:
+            queue.Full: there was no room.
+            ShutDown: the queue was shut down.
+            ValueError: it is closed here.
+            PicklingError: the item cannot be pickled; the message names the attribute in the way.
+        """
+        message: bytes | Message
+        if self._direct and not self._words[SHUT]:  # the usual case, in one piece: it is half of what an item costs
+            message = b""
+            try:
+                message = dumps(obj, 5, buffer_callback=refuse)
+                plain = (
+                    len(message) <= LONGEST_SHORT and b"__main__" not in message and b"multiprocessing" not in message
+                )
+            except Exception:  # noqa: BLE001  it has buffers, descriptors, or what only cloudpickle can pickle
+                plain = False
+            if not plain:
+                message = encode(obj, self._blocks)
+            if type(message) is bytes:
+                try:
+                    self._send(message.ljust(513, b"\0") if len(message) <= LONGEST_SHORT else pad(message))
+                except BlockingIOError:
+                    pass
+                else:
+                    self._has_put = True
+                    return
+            self._put_slowly(obj, message, block, timeout)
+            return
+        if self._closed:
+            self._check_open()
+        message = encode(obj, self._blocks)
+        if self._mark and type(message) is bytes and not self._maxsize and not self._words[SHUT]:
+            with self._monitor:
+                ahead = self._mark - self._log.n_taken
+                if ahead > 0:
+                    self._add_to_log((message,))
+            if ahead > FAR_AHEAD and ahead > self._far_ahead and block:
+                self._wait_for_drain()
+            if ahead > 0:
+                return
+        self._put_slowly(obj, message, block, timeout)
+
+    def _put_slowly(self, obj: object, message: bytes | Message, block: bool, timeout: float | None) -> None:
+        with self._use:
+            self._check_open()
+            self._begin_to_put()
+            if not self._maxsize and not (isinstance(message, Message) and message.has_guests):
+                done = self._try_to_send(message)
+                if not done and block and self._wait_for_readers():
+                    done = self._try_to_send(message)
+                if done:
+                    return
+            done = self._monitor.wait_until(lambda: (self._try_to_put(obj, message), ()), block=block, timeout=timeout)
+        if not done:
+            raise queue.Full
+
+    def _begin_to_put(self) -> None:
+        self._check_shut()
+        self._has_put = True
+        self._hold()
+
+    def _check_shut(self) -> None:
+        if self._words[SHUT]:
+            raise ShutDown
+
+    def _try_to_send(self, message: bytes | Message) -> bool:
+        """Put a message into the socket, unless it is full or earlier items of this handle are in the log."""
+        if self._mark:
+            if self._log.n_taken < self._mark:
+                return False
+            with self._monitor:
+                if self._log.n_taken < self._mark:
+                    return False
+                self._mark = 0
+                self._stalled = False
+                self._direct = not self._maxsize
+        elif not self._maxsize:
+            self._direct = True
+        try:
+            if isinstance(message, bytes):
+                self._send(pad(message))
+            else:
+                message.send(self._out, pad(message.data))
+        except BlockingIOError:
+            return False
+        except OSError as error:
+            # ETOOMANYREFS: too many descriptors are on their way already. Bytes can go into the log.
+            if isinstance(message, bytes) or message.has_guests or error.errno != 109:
+                raise
+            return False
+        return True
+
+    def _wait_for_readers(self) -> bool:
+        """Wait a moment for the readers of a full socket, if they read. Returns whether they made room."""
+        if self._mark or self._stalled or not self._words[LISTENED]:
+            return False
+        room = select.poll()
+        room.register(self._out, select.POLLOUT)
+        before = self._bytes_inside()
+        for _ in range(PATIENCE):
+            if room.poll(PATIENCE_MS):
+                return True
+            now = self._bytes_inside()
+            if now >= before:
+                break
+            before = now
+        self._stalled = True
+        return False
+
+    def _wait_for_drain(self) -> None:
+        """Wait a moment for the readers to come to the end of the log, while they read."""
+        words, log = self._words, self._log
+        with self._use, Waiter(self._fds[LEFT]) as waiter:
+            before = log.n_taken
+            for _ in range(PATIENCE):
+                words[DRAIN_WANTED] = 1
+                if not log.n_waiting:
+                    self._far_ahead = 0
+                    return
+                waiter.wait((), PATIENCE_MS / 1000)
+                now = log.n_taken
+                if now == before:
+                    break
+                before = now
+        self._far_ahead = 2 * (self._mark - log.n_taken)
+
+    def _try_to_put(self, obj: object, message: bytes | Message) -> bool:
+        """Put an item somewhere, if there is room for it. With the lock held."""
+        self._check_shut()
+        if self._maxsize and self._count() >= self._maxsize:
+            return False
+        if self._try_to_send(message):
+            return True
+        if isinstance(message, Message):
+            if message.has_guests:
+                return False
+            message = in_one_piece(obj)
+        self._add_to_log([message])
+        return True
+
+    def _add_to_log(self, items: Sequence[bytes]) -> None:
+        self._mark = self._log.add(items)
+        self._direct = False
+        if self._words[LISTENED]:
+            os.eventfd_write(self._fds[CAME], 1)
+
+    def _put_group(self, items: list[bytes], block: bool, timeout: float | None) -> int:
+        """Put items into the log together, or as many as there is room for within the time. Returns how many."""
+        n_put = 0
+
+        def attempt() -> tuple[bool, Iterable[int]]:
+            nonlocal n_put
+            self._check_shut()
+            room = self._maxsize - self._count() if self._maxsize else len(items)
+            if room > 0:
+                self._add_to_log(items[n_put : n_put + room])
+                n_put = min(len(items), n_put + room)
+            return n_put == len(items), ()
+
+        with self._use:
+            self._check_open()
+            self._begin_to_put()
+            self._monitor.wait_until(attempt, block=block, timeout=timeout)
+        return n_put
