@@ -97,10 +97,10 @@ class Course:
         finally:
             self.hub.course_ended(self)
 
-    def _sleep(self, seconds: float | None) -> bool:
-        """Sleep for so long, or until it is over. Returns whether it is."""
+    def _sleep(self, seconds: float | None, first_of: Leg | None = None) -> bool:
+        """Sleep for so long, or until it is over, or this leg has its first result. Returns whether it is over."""
         until = None if seconds is None else perf_counter() + seconds
-        while not self.is_over():
+        while not self.is_over() and not (first_of is not None and first_of.n_ended):
             left = None if until is None else until - perf_counter()
             if left is not None and left <= 0:
                 break
@@ -317,8 +317,10 @@ class Course:
             chosen, leg = self.choice.predicted, self.leg
             if chosen is None or leg is None:
                 return
-            slots_s = 3 * chosen.mode.n_slots / chosen.rate  # each slot should have ended some
-            rate, busy = self._measure(leg, max(window_s, slots_s))
+            each_s = chosen.mode.n_slots / chosen.rate  # what an item should take there
+            if not leg.n_ended:  # workers start
+                self._sleep(2.0 + 2 * chosen.start_s + 5 * each_s, leg)
+            rate, busy = self._measure(leg, max(window_s, 3 * each_s))
             if rate is None:
                 return
             self.choice = replace(self.choice, measured=rate, n_items=self.source.n_done)

@@ -61,7 +61,7 @@ class Leg(MapJob):
         self.fed_at = 0.0
         self._lock = course.hub._lock
         self._chunks: dict[int, int] = {}  # those out: index of the first item that has not ended, how many have not
-        self._dead = False
+        self._dead = self._begun = False
         self._queued = self._held = False
         self._last_size = 0
         super().__init__(
@@ -166,9 +166,10 @@ class Leg(MapJob):
 
     def _after(self, settlements: list[Settlement]) -> list[Settlement]:
         course = self.course
-        if not self.source.open:
+        if not self.source.open or not self._begun:
+            self._begun = True
             course.ring()
-        elif self.limit is not None and self.attached:
+        if self.limit is not None and self.attached and self.source.open:
             settlements = [*settlements, (None, partial(course.pump, self), None)]
         if settlements and course.has_moved:  # who waits may lead another driver
             settlements = [*settlements, (None, partial(course.hub.tell_others, self.driver), None)]
