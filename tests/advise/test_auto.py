@@ -92,7 +92,7 @@ def test_what_is_measured_first_runs_here_and_the_rest_where_it_shall(
     pool: Pool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        "fullcourt._advise.course.facts_of", lambda *_: facts_like("python", wall=0.1)
+        "fullcourt._advise.trial.facts_of", lambda *_: facts_like("python", wall=0.1)
     )  # whatever was seen
     answers = pool.map(tasks.where, range(1000))
     assert [n for n, _ in answers] == list(range(1000))
@@ -105,7 +105,7 @@ def test_a_tiny_job_starts_no_process() -> None:
     with Pool(mode="auto") as pool:
         assert pool.map(tasks.add_one, range(1000)) == list(range(1, 1001))
         assert pool.explain().choices[-1].mode.kind == "serial"
-        assert not pool._driver._processes  # type: ignore[attr-defined]
+        assert not pool._driver.drivers.has_processes  # type: ignore[attr-defined]
 
 
 def test_what_does_not_pickle_stays_on_threads(told: Callable[..., Pool]) -> None:

@@ -164,7 +164,7 @@ class Calls:
                 self._decide(alone, pair, self._foreign)
         except BaseException as error:  # noqa: BLE001  the calls must not hang for it
             self.choice = replace(self.choice, reason=f"What it does could not be looked at: {error!r}.")
-            self._go(*self.hub.driver_for(Mode(0, 2)))
+            self._go(*self.hub.drivers.for_mode(Mode(0, 2)))
         finally:
             with self.hub._lock:
                 self._conducted = False
@@ -197,7 +197,7 @@ class Calls:
         if alone is None:
             mode = Mode(0, 4 * usable_cores().count)
             self.choice = replace(self.choice, mode=mode, reason="None of its first calls began soon.")
-            self._go(*hub.driver_for(mode))
+            self._go(*hub.drivers.for_mode(mode))
             return
         transport = measure_transport(self._fn, self._samples, self._results, hub.start_method)
         facts = facts_of(alone, None if pair is None else scaled(pair, alone), transport, foreign)
@@ -205,7 +205,7 @@ class Calls:
         chosen = choose(list(predictions), facts)
         words = reason(facts, demands_of(facts), chosen, predictions)
         self.choice = replace(self.choice, reason=words, predicted=chosen, facts=facts, predictions=predictions)
-        self._go(*hub.driver_for(chosen.mode))
+        self._go(*hub.drivers.for_mode(chosen.mode))
 
     def _go(self, driver: Driver, mode: Mode) -> None:
         self.choice = replace(self.choice, mode=mode)

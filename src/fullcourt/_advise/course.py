@@ -14,20 +14,17 @@ Each map has a thread of its own that conducts: it sleeps but for a few moments 
 from __future__ import annotations
 
 import queue
-import threading
 from dataclasses import replace
 from time import monotonic, perf_counter
 from typing import TYPE_CHECKING, Any, cast
 
-from fullcourt._advise.calibrate import facts_of, partial_stretch, scaled
 from fullcourt._advise.explain import Choice
-from fullcourt._advise.facts import Facts, Stretch, Transport
+from fullcourt._advise.facts import Facts, Stretch
 from fullcourt._advise.legs import Leg, MeteredEstimate, Strays
-from fullcourt._advise.log import Machine, SlotLog, stretch_of
 from fullcourt._advise.model import Mode, Prediction, choose, demands_of, predict
-from fullcourt._advise.transport import measure_transport
+from fullcourt._advise.trial import Trial
 from fullcourt._advise.words import reason
-from fullcourt._engines.jobs import STARMAP, MapJob, StreamJob
+from fullcourt._engines.jobs import MapJob, StreamJob
 from fullcourt._os.cpus import usable_cores
 from fullcourt._transport.functions import function_name
 
@@ -62,9 +59,6 @@ class Course:
         self.legs: list[Leg] = []
         self.choice = Choice(function_name(source.fn), SERIAL, "It has only begun.")
         self._bell: queue.SimpleQueue[None] = queue.SimpleQueue()  # its `put` takes no lock: the collector rings, too
-        self._logs: dict[int, SlotLog] = {}
-        self._samples: list[Any] = []
-        self._machine: Machine | None = None
 
     # -- called from anywhere --------------------------------------------------------------------------------------
 
@@ -118,7 +112,7 @@ class Course:
             return
         facts = hub.known(source.fn)
         if facts is None:
-            self._attach(Leg(self, hub.trial(), 1))
+            self._attach(Leg(self, hub.drivers.trial(), 1))
             if self._sleep(QUICK_S):
                 self._tell("It was over before it was worth a look.", SERIAL)
                 return
@@ -129,80 +123,23 @@ class Course:
             self._watch(facts)
 
     def _calibrate(self) -> Facts | None:
-        """Alone, and in pairs. None: it is over."""
-        self._note_threads()
-        alone = self._phase(1, ALONE_S)
+        """Alone, and in pairs. None: it is over, or hardly anything is left."""
+        leg = self.leg
+        if leg is None:
+            return None
+        trial = Trial(self.hub, leg, self._sleep)
+        alone = trial.phase(1, ALONE_S)
         if alone is None or self.is_over() or self._is_nearly_done(alone):
             return None
-        if self.leg is not None:
-            self.leg.limit = 2
-            self.pump(self.leg)
-        pair = self._phase(2, PAIR_S)
+        leg.limit = 2
+        self.pump(leg)
+        pair = trial.phase(2, PAIR_S)
         if self.is_over():
             return None
-        if pair is not None:
-            pair = scaled(pair, alone)
-        assert self._machine is not None
-        foreign = self._foreign
-        transport = self._transport()
-        facts = facts_of(alone, pair, transport, foreign)
+        facts = trial.facts(alone, pair)
         if alone.n_items:
             self.hub.remember(self.source.fn, facts)
         return facts
-
-    def _note_threads(self) -> None:
-        """Have what the trial's threads do be noted."""
-        self._machine = Machine()
-        self._foreign = 0.0
-        self._logs = {log.clock.thread_id: log for log in map(SlotLog, list(self.hub.trial().engine.threads))}
-        leg = self.leg
-        if leg is not None:
-            assert isinstance(leg.estimate, MeteredEstimate)
-            leg.estimate.note = self._note
-
-    def _note(self, n_items: int, seconds: float) -> None:
-        log = self._logs.get(threading.get_native_id())
-        if log is not None:
-            log.ended(n_items, seconds)
-
-    def _phase(self, n_threads: int, phase_s: float) -> Stretch | None:
-        """Look for a while. None: nothing ran."""
-        assert self._machine is not None
-        logs = list(self._logs.values())
-        self._machine.look()
-        since = perf_counter()
-        before = [log.so_far() for log in logs]
-        self._sleep(phase_s)
-        now = perf_counter()
-        elapsed, own, self._foreign = self._machine.look()
-        stretch = stretch_of(logs, since, now, own)
-        if stretch is not None:
-            return stretch
-        busy = [
-            (now_, then)
-            for now_, then, log in zip([log.so_far() for log in logs], before, logs, strict=True)
-            if not log.parts or log.parts[-1].ended < since or n_threads == len(logs)
-        ][:n_threads]
-        # Of one item that runs, it cannot be told in which of the two threads: in the one that works more.
-        if n_threads == 1 and len(logs) > 1:
-            pairs = zip([log.so_far() for log in logs], before, strict=True)
-            busy = [max(pairs, key=lambda pair: pair[0][1] - pair[1][1])]
-        return partial_stretch([one for one, _ in busy], [one for _, one in busy], elapsed, n_threads)
-
-    def _transport(self) -> Transport:
-        source = self.source
-        items: list[Any]
-        with self.hub._lock:
-            if isinstance(source, StreamJob):
-                items = list(source.input)[:8]
-                results = [value for good, value in list(source.ready)[:8] if good]
-            else:
-                items = list(source._items[-8:])
-                n = source.n_done
-                results = [value for value in source._results[: n : max(1, n // 8)] if value is not None][:8]
-        if source.kind == STARMAP:
-            items = [cast("tuple[Any, ...]", item) for item in items]
-        return measure_transport(source.fn, items, results, self.hub.start_method)
 
     def _n_left(self) -> int | None:
         """How many items have not ended; None: it is not known."""
@@ -257,7 +194,7 @@ class Course:
         predictions: tuple[Prediction, ...] = (),
         before: Mode | None = None,
     ) -> None:
-        driver, mode = self.hub.driver_for(mode)
+        driver, mode = self.hub.drivers.for_mode(mode)
         self.choice = Choice(function_name(self.source.fn), mode, words, 0, predicted, None, before, facts, predictions)
         limit = 1 if mode == SERIAL else None
         leg = self.leg
@@ -353,7 +290,7 @@ class Course:
 
     def _change_over(self, facts: Facts, chosen: Prediction, rate: float) -> None:
         """It does less than was predicted: items have changed, or the prediction was wrong."""
-        self._attach(Leg(self, self.hub.trial(), 1))
+        self._attach(Leg(self, self.hub.drivers.trial(), 1))
         self._sleep(0.01)
         again = self._calibrate()
         if again is None:

@@ -16,69 +16,29 @@ import threading
 import weakref
 from collections import deque
 from collections.abc import Callable
-from functools import partial
 from time import monotonic
 from types import FunctionType, MethodType
 from typing import Any, cast
 
 from fullcourt._advise.calls import Calls, Pending
 from fullcourt._advise.course import Course
+from fullcourt._advise.drivers import Drivers
 from fullcourt._advise.explain import Choice, Explanation
 from fullcourt._advise.facts import Facts
-from fullcourt._advise.legs import Leg, Strays
+from fullcourt._advise.legs import Strays
 from fullcourt._advise.model import Mode
 from fullcourt._core.options import Options
-from fullcourt._engines.build import build_driver
-from fullcourt._engines.driver import Driver, broadcast_keys
+from fullcourt._engines.driver import Driver
 from fullcourt._engines.future import Future, let_go
-from fullcourt._engines.jobs import MapChunk, MapJob, Settlement, StreamJob
+from fullcourt._engines.jobs import MapJob, Settlement, StreamJob
 from fullcourt._engines.state import Broadcast
 from fullcourt._os.cpus import usable_cores
 from fullcourt._os.threads import make_thread
-from fullcourt.errors import PicklingError, PoolClosed, TaskCancelled
+from fullcourt.errors import PoolClosed, TaskCancelled
 
 __all__ = ["Hub"]
 
 MAX_KEPT = 100  # choices that `explain` tells, and functions whose facts are kept
-
-
-class Sender(Driver):
-    """A driver of worker processes: what cannot be sent there goes to the pool's threads, instead of failing."""
-
-    hub: Hub
-
-    def _prepare(
-        self,
-        fn: Callable[..., Any],
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-        future: Future[Any],
-        options: Options | None,
-    ) -> Any:
-        trial: Future[Any] = Future(self)
-        call = super()._prepare(fn, args, kwargs, trial, options)
-        if call is None:
-            self.n_failed -= 1
-            self.hub.route(Pending(fn, args, kwargs, future, options), self.hub.trial(), None)
-            return None
-        call.future = future
-        future.work = call
-        return call
-
-    def _cannot_send(self, chunk: Any, worker_id: int, problem: PicklingError) -> list[Settlement]:
-        if type(chunk) is not MapChunk or chunk.count > 1 or not isinstance(chunk.job, Leg):
-            return super()._cannot_send(chunk, worker_id, problem)
-        leg = chunk.job
-        with self._lock:
-            if chunk.worker_id != worker_id:
-                return []
-            self.scheduler.withdrawn(chunk, monotonic())
-            if not leg.open:
-                return []
-            # In this order: the leg is not over before the item is another's.
-            self._deferred.append(partial(self.hub.run_stray, leg.course, chunk.start, chunk.items[0]))
-            leg.forget(chunk.start)
-        return []
 
 
 class Everyone:
@@ -92,7 +52,7 @@ class Everyone:
         for thread in list(self._hub.threads):
             if thread is not threading.current_thread():
                 thread.join()
-        for driver in self._hub.all_drivers:
+        for driver in self._hub.drivers.all:
             driver.roles.join()
             driver.timekeeper.join()
 
@@ -125,9 +85,7 @@ class Hub:
         self.name = name
         self.pid = os.getpid()
         self.start_method: str | None = options.get("start_method")
-        self._options = options
         self._lock = threading.Lock()
-        self._opening = threading.Lock()  # held while a driver is opened; before it no other lock
         self._ids = itertools.count(1)
         self.new_id = self._ids.__next__
         self.engine = self.scheduler = Face()
@@ -137,11 +95,7 @@ class Hub:
         self.ended: Future[None] = Future(cast("Any", self))
         self.facts: dict[object, Facts] = {}
         self.threads: set[threading.Thread] = set()
-        self.all_drivers: list[Driver] = []
-        self._by_threads: dict[int, Driver] = {}
-        self._processes: Driver | None = None
-        self._process_mode = Mode(0, 1)
-        self._broadcasts: dict[int, Any] = {}  # for worker processes that come later
+        self.drivers = Drivers(self, options)
         self._courses: dict[MapJob, Course] = {}
         self._direct: weakref.WeakKeyDictionary[MapJob, Driver] = weakref.WeakKeyDictionary()
         self._calls: dict[object, Calls] = {}
@@ -153,66 +107,6 @@ class Hub:
 
     def open(self) -> None:
         """Nothing is started before there is work."""
-
-    # -- drivers ---------------------------------------------------------------------------------------------------
-
-    def trial(self) -> Driver:
-        """The two threads in which things are tried, and small ones done."""
-        return self._threads(2)
-
-    def _threads(self, n: int) -> Driver:
-        driver = self._by_threads.get(n)
-        if driver is not None:
-            return driver
-        with self._opening:
-            driver = self._by_threads.get(n)
-            if driver is None:
-                driver = self._build(Driver, processes=0, threads=n)
-                self._by_threads[n] = driver
-        return driver
-
-    def driver_for(self, mode: Mode) -> tuple[Driver, Mode]:
-        """Where something of that mode runs, opened if need be; and which mode that really is."""
-        if not mode.processes:
-            return self._threads(max(2, mode.threads)), mode
-        with self._opening:
-            driver = self._processes
-            if driver is not None and self._process_mode != mode and not driver._n_open:
-                driver.close()  # idle, and of another size
-                driver = None
-            if driver is None or driver.closed:
-                sender = self._build(
-                    Sender, processes=mode.processes, threads=mode.threads if mode.threads > 1 else None
-                )
-                for key, value in list(self._broadcasts.items()):
-                    send_broadcast(sender, key, value)
-                self._processes, self._process_mode = sender, mode
-                driver = sender
-            return driver, self._process_mode
-
-    def _build(self, kind: type[Driver], *, processes: int, threads: int | None) -> Driver:
-        """Make and open a driver. Under ``_opening``."""
-        options = dict(self._options)
-        if not processes:
-            options.update(start_method=None, preload=())
-        driver = build_driver(processes=processes, threads=threads, kind=kind, **options)
-        if isinstance(driver, Sender):
-            driver.hub = self
-        driver.open()
-        self.all_drivers.append(driver)
-        driver.ended.add_done_callback(self._driver_ended)
-        if self._terminated:
-            driver.terminate()
-        elif self._closing:
-            driver.close()
-        return driver
-
-    def _within(self) -> Driver | None:
-        """The driver of threads whose task the caller is."""
-        for driver in list(self._by_threads.values()):
-            if driver.engine.current_chunk() is not None:
-                return driver
-        return None
 
     # -- single calls ----------------------------------------------------------------------------------------------
 
@@ -226,14 +120,14 @@ class Hub:
         options: Options | None = None,
     ) -> bool:
         """As a driver's."""
-        within = self._within()
+        within = self.drivers.within()
         call = Pending(fn, args, kwargs, future, options)
         if within is not None:
             self.route(call, within, None)
             return True
         self._check_open()
         if options is not None and options.is_watched:  # limits are kept best in processes
-            self.route(call, self.driver_for(Mode(self.scheduler.n_workers, 1))[0], None)
+            self.route(call, self.drivers.for_mode(Mode(self.scheduler.n_workers, 1))[0], None)
             return True
         key = key_of(fn)
         with self._lock:
@@ -263,14 +157,14 @@ class Hub:
     def route(self, call: Pending, driver: Driver | None, instead: Callable[..., Any] | None) -> None:
         """Hand a call to a driver: from now on the future is that one's."""
         if driver is None:
-            driver = self.trial()
+            driver = self.drivers.trial()
         future = call.future
         future._settler = driver
         future.work = None
         try:
             driver.submit(instead or call.fn, call.args, call.kwargs, future, options=call.options)
         except BaseException as error:
-            if instead is None and self._within() is None and not self.closed:
+            if instead is None and self.drivers.within() is None and not self.closed:
                 raise
             future._settle(None, error)
         self.wake_sleepers()
@@ -279,7 +173,7 @@ class Hub:
 
     def start_job(self, job: MapJob) -> None:
         """Have a map run."""
-        within = self._within()
+        within = self.drivers.within()
         if within is not None:
             job.new_id = within.new_id
             job.future._settler = within
@@ -323,7 +217,7 @@ class Hub:
 
     def run_stray(self, course: Course, index: int, item: Any) -> None:
         """An item cannot be sent: it runs in a thread."""
-        driver = self.trial()
+        driver = self.drivers.trial()
         strays = course.strays
         if strays is None:
             strays = course.strays = Strays(course, driver)
@@ -392,7 +286,7 @@ class Hub:
                 self.input_ended(job, PoolClosed("the pool was left before the input of this imap was read to its end"))
             if job.refill is not None:
                 job.refill()
-        for driver in list(self.all_drivers):
+        for driver in list(self.drivers.all):
             driver.lift_windows(all_inputs=all_inputs)
 
     def cannot_part(self, options: Options | None) -> bool:
@@ -402,17 +296,7 @@ class Hub:
     def broadcast(self, value: Any) -> Broadcast[Any]:
         """As a driver's."""
         self._check_open()
-        key = next(broadcast_keys)
-        self._broadcasts[key] = value
-        with self._opening:
-            if self._processes is not None:
-                send_broadcast(self._processes, key, value)
-        return Broadcast(key, value, self._forget_value)
-
-    def _forget_value(self, key: int) -> None:
-        self._broadcasts.pop(key, None)
-        if self._processes is not None:
-            self._processes._forget_value(key)
+        return self.drivers.broadcast(value)
 
     # -- what courses use ------------------------------------------------------------------------------------------
 
@@ -447,7 +331,7 @@ class Hub:
 
     def tell_others(self, driver: Driver) -> None:
         """A driver has settled what somebody may be waiting for while he leads another one."""
-        for other in self.all_drivers:
+        for other in self.drivers.all:
             if other is not driver and other.engine.needs_driving:
                 other.roles.tell()
 
@@ -524,12 +408,12 @@ class Hub:
 
     def will_wait_elsewhere(self) -> None:
         """As a driver's."""
-        for driver in self.all_drivers:
+        for driver in self.drivers.all:
             driver.will_wait_elsewhere()
 
     def hurry(self) -> None:
         """As a driver's."""
-        for driver in self.all_drivers:
+        for driver in self.drivers.all:
             driver.hurry()
 
     def is_running(self, future: Future[Any]) -> bool:
@@ -566,11 +450,10 @@ class Hub:
     def _check_open(self) -> None:
         if self.is_foreign():
             raise PoolClosed(self._foreign_message())
-        trial = self._by_threads.get(2)
-        broken = trial._broken if trial is not None else None
+        broken = self.drivers.error
         if broken is not None:
             raise broken
-        if self.closed and self._within() is None:
+        if self.closed and self.drivers.within() is None:
             raise PoolClosed("the pool is closed and takes no more work; open a new one, or submit before close()")
 
     def is_foreign(self) -> bool:
@@ -594,18 +477,18 @@ class Hub:
             if self._closing or self._courses or any(not calls.is_idle() for calls in self._calls.values()):
                 return
             self._closing = self.closed = True
-        with self._opening:
-            drivers = list(self.all_drivers)
+        with self.drivers.opening:
+            drivers = list(self.drivers.all)
         for driver in drivers:
             driver.close()
         self._driver_ended(None)
 
     def _driver_ended(self, _: object) -> None:
-        if self._closing and all(driver.ended.done() for driver in self.all_drivers):
+        if self._closing and all(driver.ended.done() for driver in self.drivers.all):
             with self._lock:
                 if self.ended.done():
                     return
-                if self._terminated and self._opening.locked():
+                if self._terminated and self.drivers.opening.locked():
                     return  # one is being opened; it ends at once, and comes here
             try:
                 self.ended.set_result(None)
@@ -625,7 +508,7 @@ class Hub:
             for job in self._courses:
                 settlements += job.abort(TaskCancelled("the pool was terminated"))
             courses = list(self._courses.values())
-        for driver in list(self.all_drivers):
+        for driver in list(self.drivers.all):
             driver.terminate()
         for call in pending:
             call.future._settle_cancelled()
@@ -641,7 +524,7 @@ class Hub:
         self._abandoned = True
         if not self._courses and not any(not calls.is_idle() for calls in self._calls.values()):
             self._closing = self.closed = True
-            for driver in self.all_drivers:
+            for driver in self.drivers.all:
                 driver.abandon()
 
     # -- questions -------------------------------------------------------------------------------------------------
@@ -656,7 +539,7 @@ class Hub:
     def statistics(self) -> dict[str, Any]:
         """As a driver's, of all together."""
         total: dict[str, Any] = {}
-        for driver in list(self.all_drivers):
+        for driver in list(self.drivers.all):
             for name, value in driver.statistics().items():
                 total[name] = total[name] + value if name in total else value
         if not total:
@@ -667,13 +550,6 @@ class Hub:
             # Its legs each count the items that wait.
             total["n_in_flight"] += sum(len(calls.waiting) for calls in self._calls.values())
         return total
-
-
-def send_broadcast(driver: Driver, key: int, value: Any) -> None:
-    """Give a value to all worker processes."""
-    frame = driver.engine.frame_of(key, driver.engine.codec.encode(value))
-    with driver.roles.shield, driver._lock:
-        driver.engine.broadcast(key, frame)
 
 
 def key_of(fn: Any) -> object:
