@@ -150,6 +150,7 @@ class Runner:
                 if not items:
                     break
                 values: list[Any] = []
+                log.begins()
                 began = perf_counter()
                 for item in items:
                     values.append(fn(item))  # noqa: PERF401  as a pool's slot does it
@@ -190,6 +191,7 @@ class Phase:
             bell.acquire(timeout=max(0.0, until - perf_counter()))
             if any(runner.is_over for runner in runners) and n_threads > 1:
                 break
+        report = self._lap()  # while the threads are there
         for runner in runners:
             runner.stop()
         logs = [runner.log for runner in runners if runner.log is not None]
@@ -209,7 +211,6 @@ class Phase:
         if stretch is None:
             at_begin = [before.get(id(runner), (0.0, 0.0, 0.0)) for runner in runners]
             stretch = partial_stretch(so_far, at_begin, now - since, n_threads)
-        report = self._lap()
         if stretch is not None and report is not None:
             stretch = with_gil(stretch, report, [log.clock.thread_id for log in logs])
         return stretch

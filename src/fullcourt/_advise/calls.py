@@ -227,6 +227,7 @@ class Tried:
         calls = self._calls
         log = calls.began()
         values: list[Any] = []
+        log.begins()
         began = perf_counter()
         try:
             value = self._fn(*args, **kwargs)

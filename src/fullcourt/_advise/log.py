@@ -46,8 +46,13 @@ class SlotLog:
         waited_s = queued_s() if wall_s > QUEUED_FROM_S else self._queued_s
         own_s = min(cpu_s - self._cpu_s, wall_s)
         part = Part(perf_counter(), n_items, wall_s, own_s, min(waited_s - self._queued_s, wall_s - own_s))
-        self._cpu_s, self._queued_s = cpu_s, waited_s
         self.parts.append(part)
+        self._queued_s = waited_s
+        self.begins()  # what it took to look is nobody's
+
+    def begins(self) -> None:
+        """What is spent from here on is the next items'."""
+        self._cpu_s = thread_time()
 
     def so_far(self) -> tuple[float, float, float]:
         """Wall, CPU and queued seconds since this was made; from any thread, also while an item runs."""
@@ -93,7 +98,9 @@ def stretch_of(logs: list[SlotLog], since: float, until: float, own_cpu_s: float
     mean = sum(each) / len(each)
     # Two threads that take turns at the GIL need not both run: one may come to all of the items.
     elapsed = max(part.ended for part in parts) - min(part.ended - part.wall_s for part in parts)
-    helper_s = max(0.0, own_cpu_s - cpu_s - 0.02 * wall_s - 0.01)
+    helper_s = own_cpu_s - cpu_s
+    if helper_s < 0.15 * elapsed + 0.02:  # that may be our own looking, and ticks of 10 ms
+        helper_s = 0.0
     return Stretch(
         n_items=n_items,
         at_work=max(1.0, wall_s / max(elapsed, 1e-9)),

@@ -174,6 +174,8 @@ def demands_of(facts: Facts) -> Demands:
                 shared = solve(lambda s: pair_rate(facts, gil, native * dilation, s, blocked), seen, 0.0, blocked)
             else:  # a convoy: it needs the GIL for little, and waits for it for long
                 top = max(gil, wall - blocked)
+                if pair.gil_wait_s is not None:  # no more than was seen to be waited; the rest is a busy machine's
+                    top = min(top, gil + 2.0 * max(0.0, more_wait))
                 effective = solve(lambda g: pair_rate(facts, g, native * dilation, 0.0, blocked), seen, gil, top)
     elif pair is not None and pair.rate < 0.97 * pair_rate(facts, gil, native * dilation, 0.0, blocked):
         seen = pair.rate
