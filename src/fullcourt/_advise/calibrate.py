@@ -130,7 +130,7 @@ class Runner:
         self.log: SlotLog | None = None
         self._supply = supply
         self._n_threads = n_threads
-        self._ready = ready  # released when it has begun, when an item has ended, and at the end
+        self._ready = ready  # released when it has begun, and at the end
         self._stop = False
         self.is_over = False
         self.thread = make_thread(self._run, "fullcourt-advise")
@@ -156,8 +156,7 @@ class Runner:
                     values.append(fn(item))  # noqa: PERF401  as a pool's slot does it
                 seconds = perf_counter() - began
                 supply.put(start, values, seconds)
-                log.ended(len(items), seconds)
-                self._ready.release()
+                log.ended(len(items), seconds)  # nobody is woken: who wakes wants the GIL
         except BaseException as error:  # noqa: BLE001  `advise` raises it
             supply.failed(error)
         self.is_over = True
