@@ -12,6 +12,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from fullcourt._advise.advice import Advice, advise
     from fullcourt._engines.state import worker_state
     from fullcourt.channels import (
         Barrier,
@@ -50,6 +51,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "Advice",
     "Barrier",
     "BoundedSemaphore",
     "Child",
@@ -85,6 +87,7 @@ __all__ = [
     "TaskTimeout",
     "Thread",
     "WorkerDied",
+    "advise",
     "empty",
     "fork",
     "map",
@@ -95,6 +98,7 @@ __all__ = [
 
 _MODULES = {
     "fullcourt.pool": ("Failure", "Future", "Pipeline", "Pool", "Stage", "map"),
+    "fullcourt._advise.advice": ("Advice", "advise"),
     "fullcourt._engines.state": ("worker_state",),
     "fullcourt.gil": ("Observation", "observe"),
     "fullcourt.process": ("Child", "Process", "Thread", "fork"),

@@ -29,6 +29,7 @@ from fullcourt._pipelines import Pipeline, PipelineIterator, Stage, StageStatist
 from fullcourt.errors import NotSupported, PicklingError
 
 if TYPE_CHECKING:
+    from fullcourt._advise.explain import Explanation
     from fullcourt._aio import AsyncResultIterator
     from fullcourt._gil.pool_view import PoolObservation
 
@@ -136,6 +137,8 @@ class Pool:
         max_memory_per_child: a worker process that has more than so many bytes resident (a number, or as in
             ``"500M"``) is replaced when its tasks have ended. None: never.
         max_age_per_child: likewise, after so many seconds.
+        mode: ``"auto"``: it is found for each function which of all these suits it, and with how many workers, by
+            running the first items in threads while they are measured; see :meth:`explain`. None: as told.
         memory_limit: bytes that all workers together may have resident. Near it no further task starts; above it, the
             task that started last is stopped and runs again later; one that takes too much alone fails with
             `TaskMemoryExceeded`. Memory is looked at every 20 ms while tasks run.
@@ -156,6 +159,7 @@ class Pool:
         [1, 2, 3]
     """
 
+    mode: str | None = None  # of one that was made in a worker, too
     _engine_options: Mapping[str, Any] = {}  # what the faces of the standard library ask of the engine beside
 
     def __init__(
@@ -174,7 +178,9 @@ class Pool:
         max_memory_per_child: int | str | None = None,
         max_age_per_child: float | None = None,
         memory_limit: int | str | None = None,
+        mode: Literal["auto"] | None = None,
     ) -> None:
+        check_mode(mode, processes, threads, interpreters, max_tasks_per_child)
         at_least("processes", processes, 0)
         at_least("threads", threads, 1)
         at_least("interpreters", interpreters, 1)
@@ -193,12 +199,12 @@ class Pool:
             raise ValueError(f'output must be "forward", "tag" or "inherit", not {output!r}')
         if not isinstance(cast("object", name), (str, type(None))):
             raise TypeError(f"name must be a string, not {name!r}")
-        if processes is None:
+        if processes is None and mode is None:
             processes = 0 if threads is not None or interpreters is not None else usable_cores().count
         if max_tasks_per_child is not None and not processes:
             raise ValueError("max_tasks_per_child needs worker processes: threads and interpreters are not replaced")
-        limits = check_limits(memory_limit, max_memory_per_child, max_age_per_child, processes)
-        if start_method is not None and not processes:
+        limits = check_limits(memory_limit, max_memory_per_child, max_age_per_child, processes or 0)
+        if start_method is not None and not processes and mode is None:
             raise ValueError("start_method is for worker processes; this pool has none")
         if isinstance(initargs, (str, bytes)) or not hasattr(initargs, "__iter__"):
             raise TypeError(f"initargs must be a tuple of the initializer's arguments, not {initargs!r}")
@@ -206,24 +212,29 @@ class Pool:
         self.processes = processes
         self.threads = threads
         self.interpreters = interpreters
+        self.mode = mode
         self._opened_at = monotonic()
         self._key = os.urandom(8).hex()
-        self._driver = build_driver(
-            name=self.name,
-            processes=processes,
-            threads=threads,
-            interpreters=interpreters,
-            start_method=start_method,
-            initializer=initializer,
-            initargs=tuple(initargs),
-            max_tasks=max_tasks_per_child,
-            preload=tuple(preload),
-            output=output,
-            limits=limits,
-            key=self._key,
-            adopt=partial(call_if_alive, weakref.WeakMethod(self._enter_worker)),
+        setup: dict[str, Any] = {
+            "name": self.name,
+            "interpreters": interpreters,
+            "start_method": start_method,
+            "initializer": initializer,
+            "initargs": tuple(initargs),
+            "max_tasks": max_tasks_per_child,
+            "preload": tuple(preload),
+            "output": output,
+            "limits": limits,
+            "key": self._key,
+            "adopt": partial(call_if_alive, weakref.WeakMethod(self._enter_worker)),
             **self._engine_options,
-        )
+        }
+        if processes is None:
+            from fullcourt._advise.hub import Hub
+
+            self._driver = cast("Driver", Hub(self.name, setup))
+        else:
+            self._driver = build_driver(processes=processes, threads=threads, **setup)
         self._options: Options | None = None
         pools[self._key] = self
         self._driver.open()
@@ -298,7 +309,7 @@ class Pool:
         if not fields:
             return self._options
         options = merge(self._options, fields)
-        if options is not None and options.is_watched and not self.processes:
+        if options is not None and options.is_watched and not self.processes and self.mode is None:
             if self._driver.engine.runs_inline:
                 raise NotSupported(
                     "timeout= and max_memory= need workers: with processes=0 tasks run in the caller, who cannot stop "
@@ -762,6 +773,22 @@ class Pool:
         """How many tasks run at once: what dask, among others, asks an executor for."""
         return self._driver.scheduler.n_workers * self._driver.scheduler.n_slots
 
+    def explain(self) -> Explanation:
+        """Tell what a pool with ``mode="auto"`` chose, why, and what was measured there against what was predicted.
+
+        ``print`` it. Of other pools it tells nothing: they were told their mode.
+
+        Example:
+            >>> with Pool(mode="auto") as pool:
+            ...     _ = pool.map(len, ["one", "three"])
+            ...     pool.explain().choices[-1].mode.kind
+            'serial'
+        """
+        from fullcourt._advise.explain import Explanation
+
+        explain = getattr(self._driver, "explain", None)
+        return explain() if explain is not None else Explanation(())
+
     def statistics(self) -> PoolStatistics:
         """A frozen snapshot of what the pool did so far. Waits until the workers that are being started have pids."""
         fields = self._driver.statistics()
@@ -778,7 +805,8 @@ class Pool:
             rate: looks a second, from 1 to 1000.
 
         Raises:
-            NotSupported: in a task of the pool: it is observed from where it was made.
+            NotSupported: in a task of the pool: it is observed from where it was made; and of a pool that chooses its
+                mode: `fullcourt.observe` around it shows its threads and workers.
             ValueError: the rate is out of its range.
 
         Example:
@@ -793,6 +821,10 @@ class Pool:
 
         if not hasattr(self._driver, "scheduler"):
             raise NotSupported("a task cannot observe the pool that runs it: observe it from where it was made")
+        if self.mode is not None:
+            raise NotSupported(
+                'a pool with mode="auto" cannot be observed as one pool: use fullcourt.observe() around it'
+            )
         return PoolObservation(self._driver, rate_hz=check_rate(rate))
 
     def __repr__(self) -> str:
@@ -801,7 +833,7 @@ class Pool:
         return f"<Pool {self.name} {' '.join(parts)} {state}>"
 
 
-KINDS = ("processes", "threads", "interpreters")
+KINDS = ("mode", "processes", "threads", "interpreters")
 
 # Those made in this process: a pool that comes back from a worker is itself again.
 pools: weakref.WeakValueDictionary[str, Pool] = weakref.WeakValueDictionary()
@@ -848,15 +880,21 @@ def map(  # noqa: A001  the module's own map, as `fullcourt.map`
     chunksize: int | None = None,
     progress: bool = False,
     on_error: OnError = "raise",
+    mode: Literal["auto"] | None = None,
 ) -> list[R]:
     """Call ``fn`` with each item, in parallel; returns the results in the items' order. A pool in one line.
+
+    Without the number of processes, threads or interpreters it is measured which of them suit the function, while its
+    first items run: ``mode="auto"`` of :class:`Pool`. Small jobs are done in threads before that.
 
     Example:
         >>> import fullcourt
         >>> fullcourt.map(str.upper, ["a", "b"], threads=2)
         ['A', 'B']
     """
-    with Pool(processes, threads=threads, interpreters=interpreters, start_method=start_method) as pool:
+    if (processes, threads, interpreters, start_method) == (None, None, None, None):
+        mode = "auto"
+    with Pool(processes, threads=threads, interpreters=interpreters, start_method=start_method, mode=mode) as pool:
         return pool.map(fn, items, chunksize, progress=progress, on_error=on_error)
 
 
@@ -877,6 +915,21 @@ def at_least(name: str, value: int | None, least: int) -> None:
         raise TypeError(f"{name} must be an integer, not {value!r}")
     if value < least:
         raise ValueError(f"{name} must be at least {least}, not {value}")
+
+
+def check_mode(
+    mode: object, processes: object, threads: object, interpreters: object, max_tasks_per_child: object
+) -> None:
+    if mode is None:
+        return
+    if mode != "auto":
+        raise ValueError(f'mode must be "auto" or None, not {mode!r}')
+    if processes is not None or threads is not None or interpreters is not None:
+        raise ValueError(
+            'mode="auto" finds the number of workers itself: leave out processes=, threads=, interpreters='
+        )
+    if max_tasks_per_child is not None:
+        raise ValueError('max_tasks_per_child needs worker processes, and mode="auto" may take threads: use processes=')
 
 
 def check_limits(

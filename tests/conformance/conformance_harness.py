@@ -45,6 +45,8 @@ class Engine:
 
 def engines() -> list[Engine]:
     found = [Engine("inline", {"processes": 0}, n_slots=0), Engine("threads", {"threads": 2}, n_slots=2)]
+    if "fork" in start_methods():  # tasks so short stay in its two trial threads
+        found.append(Engine("auto", {"mode": "auto"}, n_slots=2))
     for method in start_methods():
         options = {"processes": 2, "start_method": method}
         found.append(Engine(method, options, n_slots=2, n_processes=2, isolated=True))

@@ -23,6 +23,8 @@ TIMEOUTS = (TimeoutError, multiprocessing.TimeoutError)
 def parallel(engine: Engine) -> Engine:
     if engine.inline:
         pytest.skip("in the caller a task is done before its future can be looked at")
+    if engine.name == "auto":
+        pytest.skip("how many tasks run at once is its own choice")
     return engine
 
 

@@ -34,6 +34,17 @@ def maps(pool: fullcourt.Pool) -> None:
     assert_type(fullcourt.map(double, [1, 2], threads=2), list[float])
 
 
+def advice(pool: fullcourt.Pool) -> None:
+    advice = fullcourt.advise(double, [1, 2])
+    assert_type(advice, fullcourt.Advice[float])
+    assert_type(advice.results, list[float])
+    assert_type(advice.options, dict[str, int])
+    assert_type(advice.choice.threads, int)
+    assert_type(fullcourt.map(double, [1, 2]), list[float])
+    assert_type(pool.explain().choices[-1].measured, float | None)
+    fullcourt.Pool(mode="best")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+
+
 def lifecycle() -> None:
     with fullcourt.Pool(2, threads=2) as pool:
         assert_type(pool, fullcourt.Pool)

@@ -61,6 +61,7 @@ def build_driver(
     limits: Limits | None = None,
     on_demand: bool = False,
     thread_names: str = "{name}-{index}",
+    kind: type[Driver] = Driver,
 ) -> Driver:
     """Make a driver with its engine; its workers are not started yet. The arguments were checked.
 
@@ -125,6 +126,6 @@ def build_driver(
         prefetches=not engine.runs_inline,
         max_workers=most_workers(n_workers),
     )
-    driver = Driver(engine, scheduler, name, limits)
+    driver = kind(engine, scheduler, name, limits)
     engine.driver = driver
     return driver

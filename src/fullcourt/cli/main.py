@@ -31,6 +31,16 @@ examples:
   fullcourt map math:sqrt --json --input numbers.jsonl --threads 8
 """
 
+_ADVISE_EPILOG = """\
+The function runs on the first items for about a second, in this process: on each of them once, alone or two at a time.
+Of items that take longer, two run. What it prints goes to stderr.
+
+examples:
+  fullcourt advise thumbnails:make --lines --input names.txt
+  fullcourt advise model:score --input rows.jsonl --facts score.facts
+  fullcourt advise --from-facts score.facts --json
+"""
+
 
 _GIL_EPILOG = """\
 The report goes to stderr; the exit status is the program's own. Nothing in the program is stopped or changed.
@@ -87,6 +97,14 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action=_Version)
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands")
     _add_map(_command(commands, "map", "run a function over lines or JSON lines", _MAP_EPILOG + "\n" + exits.TABLE))
+    _add_advise(
+        _command(
+            commands,
+            "advise",
+            "measure on a few items which mode suits a function, and say why",
+            _ADVISE_EPILOG + "\n" + exits.TABLE,
+        )
+    )
     _add_doctor(
         _command(commands, "doctor", "show what this machine and this Python offer, and where they limit", exits.TABLE)
     )
@@ -163,6 +181,16 @@ def _add_map(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _add_advise(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("function", nargs="?", metavar="MODULE:FUNCTION", help="such as package.module:function; ./ is importable")
+    add("--input", metavar="FILE", help="read the items from here instead of stdin: one JSON value a line")
+    add("--lines", action="store_true", help="each line is an item as it is, a str without newline")
+    add("--json", action="store_true", help="the same as JSON")
+    add("--facts", metavar="FILE", help="write what was measured here")
+    add("--from-facts", metavar="FILE", help="advise from what was measured before; nothing runs")
+
+
 def _add_doctor(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="the same as JSON")
 
@@ -194,6 +222,10 @@ def _run(options: argparse.Namespace) -> int:
             from fullcourt.cli.map_command import run_map
 
             return run_map(options)
+        case "advise":
+            from fullcourt.cli.advise_command import run_advise
+
+            return run_advise(options)
         case "doctor":
             from fullcourt.cli.doctor import run_doctor
 

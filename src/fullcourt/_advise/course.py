@@ -1,0 +1,313 @@
+"""How one map goes in an auto pool: tried on threads, then where it should run, and there watched.
+
+Each map has a thread of its own that conducts: it sleeps but for a few moments of decision.
+
+1. *Alone:* the first items run one at a time in the pool's trial threads. Most small jobs end here, after some
+   milliseconds, and no process was ever started.
+2. *In pairs:* two at a time.
+3. *Decided:* from what was measured follow predictions. The map moves to the driver of the mode that will be done the
+   soonest, its start included; what runs ends where it runs.
+4. *Watched:* if it does less than was predicted, it goes back to the trial for a quarter of a second, and moves once
+   more, to where it is then expected to be faster; once.
+"""
+
+from __future__ import annotations
+
+import queue
+from dataclasses import replace
+from time import monotonic, perf_counter
+from typing import TYPE_CHECKING, Any, cast
+
+from fullcourt._advise.explain import Choice
+from fullcourt._advise.facts import Facts, Stretch
+from fullcourt._advise.legs import Leg, MeteredEstimate, Strays
+from fullcourt._advise.model import Mode, Prediction, choose, demands_of, predict
+from fullcourt._advise.trial import Trial
+from fullcourt._advise.words import reason
+from fullcourt._engines.jobs import MapJob, StreamJob
+from fullcourt._os.cpus import usable_cores
+from fullcourt._transport.functions import function_name
+
+if TYPE_CHECKING:
+    from fullcourt._advise.hub import Hub
+
+__all__ = ["Course"]
+
+QUICK_S = 0.02  # jobs that end within this are not looked at
+ALONE_S = 0.1
+PAIR_S = 0.12
+WORTH_S = 0.12  # less is left: not worth another mode
+WINDOW_S = 0.4  # of watching, doubled up to
+LONGEST_WINDOW_S = 5.0
+SERIAL = Mode(0, 1)
+
+
+class Course:
+    """One map, from its begin to its end.
+
+    Attributes:
+        source: the map, as `Pool` made it.
+        has_moved: whether it has been with a driver that needs driving.
+    """
+
+    def __init__(self, hub: Hub, source: MapJob) -> None:
+        self.hub = hub
+        self.source = source
+        self.has_moved = False
+        self.leg: Leg | None = None  # the one that is attached
+        self.strays: Strays | None = None
+        self.legs: list[Leg] = []
+        self.choice = Choice(function_name(source.fn), SERIAL, "It has only begun.")
+        self._bell: queue.SimpleQueue[None] = queue.SimpleQueue()  # its `put` takes no lock: the collector rings, too
+
+    # -- called from anywhere --------------------------------------------------------------------------------------
+
+    def ring(self) -> None:
+        """Something has happened: the conductor looks."""
+        self._bell.put(None)
+
+    def pump(self, leg: Leg) -> None:
+        """A leg with a limit may take more. Without locks."""
+        driver = leg.driver
+        with driver.roles.shield, driver._lock:
+            driver.scheduler.stream_filled(cast("Any", leg), monotonic())
+        driver._perform()
+
+    def is_over(self) -> bool:
+        """Whether there is nothing left to do."""
+        source = self.source
+        return not source.open or (isinstance(source, StreamJob) and source.abandoned)
+
+    # -- the conductor ---------------------------------------------------------------------------------------------
+
+    def run(self) -> None:
+        """Conduct, to the end."""
+        try:
+            self._conduct()
+            while not self._sleep(None):
+                pass
+        except BaseException as error:  # noqa: BLE001  the map must not hang for it
+            self.hub.fail(self, error)
+        finally:
+            self.hub.course_ended(self)
+
+    def _sleep(self, seconds: float | None, first_of: Leg | None = None) -> bool:
+        """Sleep for so long, or until it is over, or this leg has its first result. Returns whether it is over."""
+        until = None if seconds is None else perf_counter() + seconds
+        while not self.is_over() and not (first_of is not None and first_of.n_ended):
+            left = None if until is None else until - perf_counter()
+            if left is not None and left <= 0:
+                break
+            try:
+                self._bell.get(timeout=left)
+            except queue.Empty:
+                break
+        return self.is_over()
+
+    def _conduct(self) -> None:
+        hub, source = self.hub, self.source
+        if source.options is not None and source.options.is_watched:
+            why = "Its tasks have a limit of time or memory, which is kept best in processes."
+            self._settle_on(Mode(max(1, usable_cores().count), 1), why)
+            return
+        facts = hub.known(source.fn)
+        if facts is None:
+            self._attach(Leg(self, hub.drivers.trial(), 1))
+            if self._sleep(QUICK_S):
+                self._tell("It was over before it was worth a look.", SERIAL)
+                return
+            facts = self._calibrate()
+            if facts is None:
+                return
+        if self._decide(facts) and not self.is_over():
+            self._watch(facts)
+
+    def _calibrate(self) -> Facts | None:
+        """Alone, and in pairs. None: it is over, or hardly anything is left."""
+        leg = self.leg
+        if leg is None:
+            return None
+        trial = Trial(self.hub, leg, self._sleep)
+        alone = trial.phase(1, ALONE_S)
+        if alone is None or self.is_over() or self._is_nearly_done(alone):
+            return None
+        leg.limit = 2
+        self.pump(leg)
+        pair = trial.phase(2, PAIR_S)
+        if self.is_over():
+            return None
+        facts = trial.facts(alone, pair)
+        if alone.n_items:
+            self.hub.remember(self.source.fn, facts)
+        return facts
+
+    def _n_left(self) -> int | None:
+        """How many items have not ended; None: it is not known."""
+        source = self.source
+        if isinstance(source, StreamJob):
+            if not source.exhausted:
+                return None
+            return max(0, source.n_total - source.n_done)
+        return max(0, source._total - source.n_done)
+
+    def _is_nearly_done(self, alone: Stretch) -> bool:
+        """Whether so little is left that no other mode could gain anything."""
+        n_left = self._n_left()
+        if n_left is None or not alone.n_items or n_left * alone.wall_s > WORTH_S:
+            return False
+        self._tell("What was left when it had been looked at was too little for another mode.", SERIAL)
+        return True
+
+    # -- decisions -------------------------------------------------------------------------------------------------
+
+    def _decide(self, facts: Facts, *, tried: Prediction | None = None, did: float = 0.0) -> bool:
+        """Go where it will be done the soonest. ``tried``: where it was, and did so many items a second.
+
+        Returns whether it is worth watching.
+        """
+        n_left = self._n_left()
+        predictions = predict(facts, n_items=n_left)
+        if tried is not None:
+            predictions = [self._corrected(p, tried, did) for p in predictions]
+        chosen = choose(predictions, facts, n_items=n_left)
+        words = reason(facts, demands_of(facts), chosen, predictions)
+        before = self.choice.mode if tried is not None else None
+        self._settle_on(chosen.mode, words, chosen, facts, tuple(predictions), before)
+        return True
+
+    @staticmethod
+    def _corrected(prediction: Prediction, tried: Prediction, did: float) -> Prediction:
+        """What was seen counts for more than what was predicted, for that mode and others of its kind."""
+        if prediction.mode.kind != tried.mode.kind or did <= 0:
+            return prediction
+        factor = min(1.0, did / tried.rate)
+        return replace(
+            prediction, rate=prediction.rate * factor, low=prediction.low * factor, high=prediction.high * factor
+        )
+
+    def _settle_on(
+        self,
+        mode: Mode,
+        words: str,
+        predicted: Prediction | None = None,
+        facts: Facts | None = None,
+        predictions: tuple[Prediction, ...] = (),
+        before: Mode | None = None,
+    ) -> None:
+        driver, mode = self.hub.drivers.for_mode(mode)
+        self.choice = Choice(function_name(self.source.fn), mode, words, 0, predicted, None, before, facts, predictions)
+        limit = 1 if mode == SERIAL else None
+        leg = self.leg
+        if leg is not None and leg.driver is driver:
+            leg.limit = limit
+            assert isinstance(leg.estimate, MeteredEstimate)
+            leg.estimate.note = None
+            self.pump(leg)
+        else:
+            self._attach(Leg(self, driver, limit))
+
+    def _attach(self, leg: Leg) -> None:
+        """Have another driver take the items from now on."""
+        if self.leg is not None:
+            self._detach(self.leg)
+        self.leg = leg
+        self.legs.append(leg)
+        source = self.source
+        if isinstance(source, StreamJob):
+            source.n_slots = leg.driver.scheduler.n_workers * leg.driver.scheduler.n_slots
+        if leg.driver.engine.needs_driving:
+            self.has_moved = True
+        leg.driver.start_job(leg)
+        if source.open:
+            leg.driver.will_wait_elsewhere()
+            if isinstance(source, StreamJob) and source.refill is not None:
+                source.refill()  # its window may be wider now
+        self.hub.wake_sleepers()
+
+    def _detach(self, leg: Leg) -> None:
+        """Have a driver take no more items; those that it has taken end there."""
+        driver = leg.driver
+        with driver.roles.shield, driver._lock:
+            leg.attached = False
+            if leg.queued:
+                driver.scheduler.streams.remove(cast("Any", leg))
+                leg.queued = False
+            if leg.held:
+                driver._held.remove(cast("Any", leg))
+                leg.held = False
+            driver._close_job(leg)
+            driver._after_event()
+        source = self.source
+        source.queued = False
+        if isinstance(source, StreamJob):
+            source.held = False
+        driver._perform()
+        driver._settle([])
+
+    # -- watching --------------------------------------------------------------------------------------------------
+
+    def _watch(self, facts: Facts) -> None:
+        """See whether it does what was predicted. If not, look again what it is like, and change over, once."""
+        window_s = WINDOW_S
+        n_windows = 0
+        while True:
+            chosen, leg = self.choice.predicted, self.leg
+            if chosen is None or leg is None:
+                return
+            each_s = chosen.mode.n_slots / chosen.rate  # what an item should take there
+            if not leg.n_ended:  # workers start
+                self._sleep(2.0 + 2 * chosen.start_s + 5 * each_s, leg)
+            rate, busy = self._measure(leg, max(window_s, 3 * each_s))
+            if rate is None:
+                return
+            self.choice = replace(self.choice, measured=rate, n_items=self.source.n_done)
+            n_windows += 1
+            if busy and rate < chosen.low and self.choice.changed_from is None and self._is_worth_more(rate):
+                self._change_over(facts, chosen, rate)
+                if self.is_over():
+                    return
+                window_s = WINDOW_S
+                continue
+            window_s = min(2 * window_s, LONGEST_WINDOW_S)
+
+    def _is_worth_more(self, rate: float) -> bool:
+        """Whether enough is left to look again."""
+        n_left = self._n_left()
+        return n_left is None or n_left / max(rate, 1e-9) > 1.0
+
+    def _measure(self, leg: Leg, window_s: float) -> tuple[float | None, bool]:
+        """Items a second over a while, and whether there was work enough all the time. None: it is over."""
+        self._sleep(0.1)  # what was begun elsewhere ends, workers start
+        if self.is_over():
+            return None, False
+        began, n_before = perf_counter(), leg.n_ended
+        busy = True
+        for _ in range(4):
+            if self._sleep(window_s / 4):
+                return None, False
+            busy = busy and not leg.driver.scheduler.idle and (leg.queued or leg.limit is not None)
+        return (leg.n_ended - n_before) / (perf_counter() - began), busy
+
+    def _change_over(self, facts: Facts, chosen: Prediction, rate: float) -> None:
+        """It does less than was predicted: items have changed, or the prediction was wrong."""
+        self._attach(Leg(self, self.hub.drivers.trial(), 1))
+        self._sleep(0.01)
+        again = self._calibrate()
+        if again is None:
+            if not self.is_over():  # hardly anything is left
+                self.choice = replace(self.choice, mode=SERIAL, changed_from=chosen.mode)
+            return
+        # Items that take as long as before: then it was the prediction that was wrong.
+        same = 0.5 < again.alone.own_wall_s / facts.alone.own_wall_s < 2.0
+        self._decide(again, tried=chosen, did=rate if same else 0.0)
+
+    def _tell(self, words: str, mode: Mode) -> None:
+        self.choice = replace(self.choice, mode=mode, reason=words)
+
+    def end(self) -> None:
+        """It is over, or shall be: the legs let go."""
+        self.choice = replace(self.choice, n_items=self.source.n_done)
+        for leg in self.legs:
+            if leg is self.leg and leg.attached:
+                self._detach(leg)
+            leg.driver.stop_job(cast("Any", leg))

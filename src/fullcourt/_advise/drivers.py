@@ -1,0 +1,172 @@
+"""The drivers of an auto pool: opened when they are first needed, by what is to run there."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from functools import partial
+from time import monotonic
+from typing import TYPE_CHECKING, Any
+
+from fullcourt._advise.calls import Pending
+from fullcourt._advise.legs import Leg
+from fullcourt._advise.model import Mode
+from fullcourt._core.options import Options
+from fullcourt._engines.build import build_driver
+from fullcourt._engines.driver import Driver, broadcast_keys
+from fullcourt._engines.future import Future
+from fullcourt._engines.jobs import MapChunk, Settlement
+from fullcourt._engines.state import Broadcast
+from fullcourt.errors import PicklingError
+
+if TYPE_CHECKING:
+    from fullcourt._advise.hub import Hub
+
+__all__ = ["Drivers"]
+
+
+class Drivers:
+    """Owns them. Any thread may use it.
+
+    Attributes:
+        all: those that were opened.
+    """
+
+    def __init__(self, hub: Hub, options: dict[str, Any]) -> None:
+        self.all: list[Driver] = []
+        self._hub = hub
+        self._options = options
+        self.opening = threading.Lock()  # held while a driver is opened; before it no other lock
+        self._by_threads: dict[int, Driver] = {}
+        self._processes: Driver | None = None
+        self._process_mode = Mode(0, 1)
+        self._broadcasts: dict[int, Any] = {}  # for worker processes that come later
+
+    @property
+    def error(self) -> BaseException | None:
+        """What broke the trial threads, as an initializer that failed; then the pool is broken."""
+        trial = self._by_threads.get(2)
+        return trial._broken if trial is not None else None
+
+    @property
+    def has_processes(self) -> bool:
+        """Whether worker processes were ever started."""
+        return self._processes is not None
+
+    def trial(self) -> Driver:
+        """The two threads in which things are tried, and small ones done."""
+        return self.threads(2)
+
+    def threads(self, n: int) -> Driver:
+        driver = self._by_threads.get(n)
+        if driver is not None:
+            return driver
+        with self.opening:
+            driver = self._by_threads.get(n)
+            if driver is None:
+                driver = self._build(Driver, processes=0, threads=n)
+                self._by_threads[n] = driver
+        return driver
+
+    def for_mode(self, mode: Mode) -> tuple[Driver, Mode]:
+        """Where something of that mode runs, opened if need be; and which mode that really is."""
+        if not mode.processes:
+            return self.threads(max(2, mode.threads)), mode
+        with self.opening:
+            driver = self._processes
+            if driver is not None and self._process_mode != mode and not driver._n_open:
+                driver.close()  # idle, and of another size
+                driver = None
+            if driver is None or driver.closed:
+                sender = self._build(
+                    Sender, processes=mode.processes, threads=mode.threads if mode.threads > 1 else None
+                )
+                for key, value in list(self._broadcasts.items()):
+                    send(sender, key, value)
+                self._processes, self._process_mode = sender, mode
+                driver = sender
+            return driver, self._process_mode
+
+    def _build(self, kind: type[Driver], *, processes: int, threads: int | None) -> Driver:
+        """Make and open a driver. Under ``_opening``."""
+        options = dict(self._options)
+        if not processes:
+            options.update(start_method=None, preload=())
+        driver = build_driver(processes=processes, threads=threads, kind=kind, **options)
+        if isinstance(driver, Sender):
+            driver.hub = self._hub
+        driver.open()
+        self.all.append(driver)
+        driver.ended.add_done_callback(self._hub._driver_ended)
+        if self._hub._terminated:
+            driver.terminate()
+        elif self._hub._closing:
+            driver.close()
+        return driver
+
+    def within(self) -> Driver | None:
+        """The driver of threads whose task the caller is."""
+        for driver in list(self._by_threads.values()):
+            if driver.engine.current_chunk() is not None:
+                return driver
+        return None
+
+    def broadcast(self, value: Any) -> Broadcast[Any]:
+        """Give a value to all worker processes, also to those that come later."""
+        key = next(broadcast_keys)
+        self._broadcasts[key] = value
+        with self.opening:
+            if self._processes is not None:
+                send(self._processes, key, value)
+        return Broadcast(key, value, self._forget_value)
+
+    def _forget_value(self, key: int) -> None:
+        self._broadcasts.pop(key, None)
+        if self._processes is not None:
+            self._processes._forget_value(key)
+
+
+class Sender(Driver):
+    """A driver of worker processes: what cannot be sent there goes to the pool's threads, instead of failing."""
+
+    hub: Hub
+
+    def _prepare(
+        self,
+        fn: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        future: Future[Any],
+        options: Options | None,
+    ) -> Any:
+        trial: Future[Any] = Future(self)
+        call = super()._prepare(fn, args, kwargs, trial, options)
+        if call is None:
+            self.n_failed -= 1
+            self.hub.route(Pending(fn, args, kwargs, future, options), self.hub.drivers.trial(), None)
+            return None
+        call.future = future
+        future.work = call
+        return call
+
+    def _cannot_send(self, chunk: Any, worker_id: int, problem: PicklingError) -> list[Settlement]:
+        if type(chunk) is not MapChunk or chunk.count > 1 or not isinstance(chunk.job, Leg):
+            return super()._cannot_send(chunk, worker_id, problem)
+        leg = chunk.job
+        with self._lock:
+            if chunk.worker_id != worker_id:
+                return []
+            self.scheduler.withdrawn(chunk, monotonic())
+            if not leg.open:
+                return []
+            # In this order: the leg is not over before the item is another's.
+            self._deferred.append(partial(self.hub.run_stray, leg.course, chunk.start, chunk.items[0]))
+            leg.forget(chunk.start)
+        return []
+
+
+def send(driver: Driver, key: int, value: Any) -> None:
+    """Give a value to all worker processes."""
+    frame = driver.engine.frame_of(key, driver.engine.codec.encode(value))
+    with driver.roles.shield, driver._lock:
+        driver.engine.broadcast(key, frame)

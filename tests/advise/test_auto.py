@@ -1,0 +1,355 @@
+"""`Pool(mode="auto")`: whatever it chooses, each item runs once, and what a pool promises holds.
+
+Where a test needs a certain choice it gives the facts; what a machine measures is left to `benchmarks/`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import collections
+import itertools
+import os
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import advise_tasks as tasks
+import pytest
+from advise_tasks import facts_like
+
+import fullcourt
+from fullcourt import Failure, Pool
+from fullcourt._advise.facts import Facts
+
+N = 400
+
+
+@pytest.fixture
+def pool() -> Iterator[Pool]:
+    with Pool(mode="auto") as made:
+        yield made
+
+
+@pytest.fixture
+def told(pool: Pool) -> Callable[..., Pool]:
+    """The pool, with what it shall believe of a function; the modes that this leads to: see `test_model`."""
+
+    def tell(fn: Callable[..., Any], facts: Facts) -> Pool:
+        pool._driver.remember(fn, facts)  # type: ignore[attr-defined]
+        return pool
+
+    return tell
+
+
+def journal(tmp_path: Path) -> tuple[Path, list[tuple[str, int]]]:
+    path = tmp_path / "journal"
+    path.touch()
+    return path, [(str(path), i) for i in range(N)]
+
+
+def each_once(path: Path, n: int = N) -> bool:
+    return collections.Counter(map(int, path.read_text().split())) == dict.fromkeys(range(n), 1)
+
+
+KINDS = {"processes": "python", "threads": "native", "many": "wait"}
+
+
+@pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
+def test_each_item_runs_once_and_in_order(kind: str, told: Callable[..., Pool], tmp_path: Path) -> None:
+    path, items = journal(tmp_path)
+    pool = told(tasks.record, facts_like(kind, wall=0.01))
+    assert pool.map(tasks.record, items) == [i * i for i in range(N)]
+    assert each_once(path)
+
+
+def test_each_item_runs_once_when_it_is_really_measured(pool: Pool, tmp_path: Path) -> None:
+    path, items = journal(tmp_path)
+
+    assert pool.map(tasks.record, itertools.chain(items)) == [i * i for i in range(N)]
+    assert each_once(path)
+
+
+@pytest.mark.parametrize("method", ["imap", "imap_unordered"])
+@pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
+def test_lazy_maps_run_each_once(kind: str, method: str, told: Callable[..., Pool], tmp_path: Path) -> None:
+    path, items = journal(tmp_path)
+    pool = told(tasks.record, facts_like(kind, wall=0.01))
+    results = list(getattr(pool, method)(tasks.record, iter(items)))
+    assert sorted(results) == [i * i for i in range(N)]
+    assert method == "imap_unordered" or results == sorted(results)
+    assert each_once(path)
+
+
+def test_python_code_is_moved_to_processes(told: Callable[..., Pool]) -> None:
+    pool = told(tasks.where, facts_like("python", wall=0.01))
+    pids = {pid for _, pid in pool.map(tasks.where, range(1000))}
+    assert os.getpid() not in pids
+    assert pool.explain().choices[-1].mode.processes
+
+
+def test_what_is_measured_first_runs_here_and_the_rest_where_it_shall(
+    pool: Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        "fullcourt._advise.trial.facts_of", lambda *_: facts_like("python", wall=0.1)
+    )  # whatever was seen
+    answers = pool.map(tasks.where, range(1000))
+    assert [n for n, _ in answers] == list(range(1000))
+    pids = [pid for _, pid in answers]
+    assert pids[0] == os.getpid()
+    assert pids[-1] != os.getpid()
+
+
+def test_a_tiny_job_starts_no_process() -> None:
+    with Pool(mode="auto") as pool:
+        assert pool.map(tasks.add_one, range(1000)) == list(range(1, 1001))
+        assert pool.explain().choices[-1].mode.kind == "serial"
+        assert not pool._driver.drivers.has_processes  # type: ignore[attr-defined]
+
+
+def test_what_does_not_pickle_stays_on_threads(told: Callable[..., Pool]) -> None:
+    lock = threading.Lock()
+
+    def with_lock(n: int) -> int:
+        with lock:
+            return n
+
+    pool = told(with_lock, facts_like("python", wall=0.1, obstacle="a lock"))
+    assert pool.map(with_lock, range(200)) == list(range(200))
+
+
+def test_one_item_that_does_not_pickle_runs_on_a_thread(told: Callable[..., Pool]) -> None:
+    items: list[Any] = [*range(50), threading.Lock(), *range(50)]
+    pool = told(type_and_pid, facts_like("python", wall=0.1))
+    answers = pool.map(type_and_pid, items)
+    assert [name for name, _ in answers] == [type(item).__name__ for item in items]
+    assert answers[50][1] == os.getpid()
+    assert answers[49][1] != os.getpid()
+
+
+def type_and_pid(item: object) -> tuple[str, int]:
+    return type(item).__name__, os.getpid()
+
+
+def test_one_call_that_does_not_pickle_runs_on_a_thread(told: Callable[..., Pool]) -> None:
+    pool = told(tasks.where, facts_like("python"))
+    futures = [pool.submit(type_and_pid, i) for i in range(300)]
+    futures.append(pool.submit(type_and_pid, threading.Lock()))
+    assert [future.result()[0] for future in futures] == ["int"] * 300 + ["lock"]
+
+
+@pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
+def test_errors_are_as_in_other_modes(kind: str, told: Callable[..., Pool]) -> None:
+    pool = told(tasks.fail_on_seven, facts_like(kind, wall=0.1))
+    with pytest.raises(ValueError, match="seven") as caught:
+        pool.map(tasks.fail_on_seven, range(100))
+    assert any("fail_on_seven(7)" in note and "item 7" in note for note in caught.value.__notes__)
+    results = pool.map(tasks.fail_on_seven, range(100), on_error="return")
+    assert [i for i, result in enumerate(results) if isinstance(result, Failure)] == [7]
+    assert results[7].index == 7
+
+
+def test_starmap_and_the_async_forms(told: Callable[..., Pool]) -> None:
+    pool = told(tasks.add, facts_like("python", wall=0.1))
+    pairs = [(i, 2 * i) for i in range(100)]
+    assert pool.starmap(tasks.add, pairs) == [3 * i for i in range(100)]
+    got: list[Any] = []
+    assert pool.starmap_async(tasks.add, pairs, callback=got.append).get() == [3 * i for i in range(100)]
+    assert got == [[3 * i for i in range(100)]]
+    assert pool.map_async(tasks.wait, range(30)).get() == list(range(30))
+
+
+def test_calls_of_all_kinds(pool: Pool) -> None:
+    assert pool.apply(tasks.add, (1, 2)) == 3
+    assert pool.submit(tasks.add, 1, b=2).result() == 3
+    assert pool.apply_async(tasks.add, (1,), {"b": 2}).get() == 3
+    futures = [pool.submit(tasks.compute, i) for i in range(200)]
+    assert [future.result() for future in futures] == [tasks.compute(i) for i in range(200)]
+    with pytest.raises(ValueError, match="seven") as caught:
+        pool.submit(tasks.fail_on_seven, 7).result()
+    assert any("fail_on_seven(7)" in note for note in caught.value.__notes__)
+
+
+def test_calls_may_wait_for_each_other(pool: Pool) -> None:
+    barrier = threading.Barrier(4)
+
+    def meet(_: int) -> int:
+        return barrier.wait(30)
+
+    assert sorted(future.result(30) for future in [pool.submit(meet, i) for i in range(4)]) == [0, 1, 2, 3]
+
+
+def test_items_may_wait_for_each_other(pool: Pool) -> None:
+    barrier = threading.Barrier(2)
+
+    def meet(_: int) -> int:
+        return barrier.wait(30)
+
+    assert sorted(pool.map(meet, range(4))) == [0, 0, 1, 1]
+
+
+def test_a_task_may_use_its_pool(pool: Pool) -> None:
+    def outer(n: int) -> int:
+        return sum(pool.map(tasks.add_one, range(n))) + pool.submit(tasks.add_one, n).result()
+
+    assert pool.map(outer, [1, 2, 3]) == [1 + 2, 3 + 3, 6 + 4]
+    assert pool.submit(outer, 2).result() == 6
+
+
+def test_an_endless_input_is_read_only_as_far_as_is_asked(told: Callable[..., Pool]) -> None:
+    pulled: list[int] = []
+
+    def endless() -> Iterator[int]:
+        for i in itertools.count():
+            pulled.append(i)
+            yield i
+
+    pool = told(tasks.where, facts_like("python", wall=0.1))
+    results = pool.imap(tasks.where, endless(), buffersize=10)
+    assert [n for n, _ in itertools.islice(results, 50)] == list(range(50))
+    results.close()
+    assert len(pulled) <= 61
+
+
+def test_an_endless_input_is_measured_too(pool: Pool) -> None:
+    results = pool.imap(tasks.compute, itertools.count())
+    assert list(itertools.islice(results, N)) == [tasks.compute(i) for i in range(N)]
+    results.close()
+
+
+def test_an_iterator_that_is_dropped_ends_its_map(pool: Pool) -> None:
+    results = pool.imap(tasks.wait, itertools.count())
+    assert next(results) == 0
+    del results  # leaving the pool waits for what it has
+
+
+def test_an_input_that_raises_is_told_in_its_turn(pool: Pool) -> None:
+    def broken() -> Iterator[int]:
+        yield from range(20)
+        raise LookupError("the input")
+
+    results = pool.imap(tasks.wait, broken())
+    got = [next(results) for _ in range(20)]
+    with pytest.raises(LookupError, match="the input"):
+        next(results)
+    assert got == list(range(20))
+
+
+def test_asyncio(told: Callable[..., Pool]) -> None:
+    pool = told(tasks.where, facts_like("python", wall=0.1))
+
+    async def use() -> list[int]:
+        one = await pool.submit(tasks.add_one, 1)
+        return [one, *[n async for n, _ in pool.aimap(tasks.where, range(50))]]
+
+    assert asyncio.run(use()) == [2, *range(50)]
+
+
+def test_a_map_can_be_cancelled(told: Callable[..., Pool]) -> None:
+    pool = told(tasks.wait, facts_like("native"))
+    future = pool.map_async(tasks.wait, range(100_000))
+    assert future.cancel()
+    assert future.cancelled()
+
+
+def test_it_can_be_terminated_in_the_midst_of_all() -> None:
+    pool = Pool(mode="auto")
+    maps = [pool.map_async(tasks.compute, range(100_000)), pool.map_async(tasks.wait, range(100_000))]
+    calls = [pool.submit(tasks.wait, i) for i in range(100)]
+    pool.terminate()
+    pool.join()
+    assert all(future.done() for future in maps + calls)
+
+
+def test_one_that_nobody_holds_ends_by_itself() -> None:
+    pool = Pool(mode="auto")
+    future = pool.map_async(tasks.wait, range(100))
+    ended = pool._driver.ended
+    del pool
+    assert future.result() == list(range(100))
+    assert ended.wait(30)
+
+
+def test_it_changes_over_once_if_it_does_less_than_was_predicted(
+    told: Callable[..., Pool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fullcourt._advise.course.WINDOW_S", 0.05)
+    calls: list[int] = []
+    settle = fullcourt._advise.course.Course._settle_on
+
+    def counted(self: Any, *args: Any) -> None:
+        calls.append(1)
+        settle(self, *args)
+
+    monkeypatch.setattr("fullcourt._advise.course.Course._settle_on", counted)
+    pool = told(tasks.compute, facts_like("wait", wall=0.0002))  # it is said to wait, and computes
+    n = 2500
+    assert pool.map(tasks.compute, range(n)) == [tasks.compute(i) for i in range(n)]
+    choice = pool.explain().choices[-1]
+    assert choice.changed_from is not None
+    assert choice.changed_from.threads > 2
+    assert len(calls) == 2
+    assert "slower than predicted" in str(choice)
+
+
+def test_limits_of_time_are_kept_by_processes(pool: Pool) -> None:
+    assert {pid for _, pid in pool.map(tasks.where, range(10), timeout=30)} != {os.getpid()}
+    assert pool.submit(tasks.where, 1).result()[1] == os.getpid()
+    assert pool.options(timeout=30).submit(tasks.where, 1).result()[1] != os.getpid()
+
+
+def test_an_initializer_runs_before_tasks_wherever_they_run() -> None:
+    with Pool(mode="auto", initializer=tasks.prepare, initargs=("here",)) as pool:
+        pool._driver.remember(tasks.prepared, facts_like("python", wall=0.1))  # type: ignore[attr-defined]
+        assert pool.submit(tasks.prepared, 0).result() == "here"
+        assert set(pool.map(tasks.prepared, range(100))) == {"here"}
+
+
+def test_an_initializer_that_fails_is_told() -> None:
+    with (
+        Pool(mode="auto", initializer=tasks.fail_on_seven, initargs=(7,)) as pool,
+        pytest.raises(ValueError, match="seven"),
+    ):
+        pool.map(tasks.wait, range(10))
+
+
+def test_progress_is_shown_once_for_all(told: Callable[..., Pool], capfd: pytest.CaptureFixture[str]) -> None:
+    pool = told(tasks.wait, facts_like("python", wall=0.1))
+    pool.map(tasks.wait, range(100), progress=True)
+    assert "100" in capfd.readouterr().err
+
+
+def test_statistics_are_of_all_its_workers(told: Callable[..., Pool]) -> None:
+    pool = told(tasks.where, facts_like("python", wall=0.1))
+    pool.map(tasks.where, range(100))
+    pool.map(tasks.add_one, range(100))
+    assert pool.statistics().n_done == 200
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"mode": "best"}, "auto"),
+        ({"mode": "auto", "processes": 2}, "finds the number"),
+        ({"mode": "auto", "threads": 2}, "finds the number"),
+        ({"mode": "auto", "max_tasks_per_child": 2}, "max_tasks_per_child"),
+        ({"mode": "auto", "memory_limit": "1G"}, "memory_limit"),
+    ],
+)
+def test_what_contradicts_is_refused(options: dict[str, Any], says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        Pool(**options)
+
+
+def test_the_one_line_map_chooses_by_itself() -> None:
+    assert fullcourt.map(tasks.add_one, range(10)) == list(range(1, 11))
+    assert fullcourt.map(tasks.add_one, range(10), mode="auto") == list(range(1, 11))
+    assert not fullcourt.map(tasks.add_one, [])
+
+
+def test_explicit_modes_are_as_before() -> None:
+    with Pool(threads=2) as pool:
+        assert pool.map(tasks.add_one, range(10)) == list(range(1, 11))
+        assert not pool.explain().choices
+        assert "told its mode" in str(pool.explain())
