@@ -19,6 +19,7 @@ __all__ = ["PROCESSES", "Process"]
 
 _inner: Any = multiprocessing.process
 _contexts: Any = multiprocessing.context
+NO_KWARGS: Any = _inner.BaseProcess.__init__.__defaults__[-1]  # {}, or None from Python 3.14 on
 
 if TYPE_CHECKING:
 
@@ -91,7 +92,7 @@ class Process(OurProcess[Any], Base):
         target: Callable[..., object] | None = None,
         name: str | None = None,
         args: Iterable[Any] = (),
-        kwargs: Mapping[str, Any] = {},
+        kwargs: Mapping[str, Any] | None = NO_KWARGS,
         *,
         daemon: bool | None = None,
     ) -> None:
