@@ -8,6 +8,8 @@ import multiprocessing.process
 import os
 import signal
 import sys
+import threading
+import warnings
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -126,8 +128,11 @@ class Process(OurProcess[Any], Base):
         assert self._running is None, "cannot start a process twice"
         assert self._owner == os.getpid(), "can only start a process object created by current process"
         self._method = self._start_method or _contexts._default_context.get_start_method()
-        if self._method != "fork" and "multiprocessing.resource_tracker" in sys.modules:
-            sys.modules["multiprocessing.resource_tracker"].ensure_running()  # the child's is the program's
+        if self._method != "fork":
+            if "multiprocessing.resource_tracker" in sys.modules:
+                sys.modules["multiprocessing.resource_tracker"].ensure_running()  # the child's is the program's
+        elif sys.version_info >= (3, 12) and threading.active_count() > 1:
+            warn_of_threads()
         _inner._cleanup()
         super().start()
         self._popen = Popen(vars(self)["_running"])
@@ -205,6 +210,18 @@ class Process(OurProcess[Any], Base):
 
     def _raised(self, text: str) -> None:
         sys.stderr.write(f"Process {self.name}:\n{text}")
+
+
+def warn_of_threads() -> None:
+    """As the running Python does, but not of a pool's thread that sleeps, and holds nothing."""
+    from fullcourt.process.forks import other_threads
+
+    if other_threads():
+        warnings.warn(
+            f"This process (pid={os.getpid()}) is multi-threaded, use of fork() may lead to deadlocks in the child.",
+            DeprecationWarning,
+            stacklevel=3,
+        )
 
 
 class ForkProcess(Process):

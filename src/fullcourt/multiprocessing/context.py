@@ -44,15 +44,6 @@ class Context:
         manager.start()
         return manager
 
-    @property
-    def Process(self) -> Any:  # noqa: N802  multiprocessing's name
-        """The class of processes that are started by this context's method."""
-        base: Any = super()
-        theirs = base.Process
-        if asked_by_standard_library() or not _ours.are_there():
-            return theirs
-        return PROCESSES.get(theirs._start_method, theirs)
-
     def get_context(self, method: str | None = None) -> Any:
         """This context, or the one of another start method."""
         return self if method is None else get_context(method)
@@ -84,6 +75,20 @@ MADE = (
 )  # fmt: skip
 for made in MADE:
     setattr(Context, made, maker(made))
+
+
+class ProcessClass:
+    """The attribute ``Process`` of a context: the class of processes that are started by its method."""
+
+    def __get__(self, context: Any, kind: Any = None) -> Any:
+        base: Any = super(Context, kind)  # type: ignore[misc]  # the standard library's class, below ours
+        theirs = base.Process
+        if asked_by_standard_library() or not _ours.are_there():
+            return theirs
+        return PROCESSES.get(theirs._start_method, theirs)
+
+
+setattr(Context, "Process", ProcessClass())  # noqa: B010  which type checkers would take for one class
 
 
 def of_kind(kind: Any) -> Any:
