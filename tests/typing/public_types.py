@@ -5,6 +5,7 @@ from typing import assert_type
 
 import fullcourt
 from fullcourt import Child, Pipeline, Process, Shared, Stage, Thread
+from fullcourt.gil import PoolObservation, Report
 from fullcourt.pool import Broadcast, PipelineIterator, PoolStatistics, ResultIterator, StageStatistics
 
 
@@ -48,6 +49,14 @@ def lifecycle() -> None:
     with fullcourt.Pool(2, threads=2) as pool:
         assert_type(pool, fullcourt.Pool)
         assert_type(pool.statistics(), PoolStatistics)
+
+
+def observations(pool: fullcourt.Pool) -> None:
+    with fullcourt.observe() as observation, pool.observe(rate=100) as of_pool:
+        assert_type(observation, fullcourt.Observation)
+        assert_type(of_pool, PoolObservation)
+    assert_type(observation.report, Report)
+    assert_type(of_pool.why, str)
 
 
 async def awaiting(pool: fullcourt.Pool) -> None:

@@ -71,7 +71,7 @@ def native_factor(total: list[float], runnable: list[float]) -> float:
     samples = total[W_HELD] + total[W_NATIVE]
     if without <= 0 or total[W_NATIVE] <= 0 or kept < 0.1 * with_gil or with_gil < 0.1 * without:
         return 1.0
-    if total[W_BLOCKED] < max(0.3 * with_gil, 0.15 * total[TIME]):  # it is seldom woken for the GIL
+    if total[W_BLOCKED] < 0.12 * total[TIME]:  # it is seldom woken for the GIL
         return 1.0
     ready = total[RUN] + total[QUEUE]
     queued_with_gil = min(total[QUEUE], kept_queued / kept * with_gil) if kept else 0.0

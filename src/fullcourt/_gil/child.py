@@ -5,9 +5,9 @@ It speaks over its standard streams. A byte comes in, an answer goes out, an 8-b
     G   begin; answered when the first sample is taken
     S   how things stand: the recording so far
     R   the same, and begin anew
-    end of file: end, also where the one who asked was killed
+    Q   end; so do end of file, and the death of the one who asked
 
-It says nothing by itself, so that nobody has to listen; it ends when there is nothing left to watch and is then asked.
+It says nothing by itself, so that nobody has to listen.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ import sys
 from functools import partial
 
 from fullcourt._gil.sampler import Sampler
+
+ORPHANED_MS = 500  # with nothing left to watch, it looks so often whether somebody can still ask
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -42,8 +44,9 @@ def main(arguments: list[str]) -> None:
     sampler = begin()
     alive = sampler.look()
     answer(True)
-    while True:
-        if poller.poll(max(0.0, sampler.pause_ms()) if alive else None):
+    parent = os.getppid()
+    while os.getppid() == parent:
+        if poller.poll(max(0.0, sampler.pause_ms()) if alive else ORPHANED_MS):
             command = os.read(0, 1)
             if command not in (b"S", b"R"):
                 return

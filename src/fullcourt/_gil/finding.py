@@ -8,7 +8,8 @@ How it is found, without stopping the process and without tables of addresses:
    each to its GIL.
 3. On 3.11 and 3.12 the GIL lies in `_PyRuntime` itself, and is found by its looks: {switch interval in microseconds,
    pointer to the state of the thread that held it last, 0 or 1, number of switches}, where that thread state names a
-   thread of the process. In our own process, changing the switch interval confirms it (see `confirm`).
+   thread of the process; on 3.12 the interpreter points to it. In our own process, changing the switch interval
+   confirms it (see `confirm`).
 
 A GIL (``struct _gil_runtime_state``, pycore_gil.h) is, from the interval on: interval, last_holder, locked (an int),
 switch_number, and then the condition variables and mutexes that threads wait at. Its fields kept their order from 3.11
@@ -45,6 +46,7 @@ WORDS = {
 }
 NATIVE_ID = {11: 160, 12: 144}  # of a thread state (cpython/pystate.h), where pointers have 8 bytes
 T_NEXT, T_INTERPRETER = 8, 16
+NEAR = 512  # words: on 3.11 the GIL stands near the beginning of the runtime
 
 
 class Gil:
@@ -214,11 +216,21 @@ def _by_looks(memory: Memory, address: int, size: int, tids: set[int]) -> Runtim
         if not address <= interpreter < address + size:  # the main interpreter is part of the runtime
             continue
         for minor, native_at in NATIVE_ID.items():
-            if memory.word(holder + native_at) in tids:
+            if memory.word(holder + native_at) in tids and (
+                index < NEAR if minor == 11 else points_to(memory, interpreter, address + 8 * index)
+            ):
                 runtime = Runtime(memory, address, minor, {"t_native": native_at, "t_next": T_NEXT}, False)
                 runtime.gils = [Gil(address + 8 * index, 0, interpreter)]
                 return runtime
     return None
+
+
+def points_to(memory: Memory, interpreter: int, gil: int) -> bool:
+    """Whether an interpreter of 3.12 has a pointer to that GIL: `interp->ceval.gil`, near its beginning.
+
+    Its list of threads, {next unique id, head, count}, looks much like a GIL, but nothing points to it.
+    """
+    return gil.to_bytes(8, "little") in memory.read(interpreter, 4096)
 
 
 def _plausible(interval: int, holder: int, locked: int) -> bool:

@@ -150,6 +150,8 @@ def _flags(recording: Mapping[str, Any], processes: tuple[ProcessReport, ...]) -
                     f"the GIL of process {process.pid} changed hands {gil.handovers_per_s:,.0f} times a second: more"
                     " than can be followed; its split may be 15 points off"
                 )
+        if process.method == "sampled" and not process.python and process.pid == recording["pid"]:
+            yield f"no Python from 3.11 to 3.15 was found in process {process.pid}: of its GIL nothing is known"
         if process.method == "counters":
             yield f"the system does not let us look into process {process.pid}: of its GIL nothing is known"
         if process.unseen_cpu_s > 0.05 * max(process.times.cpu_s, 0.01):

@@ -35,13 +35,9 @@ def print_report(report: Report, file: TextIO | None = None) -> None:
     for process in report.processes:
         if process.times.wall_s <= 0:
             continue
-        table = Table(
-            title=Text(process_title(process)),
-            title_justify="left",
-            title_style="",
-            header_style="bold",
-            pad_edge=False,
-        )
+        console.print()
+        console.print(process_title(process), markup=False, style="bold", soft_wrap=True)
+        table = Table(header_style="bold", pad_edge=False)
         for head in heads(process):
             table.add_column(head, justify="left" if head in ("thread", "", "blocked") else "right", no_wrap=head == "")
         for name, times in rows(process):

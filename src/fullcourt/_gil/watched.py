@@ -20,6 +20,7 @@ __all__ = ["Process"]
 
 LOOK_FOR_INTERPRETERS_NS = 50_000_000
 FIND_AGAIN_NS = (2_000_000, 10_000_000, 50_000_000, 250_000_000, 1_000_000_000)
+YOUNG_NS = 2_000_000_000
 NOT_HELD = (None, -1)
 NOT_ALLOWED = "counters"
 SAMPLED = "sampled"
@@ -80,13 +81,17 @@ class Process:
         self._find_at = 0
         self._interpreters_at = 0
         self._executable = ""
+        self._is_named = False
         self._like = like
         self._enter()
 
     def _enter(self) -> None:
         """Look at which program this is: at first, and after an exec."""
         self._executable = read_link(self.pid)
-        self._recorder.process(self.pid, self.parent, command_of(self.pid), "", SAMPLED)
+        known = self._recorder.processes.get(self.pid, {})
+        name = command_of(self.pid)  # in the midst of an exec, and at its end, it has none
+        self._is_named = bool(name)
+        self._recorder.process(self.pid, self.parent, name or str(known.get("name", "")), "", SAMPLED)
         try:
             self.memory = Memory(self.pid)
         except OSError:
@@ -137,7 +142,7 @@ class Process:
             self._files.clear()
             if self.runtime is not None:
                 self.runtime.look_again()
-                self._name_threads(self.runtime)
+                self._name_threads(self.runtime, now)
         if self.runtime is None and now >= self._find_at:
             with contextlib.suppress(OSError):
                 self._find(now)
@@ -248,6 +253,9 @@ class Process:
             self._recorder.thread(thread.key, self.pid, tid, name_of(self.pid, tid), now, run, queued)
             if self._sampler.has_inner_pids(self.pid):
                 self.inner[inner_tid(self.pid, tid)] = tid
+        if not self._is_named and (name := command_of(self.pid)):
+            self._recorder.processes[self.pid]["name"] = name
+            self._is_named = True
         executable = read_link(self.pid)
         if not executable:  # at its end, first the memory goes, then it is a zombie
             return bool(self.threads) and not is_zombie(self.pid)
@@ -255,12 +263,12 @@ class Process:
             self._forget(now)
         return bool(self.threads)
 
-    def _name_threads(self, runtime: Runtime) -> None:
+    def _name_threads(self, runtime: Runtime, now: int) -> None:
         python = runtime.python_threads()
         if python:
             for tid, thread in self.threads.items():
                 lane = self._recorder.lanes.get(thread.key)
-                if lane is not None and not lane.python:
+                if lane is not None and (not lane.python or now - lane.began < YOUNG_NS):
                     lane.name = name_of(self.pid, tid) or lane.name  # a thread names itself after it began
                     lane.python = tid in python or tid in {self.inner.get(number) for number in python}
 

@@ -85,8 +85,10 @@ class Watcher:
     def close(self) -> None:
         """End it. Idempotent."""
         process = self._process
-        with contextlib.suppress(OSError):
+        # It is told so: end of file comes only when children that were forked meanwhile have ended, too.
+        with contextlib.suppress(OSError, ValueError):
             if process.stdin is not None:
+                process.stdin.write(b"Q")
                 process.stdin.close()
         if process.stdout is not None:
             process.stdout.close()
