@@ -66,7 +66,7 @@ def engine(request: pytest.FixtureRequest) -> Engine:
     return chosen
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # not longer: its threads, and the oracle's, must not run beside the tests of forks
 def shared_pool(engine: Engine, fullcourt: ModuleType, oracle: ThreadPool) -> Iterator[SharedPool]:
     before = Snapshot.take()
     SharedPool.current = shared = SharedPool(lambda: fullcourt.Pool(**engine.options))
@@ -119,7 +119,7 @@ def gate(tmp_path: Path, gates: list[Gate]) -> Gate:
     return gates[-1]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def oracle() -> Iterator[ThreadPool]:
     """The standard library's own pool, whose answers ours must equal."""
     with ThreadPool(2) as made:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -10,35 +9,13 @@ from typing import Any
 from fullcourt._core.scheduler import Scheduler
 from fullcourt._engines.driver import Driver
 from fullcourt._engines.face import Face
+from fullcourt._engines.methods import default_start_method, portable_transport
 from fullcourt._engines.output import Output
 from fullcourt._engines.supervisor import Limits
 from fullcourt._os.cpus import share_of
 from fullcourt.errors import NotSupported
 
-__all__ = ["build_driver", "default_start_method", "portable_transport"]
-
-START_METHODS = ("fork", "forkserver", "spawn")
-
-
-def portable_transport() -> bool:
-    """Whether links go over ``multiprocessing.connection``: where the system lacks what the fast ones need.
-
-    The environment variable ``FULLCOURT_TRANSPORT=portable`` forces it, for testing.
-    """
-    forced = os.environ.get("FULLCOURT_TRANSPORT", "")
-    if forced not in ("", "portable", "native"):
-        raise ValueError(f"FULLCOURT_TRANSPORT is {forced!r}; it takes 'portable' or 'native'")
-    return forced == "portable" or not sys.platform.startswith("linux")
-
-
-def default_start_method() -> str:
-    """The running Python's own default, as ``multiprocessing.get_start_method()`` names it."""
-    import multiprocessing
-
-    method = multiprocessing.get_start_method(allow_none=True)
-    # Other libraries add methods of their own (loky does), and may make them the default.
-    known = (name for name in multiprocessing.get_all_start_methods() if name in START_METHODS)
-    return method if method in START_METHODS else next(known)
+__all__ = ["build_driver"]
 
 
 def most_workers(n_workers: int) -> int:

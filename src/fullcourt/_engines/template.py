@@ -292,8 +292,11 @@ def record_faults(page_fd: int, n_slots: int) -> None:
 def be_a_child(name: str) -> None:
     """Give back what a fork inherited and a worker must not have, as ``multiprocessing`` does for its children."""
     import atexit
+    import threading
 
     atexit._clear()
+    with contextlib.suppress(AttributeError):
+        threading.main_thread()._set_native_id()  # type: ignore[attr-defined]
     with contextlib.suppress(OSError, ValueError, AttributeError):
         null = os.open(os.devnull, os.O_RDONLY)
         os.dup2(null, 0)

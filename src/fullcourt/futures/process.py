@@ -11,9 +11,9 @@ from functools import partial
 from time import monotonic
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
-from fullcourt._engines.build import START_METHODS
 from fullcourt._engines.future import Future
 from fullcourt._engines.jobs import MAP, STARMAP
+from fullcourt._engines.methods import START_METHODS
 from fullcourt._engines.streams import ResultIterator
 from fullcourt._faces.children import ChildProcess
 from fullcourt._faces.outcomes import TaskUnreadable, as_standard, is_unreadable, unwrapped

@@ -59,7 +59,7 @@ from fullcourt.multiprocessing.context import get_context
 from fullcourt.multiprocessing.pool import AsyncResult, Pool, ThreadPool
 
 if TYPE_CHECKING or are_there():
-    from fullcourt.multiprocessing._ours import Process
+    from fullcourt._faces.process import Process
 else:
     from multiprocessing import Process
 

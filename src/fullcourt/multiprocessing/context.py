@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
+from fullcourt._faces.process import PROCESSES
 from fullcourt.multiprocessing import _ours
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ class Context:
         theirs = base.Process
         if asked_by_standard_library() or not _ours.are_there():
             return theirs
-        return _ours.PROCESSES.get(theirs._start_method, theirs)
+        return PROCESSES.get(theirs._start_method, theirs)
 
     def get_context(self, method: str | None = None) -> Any:
         """This context, or the one of another start method."""

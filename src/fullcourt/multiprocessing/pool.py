@@ -13,9 +13,9 @@ from types import FunctionType, GenericAlias, TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from fullcourt import errors
-from fullcourt._engines.build import START_METHODS
 from fullcourt._engines.future import Future
 from fullcourt._engines.jobs import MAP, STARMAP, Failure, MapJob
+from fullcourt._engines.methods import START_METHODS
 from fullcourt._engines.streams import ResultIterator
 from fullcourt._faces.children import ChildProcess
 from fullcourt._faces.outcomes import as_standard, unwrapped

@@ -205,15 +205,15 @@ def fork_keeper(news: socket.socket, close: Callable[[], object], run: Callable[
 
 def spawn_keeper(fds: list[int]) -> KeeperHandle:
     """Start a keeper that is a fresh interpreter, with the descriptors for its child. Raises OSError."""
-    keeper = start_fresh("main")
+    keeper = start_fresh("main", "fullcourt.process.child")
     keeper.order(("start", THE_CHILD), fds)
     return keeper
 
 
-def start_fresh(entry: str) -> KeeperHandle:
+def start_fresh(entry: str, module: str) -> KeeperHandle:
     control, its_control = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     try:
-        code = f"from fullcourt.process.keeper import {entry}; {entry}(3, {os.getpid()})"
+        code = f"from fullcourt.process.keeper import {entry}; {entry}(3, {os.getpid()}, {module!r})"
         pid = spawn_interpreter(code, [its_control.fileno()], {})
     except BaseException:
         control.close()
@@ -229,13 +229,18 @@ _server: KeeperHandle | None = None
 _server_lock = threading.Lock()
 
 
-def serve_keeper(fds: list[int]) -> KeeperHandle:
-    """Have the server fork off a keeper, with the descriptors for its child. Raises OSError."""
+def serve_keeper(fds: list[int], module: str) -> KeeperHandle:
+    """Have the server fork off a keeper, with the descriptors for its child. Raises OSError.
+
+    Args:
+        fds: those descriptors.
+        module: of ours, with the class of processes: what a new server imports before it forks.
+    """
     global _server  # noqa: PLW0603  one for all that run, as its name says
     for _ in range(3):
         with _server_lock:
             if _server is None or not _server.take():
-                _server = start_fresh("serve")
+                _server = start_fresh("serve", module)
             server = _server
         control, its_control = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         try:
@@ -251,19 +256,20 @@ def serve_keeper(fds: list[int]) -> KeeperHandle:
 # -- in fresh interpreters ---------------------------------------------------------------------------------------------
 
 
-def prepare(control_fd: int) -> socket.socket:
+def prepare(control_fd: int, module: str) -> socket.socket:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.set_inheritable(control_fd, False)
-    __import__("fullcourt.process.child")  # before the forks, so that they share it
+    for name in ("fullcourt.process.child", module):  # before the forks, so that they share it
+        __import__(name)
     gc.collect()
     gc.freeze()
     quiet_signals()
     return socket.socket(fileno=control_fd)
 
 
-def main(control_fd: int, program_pid: int) -> None:
+def main(control_fd: int, program_pid: int, module: str) -> None:
     """The entry of a keeper that is a fresh interpreter."""
-    control = prepare(control_fd)
+    control = prepare(control_fd, module)
     data, fds = receive(control)
     if data:
         keep(control, program_pid, fds)
@@ -297,9 +303,9 @@ def keep(control: socket.socket, parent_pid: int, fds: list[int]) -> None:
     keeper.run()
 
 
-def serve(control_fd: int, program_pid: int) -> None:
+def serve(control_fd: int, program_pid: int, module: str) -> None:
     """The entry of the server: a template whose workers are keepers, each with a control socket of its own."""
-    control = prepare(control_fd)
+    control = prepare(control_fd, module)
     server_pid = os.getpid()
 
     def fork_one(_id: int, fds: list[int]) -> int:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Generator, Iterable, Mapping
 from types import TracebackType
 from typing import Any, Generic, Self, TypeVar, cast
 
-from fullcourt._engines.build import START_METHODS, default_start_method, portable_transport
+from fullcourt._engines.methods import START_METHODS, default_start_method, portable_transport
 from fullcourt.errors import NotSupported
 from fullcourt.process.running import Running, end_all, prune
 
@@ -60,6 +60,7 @@ class Process(Generic[R]):
 
     _running: Running | None = None
     _closed = False
+    _home = __name__  # the module of ours that has the class
     _tells = False  # whether the child itself says what it has raised
     _must_answer = True  # whether a result that cannot be sent is a failure
 

@@ -96,7 +96,7 @@ class Running:
             tracker = tracker_descriptor()
             if tracker is not None:
                 fds.append(tracker)
-            self._keeper = serve_keeper(fds) if method == "forkserver" else spawn_keeper(fds)
+            self._keeper = serve_keeper(fds, process._home) if method == "forkserver" else spawn_keeper(fds)
 
     @contextlib.contextmanager
     def _undone_on_failure(self) -> Any:
