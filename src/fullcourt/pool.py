@@ -884,16 +884,14 @@ def map(  # noqa: A001  the module's own map, as `fullcourt.map`
 ) -> list[R]:
     """Call ``fn`` with each item, in parallel; returns the results in the items' order. A pool in one line.
 
-    Without the number of processes, threads or interpreters it is measured which of them suit the function, while its
-    first items run: ``mode="auto"`` of :class:`Pool`. Small jobs are done in threads before that.
+    With ``mode="auto"`` it is measured which of processes and threads suit the function, and how many, while its first
+    items run; see :class:`Pool`. Without it, the workers are processes, one for each usable core, as in a pool.
 
     Example:
         >>> import fullcourt
         >>> fullcourt.map(str.upper, ["a", "b"], threads=2)
         ['A', 'B']
     """
-    if (processes, threads, interpreters, start_method) == (None, None, None, None):
-        mode = "auto"
     with Pool(processes, threads=threads, interpreters=interpreters, start_method=start_method, mode=mode) as pool:
         return pool.map(fn, items, chunksize, progress=progress, on_error=on_error)
 

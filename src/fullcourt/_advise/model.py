@@ -22,7 +22,8 @@ from fullcourt._advise.facts import Facts
 
 __all__ = ["Demands", "Mode", "Prediction", "candidates", "choose", "demands_of", "predict"]
 
-# What the pool itself costs, measured on CPython 3.11 (docs/design/0006-chunks.md says how items travel together).
+# What the pool itself costs: rough assumptions, of the order that single calls and maps of nothing cost in benchmarks/;
+# not yet fitted to the truth that benchmarks/advice.py records. How items travel together: docs/design/0006-chunks.md.
 CHUNK_S = 0.002  # work that travels together
 PER_CHUNK_S = 40e-6  # in the parent, for each such portion
 PER_CHUNK_THREADS_S = 25e-6

@@ -118,7 +118,10 @@ class Runtime:
                 state = memory.word(gil.interpreter + offsets["threads"])
             else:
                 state = memory.word(gil.address + 8)
-                while previous := memory.word(state) if len(found) < MAX_THREADS else 0:
+                for _ in range(MAX_THREADS):  # the list changes meanwhile, and may seem to be a ring
+                    previous = memory.word(state)
+                    if not previous:
+                        break
                     state = previous
                     if memory.word(state + T_NEXT) == 0:
                         break

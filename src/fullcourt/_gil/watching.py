@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import marshal
 import os
+import select
 import subprocess
 import sys
 import threading
@@ -27,6 +28,10 @@ for name, folder in (("fullcourt", here.rpartition("/")[0]), ("fullcourt._gil", 
 from fullcourt._gil.child import main
 main(sys.argv[1:])
 """
+
+
+# It answers between two looks, each of which takes milliseconds, unless it is kept from a core.
+ANSWER_S = 60
 
 
 class SamplerError(OSError):
@@ -98,6 +103,13 @@ class Watcher:
             process.kill()
             process.wait()
 
+    def _wait_for_answer(self, descriptor: int) -> None:
+        poller = select.poll()
+        poller.register(descriptor, select.POLLIN)
+        if not poller.poll(1000 * ANSWER_S):
+            self._process.kill()
+            raise SamplerError(f"the sampler's process (pid {self.pid}) did not answer within {ANSWER_S} s")
+
     def _ask(self, command: bytes) -> Any:
         reader, writer = self._process.stdout, self._process.stdin
         assert reader is not None
@@ -106,9 +118,12 @@ class Watcher:
             try:
                 writer.write(command)
                 writer.flush()
+                self._wait_for_answer(reader.fileno())
                 head = reader.read(8)
                 size = int.from_bytes(head, "little")
                 data = reader.read(size) if len(head) == 8 else b""
+            except SamplerError:
+                raise
             except (OSError, ValueError) as error:
                 raise SamplerError(f"the sampler's process (pid {self.pid}) has ended") from error
         if not data or len(data) < size:
