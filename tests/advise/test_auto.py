@@ -7,9 +7,12 @@ from __future__ import annotations
 
 import asyncio
 import collections
+import concurrent.futures
+import contextlib
 import itertools
 import os
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -352,3 +355,24 @@ def test_explicit_modes_are_as_before() -> None:
         assert pool.map(tasks.add_one, range(10)) == list(range(1, 11))
         assert not pool.explain().choices
         assert "told its mode" in str(pool.explain())
+
+
+@pytest.mark.parametrize("after_s", [0.0, 0.001, 0.05, 0.15, 0.25], ids=lambda s: f"{s}s")
+def test_an_initializer_that_fails_while_calls_wait_fails_them_all(after_s: float) -> None:
+    """Whichever thread hands a call on when the pool is broken, the error is that call's."""
+
+    def fail() -> None:
+        time.sleep(after_s)
+        raise ValueError("the initializer cannot work here")
+
+    pool = Pool(mode="auto", initializer=fail)
+    try:
+        futures: list[Any] = []
+        with contextlib.suppress(ValueError):  # refused at once, once it is known
+            futures.extend(pool.submit(abs, -i) for i in range(8))
+        assert concurrent.futures.wait(futures, timeout=30).not_done == set()
+        for future in futures:
+            assert isinstance(future.exception(), ValueError)
+    finally:
+        pool.terminate()
+        pool.join()

@@ -121,7 +121,10 @@ class Calls:
                         break
                     self._n_running += 1
                 call = self.waiting.popleft()
-            self.hub.route(call, driver, None if driver is not None else Tried(self, call.fn))
+            if driver is not None:
+                self.hub.route(call, driver)
+            else:
+                self.hub.route(call, self.hub.drivers.trial(), Tried(self, call.fn))
         if conduct:
             self.hub.start(self._conduct)
         self.hub.look_at_end()

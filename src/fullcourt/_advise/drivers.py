@@ -143,7 +143,7 @@ class Sender(Driver):
         call = super()._prepare(fn, args, kwargs, trial, options)
         if call is None:
             self.n_failed -= 1
-            self.hub.route(Pending(fn, args, kwargs, future, options), self.hub.drivers.trial(), None)
+            self.hub.route(Pending(fn, args, kwargs, future, options), self.hub.drivers.trial())
             return None
         call.future = future
         future.work = call

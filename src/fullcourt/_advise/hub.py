@@ -123,11 +123,11 @@ class Hub:
         within = self.drivers.within()
         call = Pending(fn, args, kwargs, future, options)
         if within is not None:
-            self.route(call, within, None)
+            self.route(call, within)
             return True
         self._check_open()
         if options is not None and options.is_watched:  # limits are kept best in processes
-            self.route(call, self.drivers.for_mode(Mode(self.scheduler.n_workers, 1))[0], None)
+            self.route(call, self.drivers.for_mode(Mode(self.scheduler.n_workers, 1))[0], is_submit=True)
             return True
         key = key_of(fn)
         with self._lock:
@@ -140,7 +140,7 @@ class Hub:
                 calls = self._calls[key] = Calls(self, fn)
         driver = calls.driver
         if driver is not None and not driver.closed:
-            self.route(call, driver, None)
+            self.route(call, driver, is_submit=True)
         else:
             future.work = call
             calls.add(call)
@@ -154,17 +154,21 @@ class Hub:
         self.submit(fn, args, kwargs, future, options=options)
         return future.result()
 
-    def route(self, call: Pending, driver: Driver | None, instead: Callable[..., Any] | None) -> None:
-        """Hand a call to a driver: from now on the future is that one's."""
-        if driver is None:
-            driver = self.drivers.trial()
+    def route(
+        self, call: Pending, driver: Driver, instead: Callable[..., Any] | None = None, *, is_submit: bool = False
+    ) -> None:
+        """Hand a call to a driver: from now on the future is that one's.
+
+        What the driver has against it is raised where ``is_submit`` says that the caller is whoever submits it;
+        elsewhere its future tells it.
+        """
         future = call.future
         future._settler = driver
         future.work = None
         try:
             driver.submit(instead or call.fn, call.args, call.kwargs, future, options=call.options)
         except BaseException as error:
-            if instead is None and self.drivers.within() is None and not self.closed:
+            if is_submit and not self.closed:
                 raise
             future._settle(None, error)
         self.wake_sleepers()

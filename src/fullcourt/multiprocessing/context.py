@@ -81,7 +81,7 @@ class ProcessClass:
     """The attribute ``Process`` of a context: the class of processes that are started by its method."""
 
     def __get__(self, context: Any, kind: Any = None) -> Any:
-        base: Any = super(Context, kind)  # type: ignore[misc]  # the standard library's class, below ours
+        base: Any = super(Context, kind)  # the standard library's class, below ours
         theirs = base.Process
         if asked_by_standard_library() or not _ours.are_there():
             return theirs
