@@ -148,8 +148,6 @@ def test_short_tasks_do_not_wait_behind_a_long_one(parallel: Engine, new_pool: C
 def test_chunks_of_a_map_do_not_wait_behind_a_long_one(
     parallel: Engine, new_pool: Callable[..., Any], gate: Gate
 ) -> None:
-    if parallel.name == "auto":
-        pytest.skip("while it measures, items run one or two at a time, and wait for a long one")
     pool = new_pool()
     jobs = [(gate.turnstile, item) for item in [*range(1, 300), 0, *range(300, 600)]]
     results = pool.imap_unordered(tasks.first_waits, jobs, chunksize=1)  # no other item shares the long one's chunk

@@ -39,6 +39,7 @@ PAIR_S = 0.12
 WORTH_S = 0.12  # less is left: not worth another mode
 WINDOW_S = 0.4  # of watching, doubled up to
 LONGEST_WINDOW_S = 5.0
+STUCK_S = 0.1  # where items run one at a time, none has waited for longer behind one that does not end
 SERIAL = Mode(0, 1)
 
 
@@ -48,12 +49,14 @@ class Course:
     Attributes:
         source: the map, as `Pool` made it.
         has_moved: whether it has been with a driver that needs driving.
+        is_serial: whether it was decided that its items run one at a time.
     """
 
     def __init__(self, hub: Hub, source: MapJob) -> None:
         self.hub = hub
         self.source = source
         self.has_moved = False
+        self.is_serial = False
         self.leg: Leg | None = None  # the one that is attached
         self.strays: Strays | None = None
         self.legs: list[Leg] = []
@@ -98,11 +101,27 @@ class Course:
             left = None if until is None else until - perf_counter()
             if left is not None and left <= 0:
                 break
-            try:
-                self._bell.get(timeout=left)
-            except queue.Empty:
-                break
+            leg = self.leg
+            if leg is None or not self.is_serial:
+                self._ring_comes(left)
+                continue
+            n_before = leg.n_ended
+            if not self._ring_comes(STUCK_S if left is None else min(left, STUCK_S)) and leg.n_ended == n_before:
+                self._widen(leg)
         return self.is_over()
+
+    def _ring_comes(self, timeout: float | None) -> bool:
+        try:
+            self._bell.get(timeout=timeout)
+        except queue.Empty:
+            return False
+        return True
+
+    def _widen(self, leg: Leg) -> None:
+        """One item at a time was right for those that were seen, but others must not wait behind a long one."""
+        if leg.limit == 1 and leg.is_running():
+            leg.limit = 2
+            self.pump(leg)
 
     def _conduct(self) -> None:
         hub, source = self.hub, self.source
@@ -156,6 +175,7 @@ class Course:
         if n_left is None or not alone.n_items or n_left * alone.wall_s > WORTH_S:
             return False
         self._tell("What was left when it had been looked at was too little for another mode.", SERIAL)
+        self.is_serial = True
         return True
 
     # -- decisions -------------------------------------------------------------------------------------------------
@@ -197,6 +217,7 @@ class Course:
         driver, mode = self.hub.drivers.for_mode(mode)
         self.choice = Choice(function_name(self.source.fn), mode, words, 0, predicted, None, before, facts, predictions)
         limit = 1 if mode == SERIAL else None
+        self.is_serial = mode == SERIAL
         leg = self.leg
         if leg is not None and leg.driver is driver:
             leg.limit = limit
@@ -290,6 +311,7 @@ class Course:
 
     def _change_over(self, facts: Facts, chosen: Prediction, rate: float) -> None:
         """It does less than was predicted: items have changed, or the prediction was wrong."""
+        self.is_serial = False
         self._attach(Leg(self, self.hub.drivers.trial(), 1))
         self._sleep(0.01)
         again = self._calibrate()

@@ -153,6 +153,10 @@ class Leg(MapJob):
             settlements = self.source.fail(index, error, attempt)
         return self._after(settlements)
 
+    def is_running(self) -> bool:
+        """Whether items that were taken have not ended."""
+        return bool(self._chunks)
+
     def forget(self, index: int) -> None:
         """An item that was taken has not run, and will not here."""
         self._ended(index, 1)
