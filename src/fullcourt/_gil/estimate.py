@@ -17,6 +17,7 @@ from typing import Any
 from fullcourt._gil.cells import RUNNABLE
 from fullcourt._gil.recorder import Recorder
 from fullcourt._gil.waits import OTHER
+from fullcourt._os.clocks import thread_cpu_clock
 from fullcourt._os.threads import make_thread
 
 __all__ = ["Estimator"]
@@ -24,7 +25,6 @@ __all__ = ["Estimator"]
 LINUX = sys.platform.startswith("linux")
 PERIOD_S = 0.01
 LATE_S = 0.001  # a wake-up without contention takes some 0.1 ms
-CPUCLOCK_PERTHREAD_SCHED = 6  # linux/posix-timers.h
 
 
 class Estimator:
@@ -113,6 +113,6 @@ def cpu_ns(tid: int) -> int:
     if not LINUX:
         return time.process_time_ns()
     try:
-        return time.clock_gettime_ns(~tid << 3 | CPUCLOCK_PERTHREAD_SCHED)
+        return time.clock_gettime_ns(thread_cpu_clock(tid))
     except OSError:
         return 0
