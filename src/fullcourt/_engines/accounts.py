@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import os
 from collections.abc import Callable
+from dataclasses import fields
 from typing import Any, cast
 
 from fullcourt._engines.jobs import STARMAP, Call
@@ -12,35 +15,94 @@ from fullcourt._transport.functions import function_name
 from fullcourt._transport.journal import read_fault
 from fullcourt.errors import WorkerDied, exit_name
 
-__all__ = ["annotate", "death", "describe", "describe_task", "take_statistics"]
+__all__ = ["annotate", "call_of", "death", "describe", "describe_task", "take_statistics"]
 
 MAX_TEXT = 80  # characters of one argument's repr
+MAX_ARGUMENTS = 6
+MAX_ELEMENTS = 30  # of a list and the like: more than fit into the text
+MAX_DEPTH = 4
+MAX_BITS = 2000
+# Of types of these modules the repr runs nobody else's code.
+HARMLESS = frozenset(("datetime", "decimal", "fractions", "ipaddress", "pathlib", "pathlib._local", "uuid", "zoneinfo"))
+ATOMS = frozenset((int, float, complex, bool, type(None), type(...), range))
+BRACKETS: dict[type, tuple[str, str]] = {
+    list: ("[", "]"), tuple: ("(", ")"), dict: ("{", "}"), set: ("{", "}"), frozenset: ("frozenset({", "})"),
+}  # fmt: skip
 OWN_FRAMES = os.path.join("fullcourt", "_engines", "worker.py")
 
 
-def describe(fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
-    """``resize('img_0042.png')``, cut to a readable length. Never fails, whatever an argument's repr does."""
+def describe(fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], *, plainly: bool = False) -> str:
+    """``resize('img_0042.png')``, cut to a readable length. Never fails, whatever an argument's repr does.
+
+    ``plainly``: no code of the user's runs, as it must not under a lock; of his objects only the type is named.
+    """
+    shown = list(itertools.islice(kwargs.items(), MAX_ARGUMENTS))
     try:
-        parts = [repr(arg) for arg in args[:6]] + [f"{key}={value!r}" for key, value in list(kwargs.items())[:6]]
+        parts = [brief(arg, plainly) for arg in args[:MAX_ARGUMENTS]]
+        parts += [f"{key}={brief(value, plainly)}" for key, value in shown]
         text = ", ".join(part if len(part) <= MAX_TEXT else part[: MAX_TEXT - 3] + "..." for part in parts)
     except Exception:  # noqa: BLE001
         text = "..."
     return f"{function_name(fn)}({text})"
 
 
-def describe_task(chunk: Any, offset: int) -> str:
-    """A task of a chunk as a call, for messages."""
+def brief(value: Any, plainly: bool, depth: int = 0) -> str:
+    """As `repr`, but of what is large only the beginning: it shall cost little, since it is cut anyway."""
+    kind = cast("Any", type(value))
+    if kind in (str, bytes, bytearray):
+        return repr(value[: MAX_TEXT + 1])
+    if kind is int and value.bit_length() > MAX_BITS:
+        return f"<int of {value.bit_length()} bits>"
+    if kind in ATOMS or (kind in BRACKETS and not value):
+        return repr(value)
+    if kind in BRACKETS:
+        return brief_elements(value, plainly, depth + 1) if depth < MAX_DEPTH else f"<{kind.__qualname__}>"
+    if not plainly or kind.__module__ in HARMLESS:
+        return repr(value)
+    made = kind.__dict__.get("__dataclass_params__")
+    if made is not None and made.repr and depth < MAX_DEPTH:  # its repr would be made of just these
+        shown = [field.name for field in fields(value) if field.repr][:MAX_ELEMENTS]
+        parts = [f"{name}={brief(object.__getattribute__(value, name), plainly, depth + 1)}" for name in shown]
+        return f"{kind.__qualname__}({', '.join(parts)})"
+    return f"<{kind.__qualname__}>"
+
+
+def brief_elements(value: Any, plainly: bool, depth: int) -> str:
+    """A list and the like, likewise."""
+    kind = cast("Any", type(value))
+    first, last = BRACKETS[kind]
+    some: list[Any] = list(itertools.islice(value.items() if kind is dict else value, MAX_ELEMENTS))
+    if kind is dict:
+        parts = [f"{brief(key, plainly, depth)}: {brief(element, plainly, depth)}" for key, element in some]
+    else:
+        parts = [brief(element, plainly, depth) for element in some]
+    if len(value) > MAX_ELEMENTS:
+        parts.append("...")
+    if kind is tuple and len(value) == 1:
+        last = ",)"
+    return first + ", ".join(parts) + last
+
+
+def describe_task(chunk: Any, offset: int, *, plainly: bool = False) -> str:
+    """A task of a chunk as a call, for messages. ``plainly``: as in :func:`describe`."""
     if type(chunk) is Call:
-        return describe(chunk.fn, chunk.args, chunk.kwargs)
+        return describe(chunk.fn, chunk.args, chunk.kwargs, plainly=plainly)
     if not hasattr(chunk, "items"):  # nested: its arguments are not read here
         return f"{chunk.function.name}()"
     item = chunk.items[offset]
-    if chunk.job.kind != STARMAP:
-        return describe(chunk.job.fn, (item,), {})
+    args = (item,)
+    if chunk.job.kind == STARMAP and (not plainly or type(item) in (tuple, list)):
+        with contextlib.suppress(TypeError):  # not even iterable, and that is what failed
+            args = tuple(item)
+    return describe(chunk.job.fn, args, {}, plainly=plainly)
+
+
+def call_of(chunk: Any, index: int) -> str | None:
+    """The task of a chunk that has this index in its job, as a call; None if it is not there. Without any lock."""
     try:
-        return describe(chunk.job.fn, tuple(item), {})
-    except TypeError:  # not even iterable, and that is what failed
-        return describe(chunk.job.fn, (item,), {})
+        return describe_task(chunk, index - chunk.start)
+    except (AttributeError, LookupError):  # another thread has changed it
+        return None
 
 
 def annotate(error: BaseException, call: str, index: int | None, handle: Any, attempt: int) -> None:

@@ -36,7 +36,7 @@ from typing import Any, TypeVar
 from fullcourt._core.model import NESTED, Estimate
 from fullcourt._core.options import Durations, Options
 from fullcourt._core.scheduler import Action, Scheduler
-from fullcourt._engines.accounts import annotate, death, describe_task, take_statistics
+from fullcourt._engines.accounts import annotate, call_of, death, describe_task, take_statistics
 from fullcourt._engines.future import Future
 from fullcourt._engines.jobs import Call, CallStream, MapChunk, MapJob, Settlement, StreamJob
 from fullcourt._engines.linked import Broken, FrameArrived, Handle, Lost, Orphaned
@@ -353,6 +353,7 @@ class Driver:
         self, handle: Any, chunk: Any, start: int, values: list[Any], error: BaseException | None, seconds: float
     ) -> None:
         """A slot in this process has run tasks: these results, or the one at ``start`` failed. Called by the slot."""
+        call = None if error is None else call_of(chunk, start)
         with self._lock:
             worker_id = chunk.worker_id
             if worker_id is None:
@@ -369,7 +370,7 @@ class Driver:
             if error is None:
                 settlements = self._tasks_done(chunk, start, values)
             else:
-                settlements = self._task_failed(chunk, start, error, handle)
+                settlements = self._task_failed(chunk, start, error, handle, call)
             if self.closed or self._abandoned_jobs:
                 self._after_event()
             due = self.supervisor.due
@@ -661,6 +662,8 @@ class Driver:
                 read.append((event, None, None))
             elif event.fields[0] < frames.OUTPUT:
                 read.append((event, *self._read(event)))
+                if event.fields[0] == frames.ERROR:
+                    self._name_call(event)
             else:
                 if read:
                     self._take_in(read)
@@ -713,6 +716,8 @@ class Driver:
         value, problem = self._read(event)
         if sampled:
             self.pickling_s += (perf_counter() - began) * (SAMPLED + 1)
+        if problem is not None:
+            self._name_call(event)
         with self._lock:
             now = monotonic()
             settlements = self._frame(event, value, problem, now)
@@ -769,8 +774,15 @@ class Driver:
             return self._tasks_done(chunk, start, value if kind == frames.RESULTS else [value])
         settlements: list[Settlement] = []
         for index in range(start, start + count):
-            settlements += self._task_failed(chunk, index, problem, handle)
+            settlements += self._task_failed(chunk, index, problem, handle, event.call)
         return settlements
+
+    def _name_call(self, event: FrameArrived) -> None:
+        """Say which call an answer is of. Without the lock: it runs the arguments' ``__repr__``."""
+        worker = self.scheduler.workers.get(event.handle.id)
+        chunk = worker.sent.get(event.fields[3]) if worker is not None else None
+        if chunk is not None and event.fields[5] == 1:
+            event.call = call_of(chunk, event.fields[4])
 
     def _unusual_frame(
         self, event: FrameArrived, value: Any, problem: BaseException | None, now: float
@@ -863,7 +875,10 @@ class Driver:
         self._close_job(chunk.job)
         return settlements
 
-    def _task_failed(self, chunk: Any, index: int, error: BaseException, handle: Handle | None) -> list[Settlement]:
+    def _task_failed(
+        self, chunk: Any, index: int, error: BaseException, handle: Handle | None, call: str | None = None
+    ) -> list[Settlement]:
+        """``call``: which one it is of, in words, if it could be asked without the lock."""
         if type(chunk) is Relay:
             return self.relays.failed(chunk, index, error, handle)
         options = chunk.options
@@ -874,15 +889,17 @@ class Driver:
             if attempt > options.retries and isinstance(error, WorkerDied):
                 error.add_note(f"fullcourt: set aside, since it ended its worker on each of {attempt} attempts")
         self.n_failed += 1
+        if call is None:
+            call = describe_task(chunk, index - chunk.start, plainly=True)
         if type(chunk) is Call:
-            annotate(error, describe_task(chunk, 0), None, handle, chunk.attempt)
+            annotate(error, call, None, handle, chunk.attempt)
             self._n_open -= 1
             future = chunk.future
             chunk.future = None
             chunk.payload = SENT
             return [(future, None, error)] if future is not None else []
         job = chunk.job
-        annotate(error, describe_task(chunk, index - chunk.start), index, handle, chunk.attempt)
+        annotate(error, call, index, handle, chunk.attempt)
         settlements: list[Settlement] = job.fail(index, error, chunk.attempt)
         self._close_job(job)
         return settlements
@@ -922,7 +939,7 @@ class Driver:
                     back.append(chunk)
                     continue
                 for index in range(chunk.start, chunk.start + chunk.count):
-                    error = dead(describe_task(chunk, index - chunk.start))
+                    error = dead(describe_task(chunk, index - chunk.start, plainly=True))
                     error.add_note("fullcourt: it died while it loaded the function")
                     settlements += self._task_failed(chunk, index, error, handle)
                 continue
@@ -935,7 +952,7 @@ class Driver:
                 back += self._singles(chunk)
                 continue
             if type(chunk) is Call:
-                failure = self.supervisor.worker_lost(chunk, 0, dead(describe_task(chunk, 0)))
+                failure = self.supervisor.worker_lost(chunk, 0, dead(describe_task(chunk, 0, plainly=True)))
                 if failure is None:
                     back.append(chunk)
                 else:
@@ -947,7 +964,7 @@ class Driver:
                 settlements += self._tasks_done(chunk, chunk.start + first, values)
             culprit = first + len(values)
             if culprit < chunk.count:
-                error = dead(describe_task(chunk, culprit))
+                error = dead(describe_task(chunk, culprit, plainly=True))
                 failure = self.supervisor.worker_lost(chunk, chunk.start + culprit, error)
                 if failure is None:
                     if chunk.job.open:

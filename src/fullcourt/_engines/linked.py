@@ -77,6 +77,7 @@ class FrameArrived:
     fields: Fields
     data: bytes
     fd: Attached
+    call: str | None = None  # which task it is of, in words, where that was asked for
 
 
 @dataclass(slots=True)

@@ -359,7 +359,7 @@ class Supervisor:
             taken = self._memory_of(watch.worker_id, options.max_memory)
             if taken > options.max_memory and self._engine.started_by(watch.worker_id, chunk.id):
                 offset = running[0] if running is not None else None
-                call = describe_task(chunk, offset or 0)
+                call = describe_task(chunk, offset or 0, plainly=True)
                 too_much = TaskMemoryExceeded(
                     f"{call} was stopped: its worker had {taken / 2**20:.0f} MiB resident, "
                     f"and {options.max_memory / 2**20:.0f} MiB are allowed (max_memory=)"
@@ -374,7 +374,9 @@ class Supervisor:
             watch.due = min(watch.due, now + limit - ran_s)
             return []
         told = f"{limit:g} s" if options.factor is None else f"{limit:.3g} s ({options.factor:g} times the median)"
-        error = TaskTimeout(f"{describe_task(chunk, offset)} was stopped: it ran longer than its timeout of {told}")
+        error = TaskTimeout(
+            f"{describe_task(chunk, offset, plainly=True)} was stopped: it ran longer than its timeout of {told}"
+        )
         return self._begin(chunk, offset, error, now, options.grace)
 
     def _memory_of(self, worker_id: int, enough: float) -> int:
@@ -435,8 +437,9 @@ class Supervisor:
             return []
         if started:
             chunk = started[0][1]
+            call = describe_task(chunk, 0, plainly=True)
             error = TaskMemoryExceeded(
-                f"{describe_task(chunk, 0)} was stopped: alone, its worker took {total / 2**20:.0f} MiB, and the whole "
+                f"{call} was stopped: alone, its worker took {total / 2**20:.0f} MiB, and the whole "
                 f"pool may take {limit / 2**20:.0f} MiB (memory_limit=)"
             )
             return self._begin(chunk, None, error, now, 0.0, KILL)
