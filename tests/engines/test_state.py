@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import signal
 import sys
@@ -14,10 +13,11 @@ import pytest
 import fullcourt
 from fullcourt import NotSupported, PicklingError, Pool, PoolClosed, WorkerDied
 from tests.engines import state_tasks as tasks
+from tests.methods import start_methods
 
 T = 60.0
 PORTABLE = os.environ.get("FULLCOURT_TRANSPORT") == "portable"  # which has no fork
-METHODS = [m for m in multiprocessing.get_all_start_methods() if m != "fork" or not PORTABLE]
+METHODS = [m for m in start_methods() if m != "fork" or not PORTABLE]
 KINDS = [
     *({"processes": 2, "start_method": method} for method in METHODS),
     {"processes": 1, "threads": 3},

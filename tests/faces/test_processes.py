@@ -19,6 +19,7 @@ import pytest
 
 import fullcourt
 import fullcourt.multiprocessing as ours
+from tests.methods import start_methods
 
 pytestmark = pytest.mark.skipif(
     sys.platform != "linux" or os.environ.get("FULLCOURT_TRANSPORT") == "portable", reason="ours need Linux"
@@ -30,7 +31,7 @@ T = 30.0
 @pytest.fixture(scope="module", autouse=True)
 def heap() -> Any:
     """The standard library keeps the memory of shared values for the next ones."""
-    return [multiprocessing.get_context(method).Value("i") for method in multiprocessing.get_all_start_methods()]
+    return [multiprocessing.get_context(method).Value("i") for method in start_methods()]
 
 
 MADE = [

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import itertools
-import multiprocessing
 import os
 import threading
 
@@ -12,11 +11,12 @@ import pytest
 
 import fullcourt
 from fullcourt import Failure, Pipeline, Pool, PoolClosed, Stage, WorkerDied
+from tests.methods import start_methods
 from tests.pipelines import pipeline_tasks as tasks
 
 T = 60.0
 PORTABLE = os.environ.get("FULLCOURT_TRANSPORT") == "portable"  # which has no fork
-METHODS = [m for m in multiprocessing.get_all_start_methods() if m != "fork" or not PORTABLE]
+METHODS = [m for m in start_methods() if m != "fork" or not PORTABLE]
 
 
 @pytest.fixture(scope="module")

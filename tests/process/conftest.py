@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import sys
 
 import pytest
 
+from tests.methods import start_methods
+
 if not sys.platform.startswith("linux") or os.environ.get("FULLCOURT_TRANSPORT") == "portable":
     collect_ignore_glob = ["test_process*.py", "test_fork*.py"]
 
 
-@pytest.fixture(params=multiprocessing.get_all_start_methods())
+@pytest.fixture(params=start_methods())
 def start_method(request: pytest.FixtureRequest) -> str:
     return str(request.param)

@@ -7,7 +7,6 @@ import copy
 import fcntl
 import gc
 import mmap
-import multiprocessing
 import os
 import pickle
 import sys
@@ -17,6 +16,7 @@ import pytest
 
 import fullcourt
 from fullcourt import PicklingError, Pool, Process, WorkerDied
+from tests.methods import start_methods
 from tests.shared import shared_tasks as tasks
 
 if not sys.platform.startswith("linux") or os.environ.get("FULLCOURT_TRANSPORT") == "portable":
@@ -24,7 +24,7 @@ if not sys.platform.startswith("linux") or os.environ.get("FULLCOURT_TRANSPORT")
 
 np = pytest.importorskip("numpy")
 T = 60.0
-KINDS = [{"processes": 2, "start_method": method} for method in multiprocessing.get_all_start_methods()] + [
+KINDS = [{"processes": 2, "start_method": method} for method in start_methods()] + [
     {"processes": 1, "threads": 2},
     {"threads": 2},
     {"processes": 0},
@@ -237,7 +237,7 @@ def test_a_killed_worker_takes_nothing_with_it_and_leaves_nothing():
     assert not mine
 
 
-@pytest.mark.parametrize("method", multiprocessing.get_all_start_methods())
+@pytest.mark.parametrize("method", start_methods())
 def test_processes_get_handles_and_give_them(method):
     shared = fullcourt.share(np.arange(10.0))
     with Process(target=tasks.total, args=(shared,), start_method=method) as process:
@@ -249,7 +249,7 @@ def test_processes_get_handles_and_give_them(method):
 
 def test_an_initializer_gets_a_handle():
     shared = fullcourt.share(b"for all")
-    for method in multiprocessing.get_all_start_methods():
+    for method in start_methods():
         with Pool(1, initializer=tasks.first_bytes, initargs=(shared, 3), start_method=method) as pool:
             assert pool.apply(abs, (-2,)) == 2
 
