@@ -13,6 +13,7 @@ import sys
 import threading
 from collections.abc import Callable
 from functools import partial
+from pickle import loads
 from time import perf_counter, perf_counter_ns
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -24,6 +25,7 @@ from fullcourt._os.soft_stop import Slot, on_stop_signal
 from fullcourt._os.threads import make_thread
 from fullcourt._transport import frames
 from fullcourt._transport.codec import Codec, decode
+from fullcourt._transport.frames import HEADER_BYTES, MAX_INLINE, pack
 from fullcourt._transport.journal import (
     CANCELLED,
     INT_LIMIT,
@@ -76,6 +78,7 @@ class Worker:
     def __init__(self, end: End, page: Any, n_slots: int, codec: Codec, forwarder: Forwarder | None = None) -> None:
         self._end: Any = end
         self._make_frame = end.make_frame
+        self._send_small = getattr(end, "send_small", None)  # the fast link's way for most results
         self._page = page
         self._n_slots = n_slots
         self._codec = codec
@@ -175,6 +178,7 @@ class Worker:
     def become_fork(self) -> None:
         """This process is a fork of the worker, made by a task: it must not take tasks or answer in its name."""
         self._end = ForksEnd()
+        self._send_small = None
 
     def _stop_tasks(self) -> None:
         """The pool has signalled that tasks are to be stopped: raise an exception in each of them."""
@@ -194,7 +198,11 @@ class Worker:
             raise mine("the pool stopped this task")
 
     def _run_frame(self, journal: Journal, fields: Fields, data: bytes, attached: Attached) -> None:
-        kind, _, function_id, chunk_id, start, count, _, _ = fields
+        kind, flags, function_id, chunk_id, start, count, n_function, _ = fields
+        fn = self._functions.get(function_id)
+        if kind == frames.CALL and fn is not None and not flags and not n_function:  # as most
+            self._run_call(journal, fn, chunk_id, memoryview(data)[HEADER_BYTES:], None)
+            return
         try:
             body = read_body(data, fields, attached)
         except OSError as error:  # no descriptors or no memory left for the mapping
@@ -203,7 +211,6 @@ class Worker:
             else:
                 self._answer_error(frames.ERROR, chunk_id, start, error, 0.0)
             return
-        fn = self._functions.get(function_id)
         n_items = 0 if kind == frames.CALL else count
         if fn is None:
             if not len(body.function):
@@ -226,13 +233,16 @@ class Worker:
                     self._functions.pop(next(iter(self._functions)), None)
                 self._functions[function_id] = fn
         if kind == frames.CALL:
-            self._run_call(journal, fn, chunk_id, body)
+            self._run_call(journal, fn, chunk_id, body.payload, body)
         else:
             self._run_items(journal, fn, kind, chunk_id, start, count, body)
 
     # -- a single call ---------------------------------------------------------------------------------------------
 
-    def _run_call(self, journal: Journal, fn: Callable[..., Any], chunk_id: int, body: Body) -> None:
+    def _run_call(
+        self, journal: Journal, fn: Callable[..., Any], chunk_id: int, payload: bytes | memoryview, body: Body | None
+    ) -> None:
+        """``body``: the frame's, if it is more than a payload."""
         words, slot = journal.words, journal.slot
         began = perf_counter_ns()
         words[PHASE_WORD] = RUNNING
@@ -240,14 +250,17 @@ class Worker:
         words[SINCE_WORD] = began
         words[0] = chunk_id
         try:
-            args, kwargs = decode(body.payload, body.buffers, body.descriptors)
-            body.close_descriptors()
+            if body is None:
+                args, kwargs = loads(payload)
+            else:
+                args, kwargs = decode(payload, body.buffers, body.descriptors)
+                body.close_descriptors()
         except BaseException as error:  # noqa: BLE001
             words[ITEM_WORD] = 0
             error.add_note(ARGUMENTS_UNREADABLE)
             self._answer_error(frames.ERROR, chunk_id, 0, error, (perf_counter_ns() - began) * 1e-9)
             return
-        body = None  # type: ignore[assignment]
+        body = None
         try:
             try:
                 slot.running = chunk_id << TOKEN_BITS
@@ -264,12 +277,16 @@ class Worker:
         words[ITEM_WORD] = 0
         args = kwargs = None
         try:
-            payload, buffers = self._codec.encode(result)
+            answer, buffers = self._codec.encode(result)
         except BaseException as error:  # noqa: BLE001  its pickling is user code, and may even exit
             self._answer_error(frames.ERROR, chunk_id, 0, name_result(error), seconds)
             return
         result = None
-        self._send(frames.RESULT, chunk_id, 0, 1, seconds, payload, buffers)
+        if self._send_small is None or buffers or len(answer) > MAX_INLINE:
+            self._send(frames.RESULT, chunk_id, 0, 1, seconds, answer, buffers)
+        else:  # `_send`, written out
+            self._flush()
+            self._send_small(pack(frames.RESULT, 0, 0, chunk_id, 0, 1, 0, seconds) + answer)
 
     # -- items of a map --------------------------------------------------------------------------------------------
 

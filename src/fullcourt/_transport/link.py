@@ -479,6 +479,20 @@ class WorkerEnd:
             finally:
                 self._sending = False
 
+    def send_small(self, data: bytes) -> None:
+        """:meth:`send` for what needs no frame: most results."""
+        with self._lock:
+            if self._sending:
+                self._late.append(Frame(data, -1, 0))
+                return
+            self._sending = True
+            try:
+                self._send(data)
+                while self._late:
+                    self._send_now(self._late.popleft())
+            finally:
+                self._sending = False
+
     def _send_now(self, frame: Frame) -> None:
         if frame.fd < 0:
             self._send(frame.data)
