@@ -168,7 +168,8 @@ class FullcourtBackend(AutoBatchingMixin, ParallelBackendBase):
             with contextlib.suppress(AttributeError, queue.Empty):
                 while True:
                     parallel._ready_batches.get_nowait()
-            self.configure(n_jobs=parallel.n_jobs, parallel=parallel, **parallel._backend_kwargs)
+            options = vars(parallel).get("_backend_kwargs") or parallel._backend_args  # its name before joblib 1.5
+            self.configure(n_jobs=parallel.n_jobs, parallel=parallel, **options)
 
 
 def check_options(options: Iterable[str]) -> None:
