@@ -57,6 +57,80 @@ ANYWHERE: dict[str, tuple[str, list[str]]] = {
         """,
         ["[0, 2, 4, 6, 8]"],
     ),
+    "functions_with_caches": (
+        """
+        import functools
+        import fullcourt
+
+        STEP = 1
+
+        @functools.cache
+        def fibonacci(n):
+            return n if n < 2 else fibonacci(n - 1) + fibonacci(n - 2)
+
+        @functools.lru_cache(maxsize=3)
+        def following(n):
+            return n + STEP
+
+        class Squares:
+            def __init__(self, n):
+                self.n = n
+
+            @functools.cached_property
+            def square(self):
+                return self.n**2
+
+            @functools.lru_cache
+            def times(self, n):
+                return self.square * n
+
+        def n_remembered(n):
+            return len({following(n) for _ in range(5)}), following.cache_info().hits >= 4
+
+        with fullcourt.Pool(1, start_method=METHOD) as pool:
+            print(pool.map(fibonacci, range(10)), pool.apply(lambda f: f(30), (fibonacci,)))
+            print([pool.apply(following, (n,)) for n in (1, 1, 2)], pool.apply(n_remembered, (9,)))
+            print(pool.apply(Squares(3).times, (2,)), pool.apply(lambda made: made.square, (Squares(4),)))
+            STEP = 2
+            following.cache_clear()
+            print(pool.map(following, [5]))
+
+            @functools.cache
+            def fibonacci(n):
+                return -n
+
+            print(pool.map(fibonacci, range(3)))
+        """,
+        [
+            "[0, 1, 1, 2, 3, 5, 8, 13, 21, 34] 832040",
+            "[2, 2, 3] (1, True)",
+            "18 16",
+            "[7]",
+            "[0, -1, -2]",
+        ],
+    ),
+    "a_function_that_dispatches_on_types": (
+        """
+        import functools
+        import fullcourt
+
+        @functools.singledispatch
+        def told(x):
+            return "something"
+
+        @told.register
+        def _(x: int):
+            return "a number"
+
+        @told.register
+        def _(x: list):
+            return [told(y) for y in x]
+
+        with fullcourt.Pool(2, start_method=METHOD) as pool:
+            print(pool.map(told, [1, "a", [2, "b"]]))
+        """,
+        ["['a number', 'something', ['a number', 'something']]"],
+    ),
     "a_lambda": (
         """
         import fullcourt

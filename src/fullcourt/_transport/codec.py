@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import CellType, FunctionType, MethodType, ModuleType
 from typing import Any, cast
 
-from fullcourt._transport.captures import SMALL_ATOMS, global_names
+from fullcourt._transport.captures import SMALL_ATOMS, Cached, global_names, plain_function
 from fullcourt._transport.carried import Descriptor, NotCarried, Rights, arriving, collecting
 from fullcourt._transport.inheritance import sharing
 from fullcourt.errors import PicklingError
@@ -151,6 +151,7 @@ class Codec:
                 return False
             if name in self._plain and type(value) not in SMALL_ATOMS:
                 return False
+            value = plain_function(value)
             if type(value) is FunctionType and value.__module__ == "__main__" and id(value) not in seen:
                 seen.add(id(value))
                 if not self.shares_globals(value, seen):
@@ -192,7 +193,7 @@ def main_definitions() -> dict[str, object]:
     return {
         name: value
         for name, value in list(names.items())
-        if isinstance(value, (FunctionType, type)) and getattr(value, "__module__", None) == "__main__"
+        if isinstance(value, (FunctionType, type, Cached)) and getattr(value, "__module__", None) == "__main__"
     }
 
 

@@ -11,7 +11,7 @@ from types import BuiltinFunctionType, FunctionType, ModuleType
 from typing import Any
 
 from fullcourt._core.model import Estimate
-from fullcourt._transport.captures import captured_by, same
+from fullcourt._transport.captures import Cached, captured_by, plain_function, same
 from fullcourt._transport.carried import NotCarried, Rights, collecting
 from fullcourt._transport.codec import PROTOCOL, Codec
 
@@ -67,12 +67,15 @@ class FunctionTable:
             known = self._by_name.get(fn)
             if known is not None:
                 return known
-        if type(fn) not in (FunctionType, BuiltinFunctionType, type) or not isinstance(
+        if type(fn) not in (FunctionType, BuiltinFunctionType, type, Cached) or not isinstance(
             getattr(fn, "__self__", None), (ModuleType, type(None))
         ):  # `prices.get` is a builtin too, and bound
             return self._unnumbered(fn, *self._encode(fn))
         known = self._known.get(fn)
-        by_value = type(fn) is FunctionType and fn.__module__ == "__main__" and not self._codec.shares_globals(fn)
+        plain: Any = plain_function(fn)
+        by_value = (
+            type(plain) is FunctionType and plain.__module__ == "__main__" and not self._codec.shares_globals(plain)
+        )
         if known is not None:
             if known.captured is not None:
                 if same(known.captured, captured_by(fn)):

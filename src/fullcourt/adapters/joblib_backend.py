@@ -168,7 +168,8 @@ class FullcourtBackend(AutoBatchingMixin, ParallelBackendBase):
             with contextlib.suppress(AttributeError, queue.Empty):
                 while True:
                     parallel._ready_batches.get_nowait()
-            options = vars(parallel).get("_backend_kwargs") or parallel._backend_args  # its name before joblib 1.5
+            name = "_backend_kwargs" if hasattr(parallel, "_backend_kwargs") else "_backend_args"  # before joblib 1.5
+            options: dict[str, Any] = getattr(parallel, name)
             self.configure(n_jobs=parallel.n_jobs, parallel=parallel, **options)
 
 
