@@ -26,6 +26,7 @@ from fullcourt._engines.supervisor import Limits
 from fullcourt._groups import TaskGroup
 from fullcourt._os.cpus import usable_cores
 from fullcourt._pipelines import Pipeline, PipelineIterator, Stage, StageStatistics
+from fullcourt._transport.mainspace import is_being_run
 from fullcourt.errors import NotSupported, PicklingError
 
 if TYPE_CHECKING:
@@ -180,6 +181,11 @@ class Pool:
         memory_limit: int | str | None = None,
         mode: Literal["auto"] | None = None,
     ) -> None:
+        if is_being_run():
+            raise RuntimeError(
+                "a worker runs the program's file for its definitions, and must not make a pool meanwhile: make it "
+                'under `if __name__ == "__main__":`'
+            )
         check_mode(mode, processes, threads, interpreters, max_tasks_per_child)
         at_least("processes", processes, 0)
         at_least("threads", threads, 1)

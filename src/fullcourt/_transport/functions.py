@@ -21,7 +21,7 @@ __all__ = ["Function", "FunctionTable", "function_name", "with_fallback"]
 class Function:
     """A function as it travels: its pickle, and a number under which workers keep it (0: they do not)."""
 
-    __slots__ = ("captured", "data", "estimate", "fell_back", "id", "n_fatal_loads", "name", "rights", "tried")
+    __slots__ = ("captured", "data", "estimate", "fell_back", "id", "n_fatal_loads", "name", "named", "rights", "tried")
 
     def __init__(
         self,
@@ -40,6 +40,7 @@ class Function:
         self.data = data
         self.rights = rights  # the descriptors of queues, pipes and locks that it takes along; never of a kept one
         self.name = name
+        self.named = False  # whether it went by name since it cannot go by value
         self.captured = captured
 
 
@@ -80,7 +81,7 @@ class FunctionTable:
             if known.captured is not None:
                 if same(known.captured, captured_by(fn)):
                     return known
-            elif not by_value:
+            elif not by_value or known.named:
                 return known
         data, rights = self._encode(fn, by_value=by_value)
         captured: tuple[object, ...] | None = None
@@ -94,6 +95,7 @@ class FunctionTable:
         with self._lock:
             number = next(self._ids)
         entry = Function(number, data, function_name(fn), captured, Estimate())
+        entry.named = by_value and captured is None
         self._known[fn] = entry
         if type(fn) is FunctionType and captured is None and not by_value and fn.__module__ != "__main__":
             self._by_name[fn] = entry
