@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import concurrent.futures
 import itertools
 import os
 import threading
@@ -26,7 +27,8 @@ from fullcourt._engines.supervisor import Limits
 from fullcourt._groups import TaskGroup
 from fullcourt._os.cpus import usable_cores
 from fullcourt._pipelines import Pipeline, PipelineIterator, Stage, StageStatistics
-from fullcourt.errors import NotSupported, PicklingError
+from fullcourt._transport.mainspace import is_being_run
+from fullcourt.errors import NotSupported, PicklingError, TaskCancelled
 
 if TYPE_CHECKING:
     from fullcourt._advise.explain import Explanation
@@ -114,7 +116,7 @@ class PoolStatistics:
     waiting_for_input_s: float
 
 
-class Pool:
+class Pool(concurrent.futures.Executor):
     """Workers that run functions: processes, threads, both, sub-interpreters, or the caller.
 
     Args:
@@ -142,6 +144,8 @@ class Pool:
         memory_limit: bytes that all workers together may have resident. Near it no further task starts; above it, the
             task that started last is stopped and runs again later; one that takes too much alone fails with
             `TaskMemoryExceeded`. Memory is looked at every 20 ms while tasks run.
+
+    It is a `concurrent.futures.Executor`, and taken wherever one is; its `map` is that of `multiprocessing.Pool`.
 
     All methods may be called from any thread. A forked child cannot use its parent's pool. A worker's death costs the
     tasks that it had started (`WorkerDied`), and nothing else.
@@ -180,6 +184,11 @@ class Pool:
         memory_limit: int | str | None = None,
         mode: Literal["auto"] | None = None,
     ) -> None:
+        if is_being_run():
+            raise RuntimeError(
+                "a worker runs the program's file for its definitions, and must not make a pool meanwhile: make it "
+                'under `if __name__ == "__main__":`'
+            )
         check_mode(mode, processes, threads, interpreters, max_tasks_per_child)
         at_least("processes", processes, 0)
         at_least("threads", threads, 1)
@@ -380,7 +389,7 @@ class Pool:
 
     # -- maps ------------------------------------------------------------------------------------------------------
 
-    def map(
+    def map(  # type: ignore[override]  # of one iterable, and a list: as `multiprocessing.Pool`
         self,
         func: Callable[[Any], R],
         iterable: Iterable[Any],
@@ -707,6 +716,24 @@ class Pool:
         """
         self._driver.terminate()
         self._finalizer.detach()
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """As :meth:`close`, in the words of the standard library's executors.
+
+        Args:
+            wait: whether to :meth:`join`, too.
+            cancel_futures: whether to cancel the calls that no worker has begun.
+
+        Raises:
+            NotSupported: `cancel_futures` of a pool that chooses its mode.
+        """
+        if cancel_futures and self.mode is not None:
+            raise NotSupported('a pool with mode="auto" cannot cancel what waits: cancel the futures, or terminate()')
+        if cancel_futures and isinstance(cast("object", self._driver), Driver):  # in its own tasks it is not
+            self._driver.end_unstarted(TaskCancelled("cancelled by shutdown"))
+        self.close()
+        if wait:
+            self.join()
 
     def join(self) -> None:
         """Wait until the workers have ended. Call :meth:`close` or :meth:`terminate` first.

@@ -51,6 +51,13 @@ def test_delayed_calls_run_in_the_pool(pool: Any) -> None:
     assert ({pid for pid, _ in places} == {os.getpid()}) == (pool.processes == 0)
 
 
+def test_a_pool_may_be_the_scheduler_itself(pool: Any) -> None:
+    assert graph().compute(scheduler=pool) == 285
+    assert dask.bag.from_sequence(range(10)).map(lambda x: x + 1).sum().compute(scheduler=pool) == 55
+    with dask.config.set(scheduler=pool):
+        assert graph().compute() == 285
+
+
 def test_bags_run_in_the_pool(pool: Any) -> None:
     bag = dask.bag.from_sequence(range(100), npartitions=7)
     scheduler = fullcourt.dask.scheduler(pool)

@@ -161,6 +161,29 @@ def test_results_of_a_closed_pool_come_though_nobody_joins(
     assert list(results) == [i * i for i in range(100)]
 
 
+def test_a_pool_is_an_executor_and_can_be_shut_down_as_one(new_pool: Callable[..., Any]) -> None:
+    pool = new_pool()
+    assert isinstance(pool, cf.Executor)
+    futures = [pool.submit(tasks.square, n) for n in range(5)]
+    pool.shutdown()
+    assert [future.result(0) for future in futures] == [n * n for n in range(5)]
+    pool.shutdown(wait=False)
+
+
+def test_shutdown_cancels_what_has_not_begun_if_asked(
+    parallel: Engine, new_pool: Callable[..., Any], gate: Gate
+) -> None:
+    pool = new_pool()
+    runs = [pool.submit(tasks.pass_through, gate.turnstile, n) for n in range(pool._max_workers)]
+    gate.wait_arrivals(len(runs))
+    waits = [pool.submit(tasks.square, n) for n in range(50)]
+    pool.shutdown(wait=False, cancel_futures=True)
+    assert all(future.cancelled() for future in waits[-40:])
+    gate.release()
+    assert [future.result(30) for future in runs] == list(range(len(runs)))
+    pool.shutdown()
+
+
 def test_join_before_close_is_an_error_as_in_the_standard_library(new_pool: Callable[..., Any]) -> None:
     pool = new_pool()
     with pytest.raises(ValueError, match=r"\S"):

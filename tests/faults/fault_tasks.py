@@ -240,3 +240,19 @@ def crash(how: str) -> NoReturn:
     os.kill(os.getpid(), number)
     time.sleep(100)
     raise AssertionError(f"survived {how}")
+
+
+def use_up(limit: str) -> None:
+    """Let this process open no more files, or write none."""
+    import resource
+
+    kind = getattr(resource, limit)
+    resource.setrlimit(kind, (0, resource.getrlimit(kind)[1]))
+
+
+def some_bytes(n: int) -> bytes:
+    return b"x" * n
+
+
+def raise_large(n: int) -> NoReturn:
+    raise ValueError(b"x" * n)

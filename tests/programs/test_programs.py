@@ -57,6 +57,80 @@ ANYWHERE: dict[str, tuple[str, list[str]]] = {
         """,
         ["[0, 2, 4, 6, 8]"],
     ),
+    "functions_with_caches": (
+        """
+        import functools
+        import fullcourt
+
+        STEP = 1
+
+        @functools.cache
+        def fibonacci(n):
+            return n if n < 2 else fibonacci(n - 1) + fibonacci(n - 2)
+
+        @functools.lru_cache(maxsize=3)
+        def following(n):
+            return n + STEP
+
+        class Squares:
+            def __init__(self, n):
+                self.n = n
+
+            @functools.cached_property
+            def square(self):
+                return self.n**2
+
+            @functools.lru_cache
+            def times(self, n):
+                return self.square * n
+
+        def n_remembered(n):
+            return len({following(n) for _ in range(5)}), following.cache_info().hits >= 4
+
+        with fullcourt.Pool(1, start_method=METHOD) as pool:
+            print(pool.map(fibonacci, range(10)), pool.apply(lambda f: f(30), (fibonacci,)))
+            print([pool.apply(following, (n,)) for n in (1, 1, 2)], pool.apply(n_remembered, (9,)))
+            print(pool.apply(Squares(3).times, (2,)), pool.apply(lambda made: made.square, (Squares(4),)))
+            STEP = 2
+            following.cache_clear()
+            print(pool.map(following, [5]))
+
+            @functools.cache
+            def fibonacci(n):
+                return -n
+
+            print(pool.map(fibonacci, range(3)))
+        """,
+        [
+            "[0, 1, 1, 2, 3, 5, 8, 13, 21, 34] 832040",
+            "[2, 2, 3] (1, True)",
+            "18 16",
+            "[7]",
+            "[0, -1, -2]",
+        ],
+    ),
+    "a_function_that_dispatches_on_types": (
+        """
+        import functools
+        import fullcourt
+
+        @functools.singledispatch
+        def told(x):
+            return "something"
+
+        @told.register
+        def _(x: int):
+            return "a number"
+
+        @told.register
+        def _(x: list):
+            return [told(y) for y in x]
+
+        with fullcourt.Pool(2, start_method=METHOD) as pool:
+            print(pool.map(told, [1, "a", [2, "b"]]))
+        """,
+        ["['a number', 'something', ['a number', 'something']]"],
+    ),
     "a_lambda": (
         """
         import fullcourt
@@ -642,3 +716,143 @@ def test_cells_run_in_main_without_a_file_work(start_method: str, program: Progr
     """
     lines = run(program, start_method, text, "stdin")
     assert lines == ["[101, 102] True", "[301, 302]", "[-101, -102] [201]"]
+
+
+GUARDED = """
+import enum
+import os
+import threading
+import fullcourt
+
+LOCK = threading.RLock()
+STEP = 1
+state = None
+
+class Colour(enum.Enum):
+    RED = 1
+
+class Point:
+    def __init__(self, x):
+        self.x = x
+
+    def moved(self):
+        with LOCK:
+            return Point(self.x + STEP)
+
+class Wrong(Exception):
+    def __init__(self, code, *, point):
+        super().__init__(code)
+        self.point = point
+
+def begin(value):
+    global state
+    with LOCK:
+        state = value
+
+def moved(item):
+    with LOCK:
+        assert isinstance(item, Point), item
+        return item.moved()
+
+def is_red(colour):
+    with LOCK:
+        return colour is Colour.RED
+
+def fail(item):
+    with LOCK:
+        raise Wrong(3, point=item)
+
+def tell(_):
+    with LOCK:
+        return state, STEP
+
+def step(_):
+    return STEP
+
+def main():
+    global STEP
+    with fullcourt.Pool(2, start_method=METHOD, initializer=begin, initargs=("begun",), **OPTIONS) as pool:
+        assert pool.map(step, [0]) == [1]
+        points = pool.map(moved, [Point(1), Point(2)])
+        assert all(type(point) is Point for point in points)
+        print([point.x for point in points], pool.apply(is_red, (Colour.RED,)))
+        try:
+            pool.apply(fail, (Point(5),))
+        except Wrong as error:
+            print(type(error) is Wrong, error.point.x)
+        print(pool.map(tell, range(2)))
+        print([point.x for point in pool.map(Point.moved, [Point(7)])], pool.apply(Point(8).moved).x)
+        STEP = 10
+        print(pool.map(step, [0]), pool.map(lambda n: n + STEP, [1]))
+
+if __name__ == "__main__":
+    main()
+"""
+
+
+@pytest.mark.parametrize("options", ["{}", "{'threads': 2}"], ids=["one slot", "two slots"])
+@pytest.mark.parametrize("how", ["file", "module"])
+def test_functions_may_use_globals_that_cannot_be_pickled(
+    start_method: str, program: Program, how: str, options: str
+) -> None:
+    text = GUARDED.replace("METHOD", repr(start_method)).replace("OPTIONS", options)
+    path = program.write("program.py", text)
+    if how == "file":
+        program.start(str(path))
+    else:
+        program.start("-m", "program")
+    assert finish(program) == [
+        "[2, 3] True",
+        "True 5",
+        "[('begun', 1), ('begun', 1)]",
+        "[8] 9",
+        "[10] [11]",
+    ]
+
+
+def test_a_program_without_a_guard_is_not_run_again_for_them(start_method: str, program: Program) -> None:
+    if start_method == "fork":
+        pytest.skip("forks have them")
+    text = """
+    import threading
+    import fullcourt
+
+    print("runs", flush=True)
+    LOCK = threading.Lock()
+
+    def locked(item):
+        with LOCK:
+            return item
+
+    with fullcourt.Pool(2, start_method=METHOD) as pool:
+        try:
+            pool.map(locked, [1])
+        except fullcourt.errors.PicklingError as error:
+            print("locked's global LOCK" in str(error))
+    """
+    assert run(program, start_method, text) == ["runs", "True"]
+
+
+def test_a_pool_that_is_made_beside_the_guard_is_named_as_the_reason(start_method: str, program: Program) -> None:
+    if start_method == "fork":
+        pytest.skip("forks have them")
+    text = """
+    import threading
+    import fullcourt
+
+    LOCK = threading.Lock()
+
+    def locked(item):
+        with LOCK:
+            return item
+
+    pool = fullcourt.Pool(2, start_method=METHOD)
+
+    if __name__ == "__main__":
+        with pool:
+            try:
+                pool.map(locked, [1])
+            except fullcourt.errors.PicklingError as error:
+                print("locked's global LOCK" in str(error), "must not make a pool" in str(error))
+    """
+    assert run(program, start_method, text) == ["True True"]

@@ -34,6 +34,7 @@ class ProcessEngine(LinkedEngine):
         self._method = method
         self._setup = setup
         codec = Codec()
+        codec.runs_main = method != "fork"
         super().__init__(n_slots, name, codec)
         self._control: socket.socket | None = None
         self._template_pid = 0

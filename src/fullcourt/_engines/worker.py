@@ -282,11 +282,14 @@ class Worker:
             self._answer_error(frames.ERROR, chunk_id, 0, name_result(error), seconds)
             return
         result = None
-        if self._send_small is None or buffers or len(answer) > MAX_INLINE:
-            self._send(frames.RESULT, chunk_id, 0, 1, seconds, answer, buffers)
-        else:  # `_send`, written out
+        if self._send_small is not None and not buffers and len(answer) <= MAX_INLINE:  # `_send`, written out
             self._flush()
             self._send_small(pack(frames.RESULT, 0, 0, chunk_id, 0, 1, 0, seconds) + answer)
+            return
+        try:
+            self._send(frames.RESULT, chunk_id, 0, 1, seconds, answer, buffers)
+        except NoRoom as error:
+            self._answer_error(frames.ERROR, chunk_id, 0, error.what, seconds)
 
     # -- items of a map --------------------------------------------------------------------------------------------
 
@@ -432,20 +435,50 @@ class Worker:
             for offset, result in enumerate(results):
                 self._answer_items(journal, chunk_id, first + offset, [result], seconds / n)
             return
-        self._send(frames.RESULTS, chunk_id, first, n, seconds, payload, buffers)
+        try:
+            self._send(frames.RESULTS, chunk_id, first, n, seconds, payload, buffers)
+        except NoRoom as error:
+            if n == 1:
+                self._answer_error(frames.ERROR, chunk_id, first, error.what, seconds)
+            else:
+                for offset, result in enumerate(results):
+                    self._answer_items(journal, chunk_id, first + offset, [result], seconds / n)
         journal.forget_heap()
 
     # -- answers ---------------------------------------------------------------------------------------------------
 
     def _answer_error(self, kind: int, chunk_id: int, index: int, error: BaseException, seconds: float) -> None:
         payload = dump_exception(error, format_remote(error), self._codec)
-        self._send(kind, chunk_id, index, 1, seconds, payload, [])
+        try:
+            self._send(kind, chunk_id, index, 1, seconds, payload, [])
+        except NoRoom as problem:  # an exception that holds much
+            payload = dump_exception(problem.what, str(problem.what), self._codec)
+            self._send(kind, chunk_id, index, 1, seconds, payload, [])
 
     def _send(
         self, kind: int, chunk_id: int, start: int, count: int, seconds: float, payload: bytes, buffers: list[Any]
     ) -> None:
         self._flush()  # what was printed is seen before the answer
-        self._end.send(self._make_frame(kind, 0, chunk_id, start, count, seconds, b"", payload, buffers))
+        try:
+            frame = self._make_frame(kind, 0, chunk_id, start, count, seconds, b"", payload, buffers)
+        except (OSError, MemoryError) as error:
+            raise NoRoom(error) from error
+        self._end.send(frame)
+
+
+class NoRoom(Exception):
+    """What is to be sent needs a block of memory, and this process gets none: descriptors or memory are used up.
+
+    Not an OSError, which means that the pool is gone.
+
+    Attributes:
+        what: the error, for the pool.
+    """
+
+    def __init__(self, error: OSError | MemoryError) -> None:
+        super().__init__(error)
+        error.add_note("fullcourt: the task ran, but this worker could not send its outcome, which is large")
+        self.what = error
 
 
 class ForksEnd:

@@ -11,6 +11,7 @@ receiver itself has bound the name to something else since it last came: what an
 from __future__ import annotations
 
 import copyreg
+import functools
 import hashlib
 import io
 import pickle
@@ -22,6 +23,7 @@ from typing import Any
 
 import cloudpickle
 
+from fullcourt._transport.captures import Cached, is_importable
 from fullcourt._transport.mainspace import DIGESTS, MainGlobals, main_globals, set_function_state
 
 __all__ = ["dumps", "dumps_with_module"]
@@ -37,25 +39,59 @@ class Pickler(cloudpickle.Pickler):
         buffer_callback: Callable[[Any], Any] | None,
         reducers: Mapping[type, Callable[[Any], Any]] | None = None,
     ) -> None:
-        reduction = sys.modules.get("multiprocessing.reduction")
-        if reduction is not None:  # it knows how connections and sockets travel; the base looks at this when it is made
-            base: Any = cloudpickle.Pickler
-            known: Any = reduction.ForkingPickler._extra_reducers
-            registered: Any = copyreg.dispatch_table
-            self.dispatch_table = ChainMap(base._dispatch_table, known, registered)
-        if reducers is not None:  # the base class looks at it while it is made
+        base: Any = cloudpickle.Pickler
+        registered: Any = copyreg.dispatch_table
+        reduction: Any = sys.modules.get("multiprocessing.reduction")  # it knows how connections and sockets travel
+        known: Any = {} if reduction is None else reduction.ForkingPickler._extra_reducers
+        # The base class looks at this while it is made.
+        self.dispatch_table = ChainMap(OURS, base._dispatch_table, known, registered)
+        if reducers is not None:
             self.dispatch_table = ChainMap(dict(reducers), self.dispatch_table)
         super().__init__(file, protocol, buffer_callback)
         self._main = main_globals()
         self.globals_ref[id(self._main)] = MainGlobals()
 
     def _dynamic_function_reduce(self, func: Any) -> Any:
+        if func.__code__ is DISPATCH_CODE:  # it holds weak references
+            return dispatching, (func.__wrapped__, tuple(func.registry.items()))
         reduced = super()._dynamic_function_reduce(func)
         if func.__globals__ is not self._main:
             return reduced
         attributes, slots = reduced[2]
         slots[DIGESTS] = {name: digest(value) for name, value in slots["__globals__"].items()}
         return (*reduced[:2], (attributes, slots), *reduced[3:5], set_function_state)
+
+
+def reduce_cached(fn: Any) -> Any:
+    """A function with a cache, which cloudpickle sends by name wherever it is defined; its cache stays here."""
+    module = getattr(fn, "__module__", None)
+    if module != "__main__" and module not in cloudpickle.list_registry_pickle_by_value() and is_importable(fn):
+        return fn.__qualname__
+    attributes: dict[str, object] = fn.__dict__
+    state = {name: value for name, value in attributes.items() if name not in {"__wrapped__", "cache_parameters"}}
+    return cached, (fn.__wrapped__, fn.cache_parameters()), state
+
+
+def cached(fn: Callable[..., Any], parameters: dict[str, Any]) -> Callable[..., Any]:
+    made: Callable[..., Any] = functools.lru_cache(**parameters)(fn)
+    return made
+
+
+def reduce_cached_property(made: Any) -> Any:
+    """In Python 3.11 there is a lock in it."""
+    return type(made), (made.func,), {"attrname": made.attrname}
+
+
+OURS: dict[type, Callable[[Any], Any]] = {Cached: reduce_cached, functools.cached_property: reduce_cached_property}
+dispatcher: Any = functools.singledispatch(cached)
+DISPATCH_CODE = dispatcher.__code__  # of all functions that `singledispatch` makes
+
+
+def dispatching(fn: Callable[..., Any], registry: tuple[tuple[type, Callable[..., Any]], ...]) -> Callable[..., Any]:
+    made = functools.singledispatch(fn)
+    for kind, implementation in registry:
+        made.register(kind, implementation)
+    return made
 
 
 def digest(value: object) -> bytes | None:

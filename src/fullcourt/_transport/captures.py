@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 from types import BuiltinFunctionType, CodeType, FunctionType, ModuleType
 from typing import Any
 
-__all__ = ["SMALL_ATOMS", "captured_by", "global_names", "same"]
+__all__ = ["SMALL_ATOMS", "Cached", "captured_by", "global_names", "is_importable", "plain_function", "same"]
+
+Cached: type[Any] = functools._lru_cache_wrapper  # what `functools.lru_cache` and `functools.cache` make of a function
 
 # Plain values that are kept to be compared; large texts are not worth keeping.
 SMALL_ATOMS = (int, float, complex, str, bool, type(None))
@@ -14,8 +17,14 @@ SMALL_ATOMS = (int, float, complex, str, bool, type(None))
 ATOMS = (int, float, complex, str, bytes, bool, type(None), ModuleType, BuiltinFunctionType)
 
 
+def plain_function(fn: Any) -> Any:
+    """The function that a cache is around, or what was given."""
+    return getattr(fn, "__wrapped__", fn) if type(fn) is Cached else fn
+
+
 def captured_by(fn: object, seen: set[int] | None = None) -> tuple[object, ...] | None:
     """What a function that travels by value takes along, or None if any of it can change in place."""
+    fn = plain_function(fn)
     if not isinstance(fn, FunctionType) or fn.__dict__ or fn.__kwdefaults__:
         return None
     seen = {id(fn)} if seen is None else seen
@@ -28,6 +37,9 @@ def captured_by(fn: object, seen: set[int] | None = None) -> tuple[object, ...] 
             return None
     values.extend(fn.__globals__[name] for name in names_in(fn.__code__) if name in fn.__globals__)
     for value in values:
+        if type(value) is Cached:
+            found.append(value)
+            value = plain_function(value)
         if type(value) in ATOMS:
             found.append(value)
         elif isinstance(value, FunctionType) and id(value) in seen:

@@ -7,6 +7,9 @@ and is imported when it is first needed.
 interpreter, so what refers to ``__main__`` goes through cloudpickle, by value: that is why a program needs no guard.
 Workers forked from this process have its ``__main__`` as it was then; they get names as long as it is unchanged: its
 functions and classes, and the plain values (numbers, text) of the globals that a function uses.
+
+What cannot go by value (it uses a global lock, say) goes by name after all, where the receiver has the name: in a fork,
+or in a fresh interpreter that runs the program's file; see :mod:`mainspace`.
 """
 
 from __future__ import annotations
@@ -18,9 +21,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import CellType, FunctionType, MethodType, ModuleType
 from typing import Any, cast
 
-from fullcourt._transport.captures import SMALL_ATOMS, global_names
+from fullcourt._transport.captures import SMALL_ATOMS, Cached, global_names, plain_function
 from fullcourt._transport.carried import Descriptor, NotCarried, Rights, arriving, collecting
 from fullcourt._transport.inheritance import sharing
+from fullcourt._transport.mainspace import InMain, main_source
 from fullcourt.errors import PicklingError
 
 __all__ = ["Buffers", "Codec", "Encoded", "decode"]
@@ -64,6 +68,10 @@ class Codec:
         self._main: dict[str, object] | None = None  # the definitions in __main__ that the receiver has
         self._names: frozenset[str] = frozenset()  # all names that it has there
         self._plain: dict[str, object] = {}  # those globals whose values cannot change inside
+        self.runs_main = False  # whether the receiver may run the program's file for its definitions
+        # Whether something of __main__ has gone by name although it is not surely the same there. From then on all does
+        # that can, so that classes are one and the same.
+        self._by_name = False
         # How some types are pickled, for whoever knows better (as a pickler's dispatch_table); None: as ever.
         self.reducers: Reducers | None = None
         if shares_main:
@@ -93,6 +101,10 @@ class Codec:
                     buffers = []
                     data = self._dumps(obj, keep_large(buffers))
                 return data, buffers
+            if self._by_name:
+                named = self._encode_by_name(obj, "")
+                if named is not None:
+                    return named
         except NotCarried:
             return self._encode_carried(self.encode, obj)
         except Exception:  # noqa: BLE001  whatever the user's __reduce__ raised: cloudpickle may know better
@@ -134,7 +146,33 @@ class Codec:
         except Exception as error:
             where = find_unpicklable(obj)
             message = f"{where} cannot be pickled, so it cannot be sent to another process: {error}"
+            named = self._encode_by_name(obj, message)
+            if named is not None:
+                return named
             raise PicklingError(f"{message}. Leave it out, or make it inside the task.") from error
+
+    def _encode_by_name(self, obj: object, why: str) -> Encoded | None:
+        """As the standard library sends it, for a receiver that has the names or can make them. None: it cannot.
+
+        A forked receiver has what ``__main__`` defined at the fork; what came since it lacks, and says so.
+        """
+        source = None
+        if self._main is not None:
+            now = main_definitions()
+            if any(self._main.get(name) is not now[name] for name in now if now[name].__qualname__ == name):
+                return None
+        else:
+            source = main_source() if self.runs_main else None
+            if source is None:
+                return None
+        try:
+            data = pickle.dumps(obj, PROTOCOL)
+        except Exception:  # noqa: BLE001  it is local, or has no plain pickle
+            return None
+        if b"__main__" not in data or CONNECTION in data:
+            return None
+        self._by_name = True
+        return (data, []) if source is None else (pickle.dumps(InMain(source, why, data), PROTOCOL), [])
 
     def shares_globals(self, fn: FunctionType, seen: set[int] | None = None) -> bool:
         """Whether a function of ``__main__`` would find there what it finds here, as far as can be told cheaply."""
@@ -151,6 +189,7 @@ class Codec:
                 return False
             if name in self._plain and type(value) not in SMALL_ATOMS:
                 return False
+            value = plain_function(value)
             if type(value) is FunctionType and value.__module__ == "__main__" and id(value) not in seen:
                 seen.add(id(value))
                 if not self.shares_globals(value, seen):
@@ -186,13 +225,13 @@ def keep_large(buffers: list[pickle.PickleBuffer]) -> Callable[[pickle.PickleBuf
     return keep
 
 
-def main_definitions() -> dict[str, object]:
+def main_definitions() -> dict[str, Any]:
     """The functions and classes that are defined in ``__main__``, by name."""
     names = vars(sys.modules["__main__"])
     return {
         name: value
         for name, value in list(names.items())
-        if isinstance(value, (FunctionType, type)) and getattr(value, "__module__", None) == "__main__"
+        if isinstance(value, (FunctionType, type, Cached)) and getattr(value, "__module__", None) == "__main__"
     }
 
 

@@ -11,7 +11,7 @@ from types import BuiltinFunctionType, FunctionType, ModuleType
 from typing import Any
 
 from fullcourt._core.model import Estimate
-from fullcourt._transport.captures import captured_by, same
+from fullcourt._transport.captures import Cached, captured_by, plain_function, same
 from fullcourt._transport.carried import NotCarried, Rights, collecting
 from fullcourt._transport.codec import PROTOCOL, Codec
 
@@ -21,7 +21,7 @@ __all__ = ["Function", "FunctionTable", "function_name", "with_fallback"]
 class Function:
     """A function as it travels: its pickle, and a number under which workers keep it (0: they do not)."""
 
-    __slots__ = ("captured", "data", "estimate", "fell_back", "id", "n_fatal_loads", "name", "rights", "tried")
+    __slots__ = ("captured", "data", "estimate", "fell_back", "id", "n_fatal_loads", "name", "named", "rights", "tried")
 
     def __init__(
         self,
@@ -40,6 +40,7 @@ class Function:
         self.data = data
         self.rights = rights  # the descriptors of queues, pipes and locks that it takes along; never of a kept one
         self.name = name
+        self.named = False  # whether it went by name since it cannot go by value
         self.captured = captured
 
 
@@ -67,17 +68,20 @@ class FunctionTable:
             known = self._by_name.get(fn)
             if known is not None:
                 return known
-        if type(fn) not in (FunctionType, BuiltinFunctionType, type) or not isinstance(
+        if type(fn) not in (FunctionType, BuiltinFunctionType, type, Cached) or not isinstance(
             getattr(fn, "__self__", None), (ModuleType, type(None))
         ):  # `prices.get` is a builtin too, and bound
             return self._unnumbered(fn, *self._encode(fn))
         known = self._known.get(fn)
-        by_value = type(fn) is FunctionType and fn.__module__ == "__main__" and not self._codec.shares_globals(fn)
+        plain: Any = plain_function(fn)
+        by_value = (
+            type(plain) is FunctionType and plain.__module__ == "__main__" and not self._codec.shares_globals(plain)
+        )
         if known is not None:
             if known.captured is not None:
                 if same(known.captured, captured_by(fn)):
                     return known
-            elif not by_value:
+            elif not by_value or known.named:
                 return known
         data, rights = self._encode(fn, by_value=by_value)
         captured: tuple[object, ...] | None = None
@@ -91,6 +95,7 @@ class FunctionTable:
         with self._lock:
             number = next(self._ids)
         entry = Function(number, data, function_name(fn), captured, Estimate())
+        entry.named = by_value and captured is None
         self._known[fn] = entry
         if type(fn) is FunctionType and captured is None and not by_value and fn.__module__ != "__main__":
             self._by_name[fn] = entry

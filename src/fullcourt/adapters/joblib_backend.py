@@ -168,7 +168,9 @@ class FullcourtBackend(AutoBatchingMixin, ParallelBackendBase):
             with contextlib.suppress(AttributeError, queue.Empty):
                 while True:
                     parallel._ready_batches.get_nowait()
-            self.configure(n_jobs=parallel.n_jobs, parallel=parallel, **parallel._backend_kwargs)
+            name = "_backend_kwargs" if hasattr(parallel, "_backend_kwargs") else "_backend_args"  # before joblib 1.5
+            options: dict[str, Any] = getattr(parallel, name)
+            self.configure(n_jobs=parallel.n_jobs, parallel=parallel, **options)
 
 
 def check_options(options: Iterable[str]) -> None:
