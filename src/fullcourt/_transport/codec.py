@@ -133,7 +133,7 @@ class Codec:
             return self._encode_carried(self.encode_by_value, obj)
         except Exception as error:
             where = find_unpicklable(obj)
-            message = f"{where} cannot be pickled, so it cannot be sent to another process: {error}"
+            message = f"{where} cannot be pickled, so it cannot be sent to another process: {str(error) or repr(error)}"
             raise PicklingError(f"{message}. Leave it out, or make it inside the task.") from error
 
     def shares_globals(self, fn: FunctionType, seen: set[int] | None = None) -> bool:
