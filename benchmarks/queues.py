@@ -29,24 +29,33 @@ import fullcourt
 context = multiprocessing.get_context("fork")
 
 
-def produce(queue: Any, item: Any, n: int) -> None:
+def wait_for_start(ready: Any, go: Any) -> None:
+    ready.send(None)
+    go.wait()
+
+
+def produce(queue: Any, item: Any, n: int, ready: Any, go: Any) -> None:
+    wait_for_start(ready, go)
     for _ in range(n):
         queue.put(item)
 
 
-def produce_many(queue: Any, item: Any, n: int) -> None:
+def produce_many(queue: Any, item: Any, n: int, ready: Any, go: Any) -> None:
     group = [item] * 100
+    wait_for_start(ready, go)
     for _ in range(n // 100):
         queue.put_many(group)
 
 
-def consume(queue: Any, n: int, done: Any) -> None:
+def consume(queue: Any, n: int, done: Any, go: Any) -> None:
+    wait_for_start(done, go)
     for _ in range(n):
         queue.get()
     done.send(None)
 
 
-def consume_many(queue: Any, n: int, done: Any) -> None:
+def consume_many(queue: Any, n: int, done: Any, go: Any) -> None:
+    wait_for_start(done, go)
     got = 0
     while got < n:
         with contextlib.suppress(Exception):  # faster-fifo's Empty
@@ -57,20 +66,24 @@ def consume_many(queue: Any, n: int, done: Any) -> None:
 def throughput(
     make: Callable[[], Any], producers: int, consumers: int, n: int, item: Any = (1, "two", 3.0), *, many: bool = False
 ) -> float:
-    """Items per second, from the first process's start to the last consumer's end."""
+    """Items per second, from the moment when all processes are there to the last consumer's end."""
     queue = make()
     ours, theirs = context.Pipe()
+    go = context.Event()
     processes = [
-        context.Process(target=produce_many if many else produce, args=(queue, item, n // producers))
-        for _ in range(producers)
-    ]
-    processes += [
-        context.Process(target=consume_many if many else consume, args=(queue, n // consumers, theirs))
+        context.Process(target=consume_many if many else consume, args=(queue, n // consumers, theirs, go))
         for _ in range(consumers)
     ]
-    began = time.perf_counter()
+    processes += [
+        context.Process(target=produce_many if many else produce, args=(queue, item, n // producers, theirs, go))
+        for _ in range(producers)
+    ]
     for process in processes:
         process.start()
+    for _ in processes:
+        ours.recv()
+    began = time.perf_counter()
+    go.set()
     for _ in range(consumers):
         ours.recv()
     seconds = time.perf_counter() - began

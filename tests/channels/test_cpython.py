@@ -29,6 +29,8 @@ OF_PROCESSES = ["_TestProcess", "_TestSubclassingProcess"]
 EXCEPTIONS = {
     "test_queue_feeder_donot_stop_onexc": "an item that cannot be pickled is refused by put(); theirs prints a "
     "traceback in a feeder thread, and loses the item",
+    "test_forkserver_without_auth_fails": "it has the standard library's fork server refuse a client; ours are not "
+    "started by that one",
 }
 # Those that ours fails where the machine is slow.
 SLOW = {
@@ -52,5 +54,6 @@ def test_the_standard_librarys_own_tests_pass(method: str, module: str) -> None:
     outcomes = dict(line.split() for line in done.stdout.splitlines() if line.count(" ") == 1)
     assert len(outcomes) >= 45, done.stderr
     failed = {name for name, outcome in outcomes.items() if outcome == "fail"}
-    assert failed - SLOW.keys() == EXCEPTIONS.keys() & outcomes.keys(), done.stderr
+    run = {name for name, outcome in outcomes.items() if outcome != "skip"}
+    assert failed - SLOW.keys() == EXCEPTIONS.keys() & run, done.stderr
     assert sum(outcome == "ok" for outcome in outcomes.values()) >= 40

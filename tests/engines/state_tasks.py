@@ -83,9 +83,12 @@ def id_of_value(handle):
     return id(handle.value)
 
 
-def map_of_inner_pool(handle):
-    with fullcourt.Pool(1, start_method="fork") as inner:
-        return inner.apply(add_value, (handle, 1))
+def ask_inner_pool(outer, method):
+    """A pool of the task's own, with values of its own; what its worker finds in the outer pool's handle."""
+    with fullcourt.Pool(1, start_method=method) as inner:
+        handles = [inner.broadcast(f"inner {i}") for i in range(5)]
+        found = [inner.apply(value_of, (handle,)) for handle in handles]
+        return found, inner.submit(value_of, outer).exception(30)
 
 
 def run_pipeline(pool, items):

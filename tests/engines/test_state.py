@@ -238,6 +238,16 @@ def test_nested_tasks_find_broadcast_values(kind):
         assert pool.submit(tasks.ask_for_value, pool, shared).result(T) == "court"
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_a_pool_inside_a_task_has_values_of_its_own_and_none_of_the_outer_pool(method):
+    with Pool(1, start_method=method) as pool:
+        for handle in [pool.broadcast(f"outer {i}") for i in range(5)]:
+            found, error = pool.submit(tasks.ask_inner_pool, handle, method).result(T)
+            assert found == [f"inner {i}" for i in range(5)]
+            assert isinstance(error, LookupError)
+            assert pool.apply(tasks.value_of, (handle,)).startswith("outer")
+
+
 def test_only_the_pools_owner_broadcasts():
     with Pool(2) as pool, pytest.raises(NotSupported, match="argument"):
         pool.submit(tasks.broadcast_inside, pool).result(T)

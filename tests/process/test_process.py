@@ -185,6 +185,16 @@ def test_it_can_be_stopped(start_method, tmp_path):
         stop(process)  # nothing happens
 
 
+def test_it_can_be_interrupted(start_method, tmp_path):
+    process = Process(target=tasks.sleep_for_ever, args=(str(tmp_path / "up"),), start_method=start_method)
+    process.start()
+    wait_for_file(tmp_path / "up")
+    process.interrupt()
+    assert isinstance(process.exception(T), KeyboardInterrupt)
+    assert process.exitcode == 1
+    process.interrupt()  # nothing happens
+
+
 def test_kill_takes_what_it_started(start_method, tmp_path):
     process = Process(target=tasks.start_sleeper, args=(str(tmp_path / "pids"), "sleep"), start_method=start_method)
     process.start()

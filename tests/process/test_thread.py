@@ -51,7 +51,7 @@ def test_a_timeout_leaves_it_running():
 
 def test_it_says_that_it_cannot_be_ended():
     with Thread(target=int) as thread:
-        for end in (thread.terminate, thread.kill):
+        for end in (thread.interrupt, thread.terminate, thread.kill):
             with pytest.raises(NotSupported, match="no safe way"):
                 end()
 

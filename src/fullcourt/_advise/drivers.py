@@ -13,10 +13,10 @@ from fullcourt._advise.legs import Leg
 from fullcourt._advise.model import Mode
 from fullcourt._core.options import Options
 from fullcourt._engines.build import build_driver
-from fullcourt._engines.driver import Driver, broadcast_keys
+from fullcourt._engines.driver import Driver
 from fullcourt._engines.future import Future
 from fullcourt._engines.jobs import MapChunk, Settlement
-from fullcourt._engines.state import Broadcast
+from fullcourt._engines.state import Broadcast, new_key
 from fullcourt.errors import PicklingError
 
 if TYPE_CHECKING:
@@ -113,7 +113,7 @@ class Drivers:
 
     def broadcast(self, value: Any) -> Broadcast[Any]:
         """Give a value to all worker processes, also to those that come later."""
-        key = next(broadcast_keys)
+        key = new_key()
         self._broadcasts[key] = value
         with self.opening:
             if self._processes is not None:

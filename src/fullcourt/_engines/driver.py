@@ -42,7 +42,7 @@ from fullcourt._engines.jobs import Call, CallStream, MapChunk, MapJob, Settleme
 from fullcourt._engines.linked import Broken, FrameArrived, Handle, Lost, Orphaned
 from fullcourt._engines.nested import Lending, Relay, Relays, nested_priority
 from fullcourt._engines.roles import Roles, wait_aside
-from fullcourt._engines.state import Broadcast
+from fullcourt._engines.state import Broadcast, new_key
 from fullcourt._engines.supervisor import NEVER, Limits, Supervisor
 from fullcourt._engines.timekeeper import Timekeeper
 from fullcourt._os.system import n_oom_kills
@@ -73,8 +73,6 @@ MAX_STILLBORN = 4
 # So many workers in a row may end while they load a function, before it counts as deadly.
 MAX_FATAL_LOADS = 3
 MAX_STILLBORN_KILLED = 20
-# Of no two pools of a process the same: a value that strays to another pool's worker shall not be found there.
-broadcast_keys = itertools.count(1)
 
 
 class Driver:
@@ -287,7 +285,7 @@ class Driver:
 
     def broadcast(self, value: Any) -> Broadcast[Any]:
         """Give a value to every worker, also to those that come later; returns its handle. Raises PicklingError."""
-        key = next(broadcast_keys)
+        key = new_key()
         self._check_open()
         if self.functions is not None:
             frame = self.engine.frame_of(key, self.engine.codec.encode(value))  # runs user code: without the lock

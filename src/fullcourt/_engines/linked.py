@@ -108,6 +108,8 @@ Event = FrameArrived | Lost | Orphaned | Broken
 # After so many frames from one link the others have their turn.
 MAX_FRAMES = 128
 
+LOW_HALF = 0xFFFF_FFFF  # of a broadcast value's number
+
 
 class RemoteEngine(abc.ABC):
     """Runs workers behind links. ``wait`` and ``collect`` from the thread that drives; the rest from any."""
@@ -241,7 +243,7 @@ class RemoteEngine(abc.ABC):
 
     def frame_of(self, key: int, encoded: Encoded) -> Any:
         """The frame that brings a value to workers. Raises OSError."""
-        return self._make_frame_for_all(frames.BROADCAST, key, 0, 0, 1, 0.0, b"", *encoded)
+        return self._make_frame_for_all(frames.BROADCAST, key & LOW_HALF, 0, key >> 32, 1, 0.0, b"", *encoded)
 
     def broadcast(self, key: int, frame: Any) -> None:
         """Send a value to all workers, and to those that are started later. No worker is started meanwhile."""
@@ -255,7 +257,7 @@ class RemoteEngine(abc.ABC):
         if frame is not None:
             frame.close()
             for handle in list(self.handles.values()):
-                handle.link.send(self._make_frame(frames.BROADCAST, key, 0, 0, 0, 0.0, b"", b"", []))
+                handle.link.send(self._make_frame(frames.BROADCAST, key & LOW_HALF, 0, key >> 32, 0, 0.0, b"", b"", []))
 
     def _greet(self, link: Any) -> None:
         """Send a new worker the values that the others have."""

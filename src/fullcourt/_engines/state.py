@@ -129,6 +129,7 @@ def become_worker() -> WorkerState:
     """This process, or this interpreter, is a worker from now on. Returns its state, for the keeper to close."""
     global of_process  # noqa: PLW0603
     of_process = here.worker = WorkerState()
+    kept.begin_anew()  # a fork of a worker: those are of the pool above
     return of_process
 
 
@@ -161,6 +162,10 @@ class Kept:
     """The values that were broadcast to this worker, by key."""
 
     def __init__(self) -> None:
+        self.begin_anew()
+
+    def begin_anew(self) -> None:
+        """Keep nothing. The condition is new, too: in a fork, a thread may hold it that is not here."""
         self._values: dict[int, Any] = {}
         self._expected: set[int] = set()  # frames that were received and are being read
         self._forgotten: set[int] = set()
@@ -211,6 +216,11 @@ class Kept:
 
 
 kept = Kept()
+
+
+def new_key() -> int:
+    """A number for a value, of which there is no second: a handle may stray to the workers of a pool of a worker."""
+    return int.from_bytes(os.urandom(8), "little")
 
 
 class Broadcast(Generic[T]):

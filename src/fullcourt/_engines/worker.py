@@ -492,7 +492,7 @@ class ForksEnd:
 
 def keep_value(fields: Fields, data: bytes, attached: Attached) -> None:
     """Keep a value that came for tasks to come, or forget it. If it cannot be read, those that use it are told."""
-    key = fields[2]
+    key = fields[4] << 32 | fields[2]
     if not fields[5]:
         kept.drop(key)
         return

@@ -61,6 +61,10 @@ class Popen:
         self._child.poll(timeout)
         return self._child.exitcode
 
+    def interrupt(self) -> None:
+        """Send it SIGINT."""
+        self._child.signal(signal.SIGINT)
+
     def terminate(self) -> None:
         """Send it SIGTERM."""
         self._child.signal(signal.SIGTERM)

@@ -145,7 +145,8 @@ class Codec:
             return self._encode_carried(self.encode_by_value, obj)
         except Exception as error:
             where = find_unpicklable(obj)
-            message = f"{where} cannot be pickled, so it cannot be sent to another process: {error}"
+            problem = str(error) or repr(error)
+            message = f"{where} cannot be pickled, so it cannot be sent to another process: {problem}"
             named = self._encode_by_name(obj, message)
             if named is not None:
                 return named

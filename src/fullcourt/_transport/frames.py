@@ -23,8 +23,8 @@ A frame is one datagram of a ``SOCK_SEQPACKET`` socket (one message of the porta
 To a worker: CALL (payload: ``(args, kwargs)``), MAP and STARMAP (payload: list of items), the same
 as TIMED_MAP and TIMED_STARMAP (the start of each item is recorded in the journal), STOP, SETTINGS (payload: what
 of logs and warnings the program wants to have); over the portable link TAKE_BACK (give back what no slot has begun).
-BROADCAST: the payload is a value that the worker keeps under the number in the place of the function id, for tasks to
-come; with a count of 0, it forgets that value.
+BROADCAST: the payload is a value that the worker keeps under a number, for tasks to come; with a count of 0, it forgets
+that value. The number's lower half is in the place of the function id, the upper one in that of ``start``.
 
 To the pool: RESULT (of a call), RESULTS (list: the next ``count`` items of a map chunk from ``start`` on), ERROR (the
 task at ``start`` failed), READY (the process's id is in the place of the chunk's), INIT_FAILED. Where nothing ran:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import queue
+from functools import partial
 from pickle import loads
 from time import monotonic
 from typing import Any
@@ -14,7 +15,7 @@ from fullcourt.channels._line import CAME, DRAIN_WANTED, IN, LEFT, LIFE, LISTENE
 from fullcourt.channels._listeners import Listener, enter_list
 from fullcourt.channels._log import IN_LOG
 from fullcourt.channels._messages import ANCILLARY_BYTES, PLAIN, RECEIVE_BYTES, arrived, read, receive
-from fullcourt.channels._monitor import WANTED, readable
+from fullcourt.channels._monitor import WANTED, eventfd_write, readable
 from fullcourt.channels._putting import Putting, ShutDown
 
 __all__ = ["Channel", "ShutDown"]
@@ -44,18 +45,19 @@ class Channel(Putting):
         words = self._words
         if not self._counts_taken:
             if words[IN_LOG]:
-                with self._monitor:
-                    in_order = self._take_in_order()
+                in_order = self._monitor.locked(self._take_in_order, ring=True)
                 if in_order is not None:
-                    self._monitor.ring()
                     return read(*in_order)
             try:
                 data, ancillary, _, _ = self._recvmsg(RECEIVE_BYTES, ANCILLARY_BYTES)
             except BlockingIOError:
                 pass
+            except BaseException:  # a signal's, and it may have come after the message
+                self._monitor.ring()
+                raise
             else:
                 if words[WANTED]:
-                    self._monitor.ring()
+                    eventfd_write(self._monitor.bell, 1)
                 if data[0] == PLAIN:
                     return loads(data)
                 return read(data, arrived(ancillary) if ancillary else None)
@@ -75,7 +77,12 @@ class Channel(Putting):
                     if found is not None:
                         return found
                 made = tried = False
-                at_end = listener.wait(self._words, self._time_left(shut, at_end, block, until))
+                left = self._time_left(shut, at_end, block, until)
+                try:
+                    at_end = listener.wait(self._words, left)
+                except BaseException:  # a signal's. If a message woke only us, the others shall look
+                    os.eventfd_write(self._fds[CAME], 1)
+                    raise
         finally:
             self._listeners.append(listener)
 
@@ -102,8 +109,7 @@ class Channel(Putting):
         except IndexError:
             pass
         self._words[LISTENED] = 1
-        with self._monitor:
-            is_known = enter_list(self._words)
+        is_known = self._monitor.locked(partial(enter_list, self._words))
         listener = Listener(self._fds[IN], self._fds[LIFE], self._fds[CAME], is_known)
         os.eventfd_write(self._fds[CAME], 1)
         return listener, True
@@ -121,19 +127,23 @@ class Channel(Putting):
 
     def _try_to_take(self) -> tuple[bytes, Rights | None] | None:
         """Take a message if there is one."""
-        if not self._counts_taken and not self._log.n_waiting:
-            try:
-                found = receive(self._in)
-            except BlockingIOError:
-                return None
-        else:
-            with self._monitor:
-                in_order = self._take_in_order()
-                if in_order is None:
-                    return None
-                found = in_order
-                self._note_taken()
-        self._monitor.ring()
+        if self._counts_taken or self._log.n_waiting:
+            return self._monitor.locked(self._take_and_note, ring=True)
+        try:
+            found = receive(self._in)
+        except BlockingIOError:
+            return None
+        except BaseException:  # a signal's, and it may have come after the message
+            self._monitor.ring()
+            raise
+        if self._words[WANTED]:
+            eventfd_write(self._monitor.bell, 1)
+        return found
+
+    def _take_and_note(self) -> tuple[bytes, Rights | None] | None:
+        found = self._take_in_order()
+        if found is not None:
+            self._note_taken()
         return found
 
     def _take_in_order(self) -> tuple[bytes, Rights | None] | None:
@@ -154,14 +164,7 @@ class Channel(Putting):
         """Take what is there, until there are ``n``."""
         while len(found) < n:
             if self._log.n_waiting:
-                with self._monitor:
-                    first = self._take_in_order()
-                    messages = [] if first is None else [first]
-                    if messages and messages[0][1] is None and len(found) + 1 < n and not self._bytes_inside():
-                        messages += [(data, None) for data in self._log.take(n - len(found) - 1)]
-                    for _ in messages:
-                        self._note_taken()
-                self._monitor.ring()
+                messages = self._monitor.locked(partial(self._take_group, n - len(found)), ring=True)
                 found += [read(*message) for message in messages]
             else:
                 message = self._try_to_take()
@@ -169,15 +172,28 @@ class Channel(Putting):
                     return
                 found.append(read(*message))
 
+    def _take_group(self, n: int) -> list[tuple[bytes, Rights | None]]:
+        """Take up to so many messages. With the lock held."""
+        first = self._take_in_order()
+        messages = [] if first is None else [first]
+        if messages and messages[0][1] is None and n > 1 and not self._bytes_inside():
+            messages += [(data, None) for data in self._log.take(n - 1)]
+        for _ in messages:
+            self._note_taken()
+        return messages
+
     # -- shutting down ---------------------------------------------------------------------------------------------
 
     def _shut_down(self, immediate: bool) -> None:
-        with self._monitor:
+        self._monitor.locked(partial(self._shut_now, immediate), ring=True)
+
+    def _shut_now(self, immediate: bool) -> None:
+        try:
             self._words[SHUT] = 1
             if immediate:
                 self._log.clear()
                 with contextlib.suppress(BlockingIOError):
                     while True:
                         receive(self._in)
+        finally:
             os.eventfd_write(self._fds[CAME], 1)
-            self._monitor.ring()

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable
+from functools import partial
 from time import monotonic
 from types import TracebackType
 from typing import Any, Self
 
 from fullcourt._os.identity import is_alive, me, pid_of
-from fullcourt.channels._locks import COUNT, Lock, Monitored, RLock
+from fullcourt.channels._locks import COUNT, OWNER, THREAD, Lock, Monitored, RLock
 from fullcourt.channels._monitor import FIRST_WORD, Room
 from fullcourt.errors import OwnerDied
 
@@ -50,15 +51,15 @@ class Event(Monitored):
 
     def set(self) -> None:
         """Set it, and wake all who wait."""
-        with self._monitor:
-            self._words[FLAG] = 1
-            self._words[TIMES_SET] += 1
-            self._monitor.ring()
+        self._monitor.locked(self._set_now, ring=True)
+
+    def _set_now(self) -> None:
+        self._words[FLAG] = 1
+        self._words[TIMES_SET] += 1
 
     def clear(self) -> None:
         """Take the flag down."""
-        with self._monitor:
-            self._words[FLAG] = 0
+        self._monitor.locked(lambda: self._words.__setitem__(FLAG, 0))
 
     def wait(self, timeout: float | None = None) -> bool:
         """Wait until it is set, for at most so many seconds (None: for ever). Returns whether it was, if shortly."""
@@ -139,27 +140,56 @@ class Condition(Monitored):
         """
         lock, words, room = self._lock, self._words, self._room
         self._check_held("wait()")
-        with self._monitor:
+        at = 0
+
+        def enter() -> None:
+            nonlocal at
             words[TICKET] += 1
             at = room.add(me(), WAITS, words[TICKET])
+
+        def leave() -> None:
+            nonlocal at
+            if at:
+                room.remove(at)
+            at = 0
+
         times = lock._words[COUNT] if isinstance(lock, RLock) else 1
         try:
-            for _ in range(times):
-                lock.release()
+            self._monitor.locked(enter)
             try:
+                for _ in range(times):
+                    lock.release()
                 return self._monitor.wait_until(lambda: (words[at] == CALLED, ()), timeout=timeout)
             finally:
-                self._take_again(times)
+                try:
+                    self._take_again(times)
+                except OwnerDied:
+                    raise
+                except BaseException:  # a signal's; the caller will release the lock
+                    self._take_again(times)
+                    raise
         finally:
-            with self._monitor:
-                room.remove(at)
+            try:
+                self._monitor.locked(leave)
+            except BaseException:  # a signal's; nobody shall be notified in vain
+                self._monitor.locked(leave)
+                raise
 
     def _take_again(self, times: int) -> None:
-        try:
-            self._lock.acquire()
-        finally:
-            for _ in range(times - 1):
+        died: OwnerDied | None = None
+        while self._times_held() < times:
+            try:
                 self._lock.acquire()
+            except OwnerDied as error:
+                died = error
+        if died is not None:
+            raise died
+
+    def _times_held(self) -> int:
+        lock, words = self._lock, self._lock._words
+        if isinstance(lock, RLock):
+            return words[COUNT] if lock._is_owned() else 0
+        return int(words[OWNER] == me() and words[THREAD] == threading.get_ident())
 
     def wait_for(self, predicate: Callable[[], Any], timeout: float | None = None) -> Any:
         """Wait until the predicate is true, for at most so many seconds. Returns its last value."""
@@ -178,18 +208,19 @@ class Condition(Monitored):
             AssertionError: the lock is not held here.
         """
         self._check_held("notify()")
+        self._monitor.locked(partial(self._call, n), ring=True)
+
+    def _call(self, n: int) -> None:
         words, room = self._words, self._room
-        with self._monitor:
-            for at in sorted(room.entries(), key=lambda at: words[at + 2]):
-                if n <= 0:
-                    break
-                if words[at] == WAITS:
-                    if is_alive(words[at + 1]):
-                        words[at] = CALLED
-                        n -= 1
-                    else:
-                        room.remove(at)
-            self._monitor.ring()
+        for at in sorted(room.entries(), key=lambda at: words[at + 2]):
+            if n <= 0:
+                break
+            if words[at] == WAITS:
+                if is_alive(words[at + 1]):
+                    words[at] = CALLED
+                    n -= 1
+                else:
+                    room.remove(at)
 
     def notify_all(self) -> None:
         """Wake all who wait."""
@@ -201,8 +232,7 @@ class Condition(Monitored):
             raise AssertionError(f"{what} of a Condition needs its lock to be held")
 
     def __repr__(self) -> str:
-        with self._monitor:
-            n = sum(1 for at in self._room.entries() if self._words[at] == WAITS)
+        n = self._monitor.locked(lambda: sum(1 for at in self._room.entries() if self._words[at] == WAITS))
         return f"<Condition({self._lock!r}, {n} waiting)>"
 
 
@@ -260,15 +290,18 @@ class Barrier(Monitored):
         """
         words, room = self._words, self._room
         timeout = self._timeout if timeout is None else timeout
-        with self._monitor:
+
+        def enter() -> tuple[int, int, int]:
             if words[BROKEN]:
                 raise threading.BrokenBarrierError
-            index = self.n_waiting
-            this_round = words[ROUND]
+            index, this_round = self.n_waiting, words[ROUND]
             mine = room.add(me(), WAITS, this_round)
-            self._monitor.ring()  # so that those who wait watch this process, too
             if index + 1 == words[PARTIES]:
                 words[ROUND] += 1
+            return index, this_round, mine
+
+        # The ring is so that those who wait watch this process, too.
+        index, this_round, mine = self._monitor.locked(enter, ring=True)
         try:
             if index + 1 == words[PARTIES]:
                 if self._action is not None:
@@ -281,8 +314,7 @@ class Barrier(Monitored):
             self._break(mine)
             raise
         finally:
-            with self._monitor:
-                room.remove(mine)
+            self._monitor.locked(partial(room.remove, mine))
         if outcome != CALLED:
             raise threading.BrokenBarrierError from self._death()
         return index
@@ -304,19 +336,24 @@ class Barrier(Monitored):
 
     def _settle(self, outcome: int, this_round: int) -> None:
         """Tell all who wait in a round what has become of it."""
-        with self._monitor:
+
+        def settle() -> None:
             for at in self._waiting(this_round):
                 self._words[at] = outcome
             for at in self._room.dead():
                 self._room.remove(at)
-            self._monitor.ring()
+
+        self._monitor.locked(settle, ring=True)
 
     def _break(self, mine: int) -> None:
         """Break the barrier for those of one's own round, and for all to come, unless it has just opened."""
-        with self._monitor:
+
+        def break_it() -> None:
             if self._words[mine] == WAITS:
                 self._settle(BROKE, self._words[mine + 2])
                 self.abort()
+
+        self._monitor.locked(break_it)
 
     def _death(self) -> OwnerDied | None:
         broken = self._words[BROKEN]
@@ -325,17 +362,23 @@ class Barrier(Monitored):
 
     def abort(self) -> None:
         """Break the barrier: who waits there now or later gets an error, until :meth:`reset`."""
-        with self._monitor:
+
+        def abort() -> None:
             if not self._words[BROKEN]:
                 self._words[BROKEN] = 1
             self._settle(BROKE, self._words[ROUND])
 
+        self._monitor.locked(abort)
+
     def reset(self) -> None:
         """Make it new. Who waits there now gets an error."""
-        with self._monitor:
+
+        def reset() -> None:
             self._settle(BROKE, self._words[ROUND])
             self._words[ROUND] += 1
             self._words[BROKEN] = 0
+
+        self._monitor.locked(reset)
 
     @property
     def parties(self) -> int:
@@ -345,8 +388,7 @@ class Barrier(Monitored):
     @property
     def n_waiting(self) -> int:
         """How many wait now."""
-        with self._monitor:
-            return len(self._waiting(self._words[ROUND]))
+        return self._monitor.locked(lambda: len(self._waiting(self._words[ROUND])))
 
     @property
     def broken(self) -> bool:

@@ -205,7 +205,7 @@ class Line(Handle):
     # -- how much --------------------------------------------------------------------------------------------------
 
     def _count(self) -> int:
-        buffer = self._count_buffer if self._monitor._depth else array.array("i", [0])
+        buffer = self._count_buffer if self._monitor._held else array.array("i", [0])
         fcntl.ioctl(self._in, termios.FIONREAD, buffer)
         return buffer[0] % MODULUS + self._log.n_waiting
 

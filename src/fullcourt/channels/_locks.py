@@ -10,6 +10,7 @@ from __future__ import annotations
 import sys
 import threading
 from collections.abc import Iterable
+from functools import partial
 from typing import Any, Literal, Self
 
 from fullcourt._os.identity import is_alive, me, pid_of
@@ -77,19 +78,45 @@ class Acquirable(Monitored):
             OwnerDied: its holder has died without releasing it. It is taken nevertheless.
         """
         attempt = Attempt(self)
-        return attempt.outcome(self._monitor.wait_until(attempt, block=block, timeout=timeout))
+        try:
+            return attempt.outcome(self._monitor.wait_until(attempt, block=block, timeout=timeout))
+        except OwnerDied:
+            raise
+        except BaseException:  # a signal's: the caller does not know that it was taken
+            if attempt.taken:
+                self.release()
+            raise
 
     async def aacquire(self, timeout: float | None = None) -> bool:
         """As :meth:`acquire`, for a coroutine. A reentrant lock is held by the event loop's thread, not by the task."""
         attempt = Attempt(self)
-        return attempt.outcome(await self._monitor.wait_until_async(attempt, timeout=timeout))
+        try:
+            return attempt.outcome(await self._monitor.wait_until_async(attempt, timeout=timeout))
+        except OwnerDied:
+            raise
+        except BaseException:
+            if attempt.taken:
+                self.release()
+            raise
 
     def release(self) -> None:
         """Give it back.
 
         Raises:
-            ValueError: nobody holds it.
+            ValueError: nobody holds it; of a :class:`BoundedSemaphore`: it would exceed its initial value.
+            AssertionError: this thread does not hold it, of an :class:`RLock` (the standard library's choice).
         """
+        # As in __exit__: once begun, it is done, also if a signal's exception comes.
+        done: list[bool] = []
+        try:
+            self._monitor.locked(partial(self._give_back, done), ring=True)
+        except BaseException:
+            if not done:
+                self._monitor.locked(partial(self._give_back, done), ring=True)
+            raise
+
+    def _give_back(self, done: list[bool]) -> None:
+        """Give it back, and say so in the list. With the monitor's lock held."""
         raise NotImplementedError
 
     def __enter__(self) -> Literal[True]:
@@ -101,20 +128,28 @@ class Acquirable(Monitored):
         return True
 
     def __exit__(self, *args: object) -> None:
-        self.release()
+        done: list[bool] = []
+        try:
+            self._monitor.locked(partial(self._give_back, done), ring=True)
+        except BaseException:
+            if not done:
+                self._monitor.locked(partial(self._give_back, done), ring=True)
+            raise
 
 
 class Attempt:
     """Attempts to acquire something, and what was found: the identity of a holder that has died, or 0."""
 
-    __slots__ = ("_what", "died")
+    __slots__ = ("_what", "died", "taken")
 
     def __init__(self, what: Acquirable) -> None:
         self._what = what
         self.died = 0
+        self.taken = False
 
     def __call__(self) -> tuple[bool, Iterable[int]]:
-        return self._what._attempt(self)
+        self.taken, others = self._what._attempt(self)  # no exception comes in between: its last store decides
+        return self.taken, others
 
     def outcome(self, done: bool) -> bool:
         """Whether it was taken; raises OwnerDied."""
@@ -155,18 +190,11 @@ class Lock(Acquirable):
         words[OWNER] = me()
         return True, ()
 
-    def release(self) -> None:
-        """Give it back.
-
-        Raises:
-            ValueError: nobody holds it.
-        """
-        monitor = self._monitor
-        with monitor:
-            if not self._words[OWNER]:
-                raise ValueError("this Lock is not held: it was released more often than acquired")
-            self._words[OWNER] = 0
-            monitor.ring()
+    def _give_back(self, done: list[bool]) -> None:
+        if not self._words[OWNER]:
+            raise ValueError("this Lock is not held: it was released more often than acquired")
+        self._words[OWNER] = 0
+        done.append(True)
 
     def locked(self) -> bool:
         """Whether somebody, living or dead, holds it."""
@@ -209,20 +237,15 @@ class RLock(Acquirable):
         words = self._words
         return words[OWNER] == me() and words[THREAD] == threading.get_ident()
 
-    def release(self) -> None:
-        """Give it back once; when that was done as often as it was acquired, others may have it.
-
-        Raises:
-            AssertionError: this thread does not hold it (the standard library's choice of an exception).
-        """
-        monitor, words = self._monitor, self._words
-        with monitor:
-            if not self._is_owned():
-                raise AssertionError("attempt to release recursive lock not owned by thread")
-            words[COUNT] -= 1
-            if not words[COUNT]:
-                words[OWNER] = 0
-                monitor.ring()
+    def _give_back(self, done: list[bool]) -> None:
+        """As often as it was acquired; then others may have it."""
+        words = self._words
+        if not self._is_owned():
+            raise AssertionError("attempt to release recursive lock not owned by thread")
+        words[COUNT] -= 1
+        if not words[COUNT]:
+            words[OWNER] = 0
+        done.append(True)
 
     def locked(self) -> bool:
         """Whether somebody, living or dead, holds it."""
@@ -308,31 +331,25 @@ class Semaphore(Acquirable):
             room.add(me(), 1)
         return True, ()
 
-    def release(self) -> None:
-        """Give one back, or add one.
-
-        Raises:
-            ValueError: a :class:`BoundedSemaphore` would exceed its initial value.
-        """
-        words, room, monitor = self._words, self._room, self._monitor
-        with monitor:
-            mine = room.find(me())
-            if not mine or not words[mine]:
-                mine = next((at for at in room.entries() if words[at]), 0)
-            if mine:
-                words[mine] -= 1
-                if not words[mine]:
-                    room.remove(mine)
-            elif self._bounded and words[TOTAL] >= words[INITIAL]:
-                raise ValueError("this BoundedSemaphore was released more often than acquired")
-            else:
-                words[TOTAL] += 1
-            monitor.ring()
+    def _give_back(self, done: list[bool]) -> None:
+        words, room = self._words, self._room
+        mine = room.find(me())
+        if not mine or not words[mine]:
+            mine = next((at for at in room.entries() if words[at]), 0)
+        if mine:
+            words[mine] -= 1
+            done.append(True)
+            if not words[mine]:  # an entry that holds none is as good as none
+                room.remove(mine)
+        elif self._bounded and words[TOTAL] >= words[INITIAL]:
+            raise ValueError("this BoundedSemaphore was released more often than acquired")
+        else:
+            words[TOTAL] += 1
+            done.append(True)
 
     def get_value(self) -> int:
         """How many are free. What the dead hold is not, until somebody needs it."""
-        with self._monitor:
-            return max(0, self._words[TOTAL] - self._held())
+        return max(0, self._monitor.locked(lambda: self._words[TOTAL] - self._held()))
 
     def locked(self) -> bool:
         """Whether none is free."""

@@ -1,12 +1,15 @@
 """Shared memory under a kernel lock, with a bell: what locks, conditions and bounded queues are made of.
 
-The memory is a memfd block; its first ``PAGE_BYTES`` are mapped as 64-bit words. Three rules make it survive any kill:
+The memory is a memfd block; its first ``PAGE_BYTES`` are mapped as 64-bit words. Four rules make it survive any kill:
 
 1. Words are changed under a ``flock`` on the block, each process by an open file description of its own. The kernel
    releases it with its holder.
 2. Every change is *one* store of a word, or is written so that a part of it is harmless. So whoever takes the lock
    after a kill finds a state that is valid; nothing need be repaired.
-3. Who waits watches the bell *and* the deaths of those it waits for. The bell is an eventfd under edge-triggered
+3. An exception (Ctrl-C, the stop of a task) can come wherever CPython looks for signals, and its process lives on. It
+   looks at the beginning of Python functions, at jumps back, and *after* calls of C functions. So what must happen is
+   done by C functions that are called first thing in a ``finally``; a Python function there might not begin.
+4. Who waits watches the bell *and* the deaths of those it waits for. The bell is an eventfd under edge-triggered
    epoll: each ring wakes everybody who waited before it, and nobody need silence it. (Who silences a bell and is
    killed before it acts would leave the others asleep.)
 
@@ -16,19 +19,28 @@ The lock is held for some microseconds, and never while waiting.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import mmap
 import os
 import select
 import threading
 from collections.abc import Callable, Iterable, Iterator
+from fcntl import LOCK_EX, LOCK_UN, flock
 from time import monotonic
-from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self, TypeVar
 
 from fullcourt._os.identity import is_alive, me, open_death
 
-__all__ = ["PAGE_BYTES", "Monitor", "Room", "Waiter"]
+__all__ = ["PAGE_BYTES", "Monitor", "Room", "Waiter", "eventfd_write"]
+
+T = TypeVar("T")
+
+if TYPE_CHECKING or hasattr(os, "eventfd_write"):
+    from os import eventfd_write
+else:
+
+    def eventfd_write(_fd: int, _value: int) -> None:
+        """Not Linux: there is no monitor."""
+
 
 PAGE_BYTES = 16384
 N_WORDS = PAGE_BYTES // 8
@@ -43,7 +55,7 @@ LISTENERS = N_WORDS - N_LISTENERS
 
 
 class Monitor:
-    """One process's view of the shared words. ``with monitor:`` holds the lock.
+    """One process's view of the shared words. :meth:`locked` runs something while the lock is held.
 
     Args:
         memory: descriptor of the block, which stays the caller's.
@@ -57,7 +69,8 @@ class Monitor:
         self.words = memoryview(self.block).cast("Q")
         # Keeps this process's threads apart, which share the open file description. Reentrant for signal handlers.
         self._mutex = threading.RLock()
-        self._depth = 0
+        self._held = False
+        self._n_released = 0
         self._file = own_description(memory)
 
     @staticmethod
@@ -71,22 +84,37 @@ class Monitor:
             os.close(memory)
             raise
 
-    def __enter__(self) -> None:
-        self._mutex.acquire()
-        self._depth += 1
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX)
-        except BaseException:  # Ctrl-C; to give back what is not held does no harm
-            self.__exit__(None, None, None)
-            raise
+    def locked(self, act: Callable[[], T], *, ring: bool = False) -> T:
+        """Run something short with the lock held; in it, this may be called again.
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
-        try:
-            if self._depth == 1:
-                fcntl.flock(self._file, fcntl.LOCK_UN)
-        finally:
-            self._depth -= 1
-            self._mutex.release()
+        Args:
+            act: what to do. It must not wait.
+            ring: whether to wake all who wait when it is done, or half done.
+        """
+        with self._mutex:
+            if self._held:  # by a caller of ours, or a signal's handler interrupts one
+                try:
+                    return act()
+                finally:
+                    if ring and self.words[WANTED]:
+                        eventfd_write(self.bell, 1)
+            try:
+                # 1. The kernel gives us the lock. 2. A signal's handler runs, uses this monitor, and gives the lock
+                # back: it is of one open file description. 3. We would go on without it: so it is taken once more.
+                n_released = -1
+                while n_released != self._n_released:
+                    n_released = self._n_released
+                    flock(self._file, LOCK_EX)
+                self._held = True
+                return act()
+            finally:
+                try:
+                    if ring and self.words[WANTED]:
+                        eventfd_write(self.bell, 1)
+                finally:
+                    self._held = False
+                    self._n_released += 1
+                    flock(self._file, LOCK_UN)  # to give back what is not held does no harm
 
     def ring(self) -> None:
         """Wake all who wait, if anybody ever did."""
@@ -103,16 +131,14 @@ class Monitor:
             block: whether to wait at all.
             timeout: for how many seconds (None: for ever). Below 0 is 0.
         """
-        with self:
-            done, others = attempt()
+        done, others = self.locked(attempt)
         if done or not block or (timeout is not None and timeout <= 0):
             return done
         until = None if timeout is None else monotonic() + timeout
         with Waiter(self.bell) as waiter:
             self.words[WANTED] = 1
             while True:
-                with self:
-                    done, others = attempt()
+                done, others = self.locked(attempt)
                 if done:
                     return True
                 left = None if until is None else until - monotonic()
@@ -124,16 +150,14 @@ class Monitor:
         self, attempt: Callable[[], tuple[bool, Iterable[int]]], *, timeout: float | None = None
     ) -> bool:
         """As :meth:`wait_until`, in an event loop."""
-        with self:
-            done, others = attempt()
+        done, others = self.locked(attempt)
         if done or (timeout is not None and timeout <= 0):
             return done
         until = None if timeout is None else monotonic() + timeout
         with Waiter(self.bell) as waiter:
             self.words[WANTED] = 1
             while True:
-                with self:
-                    done, others = attempt()
+                done, others = self.locked(attempt)
                 left = None if until is None else until - monotonic()
                 if done or (left is not None and left <= 0):
                     return done
@@ -143,7 +167,7 @@ class Monitor:
         """In a forked child: an open file description of its own, or it would hold its parent's lock."""
         os.close(self._file)
         self._mutex = threading.RLock()
-        self._depth = 0
+        self._held = False
         self._file = own_description(memory)
         self.bell = bell
 

@@ -7,6 +7,7 @@ import queue
 import select
 import sys
 from collections.abc import Iterable, Sequence
+from functools import partial
 from pickle import dumps
 from typing import Any
 
@@ -83,15 +84,19 @@ class Putting(Line):
             self._check_open()
         message = encode(obj, self._blocks)
         if self._mark and type(message) is bytes and not self._maxsize and not self._words[SHUT]:
-            with self._monitor:
-                ahead = self._mark - self._log.n_taken
-                if ahead > 0:
-                    self._add_to_log((message,))
+            ahead = self._monitor.locked(partial(self._follow_into_log, message))
             if ahead > FAR_AHEAD and ahead > self._far_ahead and block:
                 self._wait_for_drain()
             if ahead > 0:
                 return
         self._put_slowly(obj, message, block, timeout)
+
+    def _follow_into_log(self, message: bytes) -> int:
+        """Put an item after earlier ones of this handle. Returns how many are to be taken before it. With the lock."""
+        ahead = self._mark - self._log.n_taken
+        if ahead > 0:
+            self._add_to_log((message,))
+        return ahead
 
     def _put_slowly(self, obj: object, message: bytes | Message, block: bool, timeout: float | None) -> None:
         with self._use:
@@ -121,12 +126,8 @@ class Putting(Line):
         if self._mark:
             if self._log.n_taken < self._mark:
                 return False
-            with self._monitor:
-                if self._log.n_taken < self._mark:
-                    return False
-                self._mark = 0
-                self._stalled = False
-                self._direct = not self._maxsize
+            if not self._monitor.locked(self._leave_log):
+                return False
         elif not self._maxsize:
             self._direct = True
         try:
@@ -141,6 +142,15 @@ class Putting(Line):
             if isinstance(message, bytes) or message.has_guests or error.errno != 109:
                 raise
             return False
+        return True
+
+    def _leave_log(self) -> bool:
+        """Use the socket again if the log's items of this handle were taken. With the lock held."""
+        if self._log.n_taken < self._mark:
+            return False
+        self._mark = 0
+        self._stalled = False
+        self._direct = not self._maxsize
         return True
 
     def _wait_for_readers(self) -> bool:
@@ -192,10 +202,12 @@ class Putting(Line):
         return True
 
     def _add_to_log(self, items: Sequence[bytes]) -> None:
-        self._mark = self._log.add(items)
         self._direct = False
-        if self._words[LISTENED]:
-            os.eventfd_write(self._fds[CAME], 1)
+        try:
+            self._mark = self._log.add(items)
+        finally:
+            if self._words[LISTENED]:
+                os.eventfd_write(self._fds[CAME], 1)
 
     def _put_group(self, items: list[bytes], block: bool, timeout: float | None) -> int:
         """Put items into the log together, or as many as there is room for within the time. Returns how many."""

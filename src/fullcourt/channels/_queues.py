@@ -287,17 +287,18 @@ class JoinableQueue(Queue[T]):
             ValueError: called more often than items were taken.
         """
         self._check_open()
+        self._monitor.locked(self._count_done, ring=True)
+
+    def _count_done(self) -> None:
         words, room = self._words, self._room
-        with self._monitor:
-            mine = room.find(me())
-            if not mine or not words[mine]:
-                mine = next((at for at in room.entries() if words[at] and is_alive(words[at + 1])), 0)
-            if not mine:
-                raise ValueError("task_done() called too many times")
-            words[mine] -= 1
-            if not words[mine]:
-                room.remove(mine)
-            self._monitor.ring()
+        mine = room.find(me())
+        if not mine or not words[mine]:
+            mine = next((at for at in room.entries() if words[at] and is_alive(words[at + 1])), 0)
+        if not mine:
+            raise ValueError("task_done() called too many times")
+        words[mine] -= 1
+        if not words[mine]:
+            room.remove(mine)
 
     def join(self, timeout: float | None = None) -> bool:
         """Wait until all items that were put have been taken and done.

@@ -140,6 +140,10 @@ class Process(Generic[R]):
         self._check()
         return self._running is not None and self._mine(self._running) and not self._running.poll()
 
+    def interrupt(self) -> None:
+        """Send it SIGINT, as Python 3.14's does: KeyboardInterrupt is raised in it. Nothing happens if it has ended."""
+        self._started().signal(signal.SIGINT)
+
     def terminate(self) -> None:
         """Send it SIGTERM. Nothing happens if it has ended."""
         self._started().signal(signal.SIGTERM)

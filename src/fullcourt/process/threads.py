@@ -119,7 +119,7 @@ class Thread(threading.Thread, Generic[R]):
             "fullcourt.Process, which can be killed, or have the function look at a threading.Event now and then."
         )
 
-    kill = terminate
+    interrupt = kill = terminate
 
     def __enter__(self) -> Self:
         """Start it, unless it was."""
