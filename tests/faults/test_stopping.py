@@ -392,6 +392,46 @@ def test_cancelling_again_and_again_from_many_threads(new_pool: Any, notes: Note
     assert goes_on(pool)
 
 
+@pytest.mark.parametrize("engine", ["fork", "forkserver", "portable"])
+def test_a_call_that_is_cancelled_on_its_way_to_a_busy_worker_does_not_wait_for_it(
+    engine: str, new_pool: Any, notes: Notes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Steps: (1) a thread gives the call to the worker, (2) another one looks for it there, (3) the first one sends it.
+
+    Then it lies behind what runs, and nobody looked again: the one who cancelled it waited until its turn had come.
+    """
+    pool = new_pool(engine, processes=1)
+    busy = pool.submit(tasks.sleep_then_note, notes.path, 60)
+    notes.wait_for("begun")
+    driver = pool._driver
+    on_its_way, go_on = threading.Event(), threading.Event()
+    given: list[Any] = []
+    send = driver.engine.send
+
+    def send_late(worker_id: int, chunk: Any) -> Any:
+        if getattr(chunk, "fn", None) is abs:
+            given.append(chunk.future)
+            on_its_way.set()
+            assert go_on.wait(30)
+        return send(worker_id, chunk)
+
+    monkeypatch.setattr(driver.engine, "send", send_late)
+    submitter = threading.Thread(target=pool.submit, args=(abs, -1))
+    submitter.start()
+    assert on_its_way.wait(30)
+    answers: list[bool] = []
+    canceller = threading.Thread(target=cancel_and_tell, args=(given[0], answers))
+    canceller.start()
+    assert wait_until(lambda: bool(driver.supervisor.stops))
+    go_on.set()
+    canceller.join(20)
+    assert answers == [True]
+    submitter.join()
+    assert not busy.done()
+    assert busy.cancel()
+    assert goes_on(pool)
+
+
 # -- retries -----------------------------------------------------------------------------------------------------------
 
 

@@ -41,6 +41,7 @@ LOOK_AT_MEMORY_S = 0.02  # how often, while there is a limit
 RECYCLE_S = 0.25  # how often workers' size and age are looked at, while there is work
 CALM = 0.8  # of the pool's memory limit: below it, tasks start again
 PRESSED = 0.9  # above it, none start
+UNBEGUN_S = 0.05  # how often one looks whether a task that is to be stopped has begun
 SLACK_S = 0.03  # a process's start is known to a hundredth of a second
 SOFT, TERM, KILL = 0, 1, 2
 
@@ -65,6 +66,7 @@ class Stop:
     grace: float
     due: float
     stage: int = SOFT
+    told: bool = False  # whether the task was asked softly: it had begun
     below: list[tuple[int, float]] = field(default_factory=list)  # processes that it had started: pid, start
 
 
@@ -260,14 +262,23 @@ class Supervisor:
             return []
         if handle.pid != os.getpid():
             stop.below = processes_since(handle.pid, self._since(chunk))
-        where = 0 if type(chunk) is Call else ANY if offset is None else offset
-        word = token(chunk.id, where)
-        if isinstance(error, TaskCancelled):
-            word |= CANCELLED
-        self._engine.interrupt(stop.worker_id, chunk.id, word)
-        stop.due = now + grace
+        if self._engine.started_by(stop.worker_id, chunk.id):
+            self._ask(stop, now)
+        else:
+            stop.due = now + UNBEGUN_S
         self.due = min(self.due, stop.due)
         return []
+
+    def _ask(self, stop: Stop, now: float) -> None:
+        """Have an exception raised in the task."""
+        chunk = stop.chunk
+        where = 0 if type(chunk) is Call else ANY if stop.offset is None else stop.offset
+        word = token(chunk.id, where)
+        if isinstance(stop.error, TaskCancelled):
+            word |= CANCELLED
+        stop.told = True
+        stop.due = now + stop.grace
+        self._engine.interrupt(stop.worker_id, chunk.id, word)
 
     def _since(self, chunk: Any) -> float:
         running = self._engine.running(chunk.worker_id, chunk.id)
@@ -286,7 +297,13 @@ class Supervisor:
                 self._forget(stop)
                 return []
         if not engine.started_by(stop.worker_id, chunk.id):
-            stop.due = now + max(stop.grace, 0.01)  # it has not begun; it is taken back, or begins
+            # When it was looked for it was on its way, in another thread's hands: it is taken back now, or begins.
+            if self._scheduler.may_take_back:
+                self._scheduler.actions.append(("take_back", stop.worker_id))
+            stop.due = now + UNBEGUN_S
+            return []
+        if not stop.told and stop.stage == SOFT and stop.grace > 0:
+            self._ask(stop, now)
             return []
         if engine.n_slots > 1 or not engine.can_kill:
             return self._abandon(stop, now)
