@@ -62,6 +62,35 @@ def test_it_needs_no_guard(program, start_method, how):
     program.assert_nobody_is_left()
 
 
+USES_A_LOCK = """\
+import threading
+import fullcourt
+
+lock = threading.Lock()
+
+def add(x):
+    with lock:
+        return x + 1
+
+if __name__ == "__main__":
+    with fullcourt.Process(target=add, args=(1,), start_method=METHOD) as process:
+        print(process.result())
+"""
+
+
+def test_with_a_guard_it_may_use_what_cannot_be_pickled(program, start_method):
+    program.start(str(program.write("program.py", text_of(USES_A_LOCK, start_method))))
+    assert program.wait() == 0
+    assert (program.stdout(), program.stderr()) == ("2\n", "")
+    program.assert_nobody_is_left()
+
+
+def test_outside_of_a_pool_the_state_of_a_slot_ends_with_the_program(program):
+    program.start("-c", "import fullcourt; fullcourt.worker_state(per_slot=True).once('a', lambda: 'state', print)")
+    assert program.wait() == 0
+    assert (program.stdout(), program.stderr()) == ("state\n", "")
+
+
 # Each is a program whose process runs when the program's own part is over; "ready" is written before.
 RUNNING = """\
 import fullcourt, subprocess, sys, time

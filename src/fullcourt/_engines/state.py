@@ -120,7 +120,9 @@ def worker_state(*, per_slot: bool = False) -> WorkerState:
             of_process = WorkerState()
             atexit.register(of_process.close)
         if per_slot:
-            here.slot = here.slot if here.slot is not None and here.slot._owner == os.getpid() else WorkerState()
+            if here.slot is None or here.slot._owner != os.getpid():
+                here.slot = WorkerState()
+                atexit.register(here.slot.close)
             return here.slot
         return of_process
 

@@ -26,6 +26,9 @@ import weakref
 from collections.abc import Sequence
 from time import monotonic
 
+with contextlib.suppress(ImportError):  # Windows, which imports this module, too. Early: a task may empty sys.path
+    import fcntl
+
 __all__ = ["Arena"]
 
 SMALLEST = 256 << 10  # below this a fresh block costs no more than asking for a warm one
@@ -55,8 +58,6 @@ class Kept:
 
     def is_free(self) -> bool:
         """Whether nobody reads it any more, and nobody can come to read it."""
-        import fcntl  # not on Windows, which imports this module, too
-
         try:
             fcntl.fcntl(self.fd, fcntl.F_SETLEASE, fcntl.F_WRLCK)
         except OSError:
