@@ -21,12 +21,13 @@ from __future__ import annotations
 import contextlib
 import mmap
 import os
+import sys
 import threading
 import weakref
 from collections.abc import Sequence
 from time import monotonic
 
-with contextlib.suppress(ImportError):  # Windows, which imports this module, too. Early: a task may empty sys.path
+if sys.platform != "win32":  # which imports this module, too. Early, for a task may empty sys.path
     import fcntl
 
 __all__ = ["Arena"]
