@@ -21,14 +21,16 @@ from __future__ import annotations
 import contextlib
 import mmap
 import os
-import sys
 import threading
 import weakref
 from collections.abc import Sequence
 from time import monotonic
+from typing import Any
 
-if sys.platform != "win32":  # which imports this module, too. Early, for a task may empty sys.path
-    import fcntl
+try:
+    import fcntl  # early: a task may empty sys.path
+except ImportError:  # Windows, which imports this module, too
+    fcntl: Any = None  # type: ignore[no-redef]
 
 __all__ = ["Arena"]
 
