@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
 import time
@@ -14,9 +15,13 @@ linux_only = pytest.mark.skipif(sys.platform != "linux", reason="elsewhere no cl
 
 
 def ended_thread() -> threading.Thread:
+    """One that the kernel has no more: `join` returns some microseconds before."""
     thread = threading.Thread(target=int)
     thread.start()
     thread.join()
+    until = time.monotonic() + 30
+    while os.path.exists(f"/proc/self/task/{thread.native_id}") and time.monotonic() < until:
+        time.sleep(0.0001)
     return thread
 
 
