@@ -311,6 +311,23 @@ def be_a_child(name: str) -> None:
         current = process.current_process()
         if type(current).__name__ == "_MainProcess":
             current.name = name
+    forget_forkserver()
+
+
+def forget_forkserver() -> None:
+    """The standard library's fork server, if there is one, is our parent's child: we would fail to wait for it.
+
+    Whoever needs one here starts one of his own. Its descriptor is left as it is: its number may be another file's.
+    """
+    import threading
+
+    module = sys.modules.get("multiprocessing.forkserver")
+    server: Any = getattr(module, "_forkserver", None)
+    for name in ("_forkserver_pid", "_forkserver_address", "_forkserver_alive_fd"):
+        if hasattr(server, name):
+            setattr(server, name, None)
+    if hasattr(server, "_lock"):  # a thread that is not here may have held it
+        server._lock = threading.RLock()
 
 
 def run_exit_functions(code: int, flush: Callable[[], object]) -> None:
