@@ -97,6 +97,25 @@ def fork(fn: Callable[[], object]) -> int:
         os._exit(code)
 
 
+def wait_and_notify(condition: Any) -> list[bool]:
+    """Have a thread wait for a condition, and notify it. What `wait` told it."""
+    told: list[bool] = []
+    ready = threading.Event()
+
+    def wait() -> None:
+        with condition:
+            ready.set()
+            told.append(condition.wait(10))
+
+    thread = threading.Thread(target=wait)
+    thread.start()
+    ready.wait(10)
+    with condition:
+        condition.notify()
+    thread.join(20)
+    return told
+
+
 def reap(pid: int) -> int:
     """Wait for a child. Returns its exit code, negative for a signal."""
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])

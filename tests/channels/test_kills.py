@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from endpoints import fork, reap, sweep
+from endpoints import fork, reap, sweep, wait_and_notify
 
 import fullcourt
 
@@ -241,22 +241,8 @@ def test_one_killed_anywhere_at_a_condition(step: int) -> None:
 
     def check(finished: bool) -> None:
         acquire()
-        told: list[bool] = []
-        ready = threading.Event()
-
-        def wait() -> None:
-            with condition:
-                ready.set()
-                told.append(condition.wait(10))
-
         condition.release()
-        thread = threading.Thread(target=wait)
-        thread.start()
-        ready.wait(10)
-        with condition:
-            condition.notify()
-        thread.join(20)
-        assert told == [True]
+        assert wait_and_notify(condition) == [True]
 
     sweep(operation, check, max(step, 3))
 

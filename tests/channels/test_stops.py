@@ -16,7 +16,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from endpoints import fork, reap
+from endpoints import fork, reap, wait_and_notify
 
 import fullcourt
 
@@ -141,21 +141,7 @@ def test_who_is_stopped_in_waiting_for_a_condition_takes_no_notification_along()
             condition.wait(0.001)
 
     def check() -> None:
-        told: list[bool] = []
-        ready = threading.Event()
-
-        def wait() -> None:
-            with condition:
-                ready.set()
-                told.append(condition.wait(10))
-
-        thread = threading.Thread(target=wait)
-        thread.start()
-        ready.wait(10)
-        with condition:
-            condition.notify()
-        thread.join(20)
-        assert told == [True]
+        assert wait_and_notify(condition) == [True]
 
     assert sweep(operation, check, step=random.randint(3, 7)) >= 5
 

@@ -4,7 +4,7 @@ It takes work from the callers, feeds events to the scheduler, has the engine do
 settles futures. It has no thread of its own while callers wait: see :mod:`roles`.
 
 Cost per call with processes (submit and result, one at a time): two pickles, two system calls here, one wait, no
-thread switch; some 310 lines of Python here and 75 in the worker, which makes it four to five times what a hand-written
+thread switch; some 310 lines of Python here and 76 in the worker, which makes it four to five times what a hand-written
 pair of ends takes. Per item of a map: its share of a chunk's pickle, 0.05 us, and of one list slice.
 
 ``_lock`` protects the scheduler, the open jobs and the counts. It is held for microseconds; no user code runs under it:

@@ -33,9 +33,7 @@ class ProcessEngine(LinkedEngine):
     def __init__(self, n_slots: int, name: str, method: str, setup: Setup) -> None:
         self._method = method
         self._setup = setup
-        codec = Codec()
-        codec.runs_main = method != "fork"
-        super().__init__(n_slots, name, codec)
+        super().__init__(n_slots, name, Codec(runs_main=method != "fork"))
         self._control: socket.socket | None = None
         self._template_pid = 0
         self._ending = False

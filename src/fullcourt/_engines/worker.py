@@ -78,7 +78,7 @@ class Worker:
     def __init__(self, end: End, page: Any, n_slots: int, codec: Codec, forwarder: Forwarder | None = None) -> None:
         self._end: Any = end
         self._make_frame = end.make_frame
-        self._send_small = getattr(end, "send_small", None)  # the fast link's way for most results
+        self._takes_bytes = getattr(end, "takes_bytes", False)  # the fast link does
         self._page = page
         self._n_slots = n_slots
         self._codec = codec
@@ -178,7 +178,6 @@ class Worker:
     def become_fork(self) -> None:
         """This process is a fork of the worker, made by a task: it must not take tasks or answer in its name."""
         self._end = ForksEnd()
-        self._send_small = None
 
     def _stop_tasks(self) -> None:
         """The pool has signalled that tasks are to be stopped: raise an exception in each of them."""
@@ -282,9 +281,9 @@ class Worker:
             self._answer_error(frames.ERROR, chunk_id, 0, name_result(error), seconds)
             return
         result = None
-        if self._send_small is not None and not buffers and len(answer) <= MAX_INLINE:  # `_send`, written out
+        if self._takes_bytes and not buffers and len(answer) <= MAX_INLINE:  # `_send`, written out
             self._flush()
-            self._send_small(pack(frames.RESULT, 0, 0, chunk_id, 0, 1, 0, seconds) + answer)
+            self._end.send(pack(frames.RESULT, 0, 0, chunk_id, 0, 1, 0, seconds) + answer)
             return
         try:
             self._send(frames.RESULT, chunk_id, 0, 1, seconds, answer, buffers)

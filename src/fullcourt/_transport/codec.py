@@ -60,15 +60,16 @@ class Codec:
 
     Args:
         shares_main: whether the receiver has this process's ``__main__`` as it is now (it is forked from it).
+        runs_main: whether the receiver may run the program's file for its definitions.
         carries: whether descriptors can go along.
     """
 
-    def __init__(self, *, shares_main: bool = False, carries: bool = True) -> None:
+    def __init__(self, *, shares_main: bool = False, runs_main: bool = False, carries: bool = True) -> None:
         self.carries = carries
+        self._runs_main = runs_main
         self._main: dict[str, object] | None = None  # the definitions in __main__ that the receiver has
         self._names: frozenset[str] = frozenset()  # all names that it has there
         self._plain: dict[str, object] = {}  # those globals whose values cannot change inside
-        self.runs_main = False  # whether the receiver may run the program's file for its definitions
         # Whether something of __main__ has gone by name although it is not surely the same there. From then on all does
         # that can, so that classes are one and the same.
         self._by_name = False
@@ -163,7 +164,7 @@ class Codec:
             if any(self._main.get(name) is not now[name] for name in now if now[name].__qualname__ == name):
                 return None
         else:
-            source = main_source() if self.runs_main else None
+            source = main_source() if self._runs_main else None
             if source is None:
                 return None
         try:

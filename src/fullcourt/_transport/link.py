@@ -444,6 +444,8 @@ class WorkerEnd:
     printed. What is sent there goes out after the outer frame.
     """
 
+    takes_bytes = True  # :meth:`send` does
+
     def __init__(self, tasks: socket.socket, results: socket.socket, n_slots: int) -> None:
         self._arena = worker_arena()
         self.make_frame = partial(make_frame, arena=self._arena)
@@ -465,29 +467,21 @@ class WorkerEnd:
             return None
         return unpack(data), data, descriptor_in(data, ancillary) if ancillary else -1
 
-    def send(self, frame: Frame) -> None:
-        """Send a frame; waits while the pool is behind. Raises OSError when the pool is gone."""
-        with self._lock:
-            if self._sending:
-                self._late.append(frame)
-                return
-            self._sending = True
-            try:
-                self._send_now(frame)
-                while self._late:
-                    self._send_now(self._late.popleft())
-            finally:
-                self._sending = False
+    def send(self, frame: Frame | bytes) -> None:
+        """Send a frame; waits while the pool is behind. Raises OSError when the pool is gone.
 
-    def send_small(self, data: bytes) -> None:
-        """:meth:`send` for what needs no frame: most results."""
+        Most results are but bytes, and need no object around them.
+        """
         with self._lock:
             if self._sending:
-                self._late.append(Frame(data, -1, 0))
+                self._late.append(Frame(frame, -1, 0) if isinstance(frame, bytes) else frame)
                 return
             self._sending = True
             try:
-                self._send(data)
+                if isinstance(frame, bytes):
+                    self._send(frame)
+                else:
+                    self._send_now(frame)
                 while self._late:
                     self._send_now(self._late.popleft())
             finally:

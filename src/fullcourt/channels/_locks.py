@@ -106,7 +106,8 @@ class Acquirable(Monitored):
             ValueError: nobody holds it; of a :class:`BoundedSemaphore`: it would exceed its initial value.
             AssertionError: this thread does not hold it, of an :class:`RLock` (the standard library's choice).
         """
-        # As in __exit__: once begun, it is done, also if a signal's exception comes.
+        # Once begun, it is done, also if a signal's exception comes. __exit__ has the same lines, and does not call
+        # this: its own beginning and this one's would be two moments at which one may come too early.
         done: list[bool] = []
         try:
             self._monitor.locked(partial(self._give_back, done), ring=True)

@@ -86,9 +86,7 @@ class Running:
     def start_fresh(self, process: Any, method: str) -> None:
         """Start it in a fresh interpreter, or as a fork of one. Raises PicklingError."""
         with self._undone_on_failure():
-            codec = Codec()
-            codec.runs_main = True
-            payload, buffers = codec.encode(process)
+            payload, buffers = Codec(runs_main=True).encode(process)
             setup = Setup(1, self.name, sys_path=list(sys.path), argv=list(sys.argv), cwd=os.getcwd())
             if "multiprocessing.process" in sys.modules:
                 setup.authkey = bytes(sys.modules["multiprocessing.process"].current_process().authkey)
