@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import time
@@ -89,6 +90,31 @@ def test_ctrl_c_ends_a_program_that_waits(
     assert errors.rstrip().endswith("KeyboardInterrupt"), errors
     assert status == -signal.SIGINT
     assert took_s < GONE_S
+
+
+def test_workers_that_are_just_starting_hear_no_ctrl_c(start_method: str, program: Program) -> None:
+    program.write(
+        "program.py",
+        f"""
+        import fullcourt
+
+        for _ in range(3):
+            with fullcourt.Pool(2, start_method={start_method!r}) as pool:
+                assert pool.map(abs, range(100)) == list(range(100))
+        print("done")
+        """,
+    )
+    program.start("program.py")
+    assert program.process is not None
+
+    while program.process.poll() is None:
+        for pid in program.workers():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGINT)
+
+    assert program.wait() == 0, program.stderr()
+    assert program.stdout() == "done\n"
+    assert program.stderr() == ""
 
 
 DOING: dict[str, tuple[str, int]] = {

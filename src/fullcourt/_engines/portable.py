@@ -37,6 +37,7 @@ from fullcourt._engines.template import (
     run_worker,
 )
 from fullcourt._os.budget import worker_environment
+from fullcourt._os.interrupts import interrupts_blocked
 from fullcourt._os.system import kill_tree
 from fullcourt._transport import frames
 from fullcourt._transport.codec import Codec
@@ -296,9 +297,13 @@ if sys.platform == "win32":
 else:
 
     def start_interpreter(code: str, descriptors: list[int], variables: dict[str, str]) -> subprocess.Popen[bytes]:
-        """Start a fresh interpreter that runs this code and inherits these descriptors under the same numbers."""
+        """Start a fresh interpreter that runs this code and inherits these descriptors under the same numbers.
+
+        It is deaf to Ctrl-C until it calls `quiet_signals`.
+        """
         command, environment = interpreter_command(code), os.environ | variables
-        return subprocess.Popen(command, stdin=subprocess.DEVNULL, pass_fds=descriptors, env=environment)
+        with interrupts_blocked():
+            return subprocess.Popen(command, stdin=subprocess.DEVNULL, pass_fds=descriptors, env=environment)
 
     def wait_only(process: subprocess.Popen[bytes]) -> bool:
         """Wait for a process's end, but leave it its pid. False: that cannot be done here (macOS before 3.13)."""

@@ -1,9 +1,8 @@
 """The template: a single-threaded process that starts the workers, watches over them, and ends them.
 
 With ``fork`` it is a fork of the program, made when the pool is opened; with ``forkserver`` a fresh interpreter that
-has
-done the preloads: both fork the workers, so replacing one takes a millisecond or two and never forks a program full of
-threads. With ``spawn`` it starts each worker as a fresh interpreter.
+has done the preloads: both fork the workers, so replacing one takes a millisecond or two and never forks a program full
+of threads. With ``spawn`` it starts each worker as a fresh interpreter.
 
 It is the workers' parent: it reaps them and tells the pool how each ended and what memory it took. It ends when the
 pool says so or when the pool's process ends, however that comes about, and takes with it all workers and all that
@@ -34,6 +33,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 from fullcourt._engines.face import Face
 from fullcourt._os.budget import libraries_limited
+from fullcourt._os.interrupts import interrupts_blocked, unblock_interrupts
 from fullcourt._os.system import become_subreaper, descendants, die_with_parent, kill_tree, open_pidfd
 from fullcourt._transport.carried import Rights, arriving, collecting, drop_inherited
 from fullcourt._transport.inheritance import Inheritance, adopt, dumps_inheriting, fork_with_tracker, tracker_descriptor
@@ -206,6 +206,7 @@ def quiet_signals() -> None:
     signal.signal(signal.SIGINT, ignore)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.set_wakeup_fd(-1)
+    unblock_interrupts()
 
 
 def worker_main(worker_id: int, tasks_fd: int, results_fd: int, page_fd: int, setup: Setup, parent_pid: int) -> None:
@@ -374,13 +375,14 @@ def fork_template(control: socket.socket, pool_socket: socket.socket, setup: Set
     """
     pool_pid = os.getpid()
     import_worker()  # here, where the next pool finds it
-    with libraries_limited(setup.share):
+    with libraries_limited(setup.share), interrupts_blocked():
         pid = fork_quietly()
+        if not pid:
+            quiet_signals()
     if pid:
         return pid
     try:
         pool_socket.close()
-        quiet_signals()
         drop_inherited(kept=setup.initargs)
         os.environ.update(setup.environment)
         run_template(control, pool_pid, setup)
@@ -607,7 +609,7 @@ def read_all(fd: int) -> bytes:
 def spawn_interpreter(code: str, fds: list[int], environment: dict[str, str]) -> int:
     """Start a fresh interpreter that runs this code and has these descriptors as 3, 4, ... Returns its pid.
 
-    The variables are set for it on top of this process's own.
+    The variables are set for it on top of this process's own. It is deaf to Ctrl-C until it calls `quiet_signals`.
     """
     n = len(fds)
     # First out of the way of each other and of the targets, then to their places.
@@ -616,7 +618,8 @@ def spawn_interpreter(code: str, fds: list[int], environment: dict[str, str]) ->
     actions += [(os.POSIX_SPAWN_DUP2, aside + i, 3 + i) for i in range(n)]
     closing = [(os.POSIX_SPAWN_CLOSE, aside + i) for i in range(n)]
     command = interpreter_command(code)
-    return os.posix_spawn(sys.executable, command, os.environ | environment, file_actions=[*actions, *closing])
+    with interrupts_blocked():
+        return os.posix_spawn(sys.executable, command, os.environ | environment, file_actions=[*actions, *closing])
 
 
 def interpreter_command(code: str) -> list[str]:

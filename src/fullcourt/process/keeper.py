@@ -180,6 +180,7 @@ def fork_keeper(news: socket.socket, close: Callable[[], object], run: Callable[
         handlers = {number: signal.getsignal(number) for number in blocked}
         wakeup = signal.set_wakeup_fd(-1)
         quiet_signals()
+        signal.pthread_sigmask(signal.SIG_BLOCK, blocked)  # until the child has the program's handling
 
         def run_as_program() -> None:
             for number, handler in handlers.items():
@@ -257,7 +258,6 @@ def serve_keeper(fds: list[int], module: str) -> KeeperHandle:
 
 
 def prepare(control_fd: int, module: str) -> socket.socket:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.set_inheritable(control_fd, False)
     for name in ("fullcourt.process.child", module):  # before the forks, so that they share it
         __import__(name)
