@@ -118,6 +118,43 @@ def test_twenty_thousand_submits_all_answer(pool: Any) -> None:
     assert [future.result(60) for future in futures] == [i * i for i in range(20_000)]
 
 
+def test_a_burst_that_nobody_waits_for_is_done(pool: Any) -> None:
+    pool.apply(tasks.square, (1,))  # how long it takes is known from here on
+    futures = [pool.submit(tasks.square, i) for i in range(300)]
+    done = threading.Event()
+    left = iter(range(len(futures) - 1, -1, -1))
+    lock = threading.Lock()
+
+    def count(_: Any) -> None:
+        with lock:
+            if not next(left):
+                done.set()
+
+    for future in futures:
+        future.add_done_callback(count)
+    assert done.wait(30)
+    assert [future.result(0) for future in futures] == [i * i for i in range(300)]
+
+
+def test_the_end_of_a_burst_is_cancelled_or_done(pool: Any) -> None:
+    pool.apply(tasks.square, (1,))
+    futures = [pool.submit(tasks.square, i) for i in range(100)]
+    answers = [future.cancel() for future in reversed(futures)][::-1]
+    for i, (future, cancelled) in enumerate(zip(futures, answers, strict=True)):
+        assert future.cancelled() == cancelled
+        if not cancelled:
+            assert future.result(30) == i * i
+
+
+def test_a_burst_is_done_when_its_pool_is_closed_at_once(new_pool: Callable[..., Any]) -> None:
+    pool = new_pool()
+    pool.apply(tasks.square, (1,))
+    futures = [pool.submit(tasks.square, i) for i in range(100)]
+    pool.close()
+    pool.join()
+    assert [future.result(0) for future in futures] == [i * i for i in range(100)]
+
+
 def test_callbacks_get_the_result_and_only_the_right_one_is_called(pool: Any) -> None:
     good: list[Any] = []
     bad: list[Any] = []

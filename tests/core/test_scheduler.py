@@ -116,6 +116,19 @@ def test_a_link_never_holds_more_than_64_chunks_a_slot() -> None:
     assert len(sent_to(scheduler)) == 128
 
 
+def test_a_link_that_was_full_is_filled_again_when_half_of_it_is_empty() -> None:
+    scheduler = opened(1)
+    fill(scheduler, Work(500, 1, estimates=[timed(0.0)]))
+    assert len(sent_to(scheduler)) == MAX_SENT
+    n_sent = []
+    for _ in range(MAX_SENT):
+        actions(scheduler)
+        scheduler.ended(held(scheduler, 1)[0], 1, 0.0, 1.0)
+        n_sent.append(len(actions(scheduler)))
+    assert [n for n in n_sent if n] == [33]
+    assert n_sent.index(33) == 32
+
+
 def test_room_that_an_end_makes_is_filled_at_once() -> None:
     scheduler = opened(1)
     fill(scheduler, Work(4, 1, estimates=[timed(1.0)]))

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from fullcourt._engines import driver as driver_module
 from fullcourt._engines.driver import Driver
 from fullcourt._engines.future import Future
 from fullcourt._engines.jobs import MAP, MapJob
@@ -191,6 +192,39 @@ def test_calls_that_wait_behind_others_are_cancelled_by_two() -> None:
                 if not future.cancelled():
                     assert future.result(0) == i * i
                     assert i in all_.ran
+            all_.check()
+
+        return check
+
+    explore(scenario, MODULES, n_random=60, n_preempted=80)
+
+
+def test_calls_that_gather_are_run_or_cancelled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a burst of tiny calls: those that find no free slot wait for the next look for results."""
+    monkeypatch.setattr(driver_module, "TINY_S", 1.0)
+
+    def scenario(world: Interleaver) -> Any:
+        all_ = new(world)
+        all_.driver._burst = 0
+        first = all_.submit()
+        first.work.estimate.mean_s = 0.0
+        gathered = [all_.submit(), all_.submit()]
+        assert all_.driver._gathered
+        more: list[Future[Any]] = []
+        answers: list[bool] = []
+        seen: list[Any] = []
+        actors = [
+            world.add("submitter", lambda: more.extend((all_.submit(), all_.submit()))),
+            world.add("canceller", lambda: answers.append(gathered[1].cancel())),
+            world.add("waiter", lambda: seen.extend(map(outcome, gathered))),
+        ]
+        world.add("end", lambda: end(world, all_.driver, actors))
+
+        def check() -> None:
+            assert seen[0] == 1
+            assert (seen[1] == 4) != answers[0]
+            assert (2 in all_.ran) != answers[0]
+            assert [future.result(0) for future in more] == [9, 16]
             all_.check()
 
         return check

@@ -12,8 +12,8 @@ Invariants (``check`` asserts them; the property tests call it after every event
 1. While a task waits, no worker has room (work is never held back while a slot is free), unless memory is short.
 2. A chunk is in exactly one place: its stream, ``returned``, or one worker's ``sent``.
 3. A worker is in ``idle`` if and only if it may be given tasks and holds fewer chunks than it has slots; in
-   ``roomy`` if and only if it may be given tasks and has room; in ``laden`` if and only if it holds more chunks
-   than it has slots.
+   ``roomy`` if and only if it may be given tasks and has room (one whose link was full has room again when half of it
+   is empty); in ``laden`` if and only if it holds more chunks than it has slots.
 4. A worker that was given its last task (``max_tasks``) gets no other; it is stopped when what it holds has ended,
    and its successor is started when that last task is given, so that recycling costs no stall.
 5. With ``on_demand``, a worker is started only when a task waits and no slot is free; ``n_unasked`` is how many more
@@ -411,7 +411,9 @@ class Scheduler:
             self.idle[worker_id] = self.roomy[worker_id] = worker
         else:
             self.idle.pop(worker_id, None)
-            if n_held < self.most_held or (worker.load_s < self.window_s * n_slots and n_held < MAX_SENT * n_slots):
+            # A link that was full is filled again when half of it is empty: else each end would bring a send.
+            window = n_slots if worker_id in self.roomy else 0.5 * n_slots
+            if n_held < self.most_held or (worker.load_s < self.window_s * window and n_held < MAX_SENT * window):
                 self.roomy[worker_id] = worker
             else:
                 self.roomy.pop(worker_id, None)
@@ -439,7 +441,7 @@ class Scheduler:
                 worker = idle[next(reversed(idle))]
             else:
                 worker = next(iter(roomy.values()))
-                del roomy[worker.id]  # to the end of the row: those with room take turns
+                roomy[worker.id] = roomy.pop(worker.id)  # to the end of the row: those with room take turns
             if returned and not (streams and streams[0].priority >= NESTED):
                 chunk = returned.popleft()
                 if self.max_tasks is not None and chunk.count - chunk.done > self.max_tasks - worker.n_given:
@@ -500,7 +502,7 @@ class Scheduler:
             worker = self.idle[next(reversed(self.idle))]
         elif self.roomy and not self.n_unasked:  # or else another worker is to be started for it
             worker = next(iter(self.roomy.values()))
-            del self.roomy[worker.id]
+            self.roomy[worker.id] = self.roomy.pop(worker.id)
         else:
             return 0
         self._hold(worker, chunk, now)

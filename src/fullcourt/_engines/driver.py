@@ -61,6 +61,10 @@ R = TypeVar("R")
 # A thread that submits without waiting looks for results itself this often: the background thread, competing with it
 # for the GIL, would get its turn only every 5 ms.
 DRIVE_EVERY = 32
+# So many tiny calls to each slot, which nobody waits for yet, are a burst: further ones gather until the next look for
+# results. A call that wakes a sleeping worker costs 11 us, one that goes after it 2.
+BURST = 2
+MAX_ESTIMATES = 512
 # Of single calls, one in 16 is timed while it is pickled: reading the clock costs a tenth of that pickling.
 SAMPLED = 15
 SENT: tuple[bytes, list[Any]] = (b"", [])  # the payload of a call that has ended
@@ -107,12 +111,14 @@ class Driver:
         self._outcomes: deque[Settlement] = deque()  # futures to be settled without the lock
         self._abandoned_jobs: list[StreamJob] = []
         self._held: list[StreamJob] = []
+        self._gathered: list[CallStream] = []  # with calls that are not given to the scheduler yet
+        self._burst = BURST * engine.n_slots * scheduler.n_workers if engine.needs_driving else 1 << 60
         self.busy_of_lost_s = 0.0
         self.pickling_s = 0.0
         self._limited = limits is not None
         self._n_oom_kills = n_oom_kills() if engine.needs_driving else 0
         self.supervisor = Supervisor(self, limits or Limits())
-        self._estimates: dict[object, Estimate] = {}  # of functions with a relative time limit, where none is pickled
+        self._estimates: dict[object, Estimate] = {}  # where functions are not pickled
         # An engine whose own threads settle futures has nobody who waits for the moment that something is due.
         self.timekeeper = Timekeeper(self.tend, lambda: self.supervisor.due, name)
 
@@ -148,8 +154,8 @@ class Driver:
             self._since_driven += 1
             if self.roles.parked:
                 self.roles.arm()
-            if self._since_driven >= DRIVE_EVERY:
-                self.roles.try_step(0)
+            if self._since_driven >= DRIVE_EVERY and not self.roles.try_step(0) and self._gathered:
+                self._release_gathered()
         return True
 
     def call(
@@ -166,6 +172,8 @@ class Driver:
                         self._perform()
                     if self._outcomes or self._deferred:
                         self._settle([])  # what an outer step of this thread has yet to hand out
+                    if self._gathered:
+                        self._release_gathered()
                     self.roles.wait_shielded(future, None)
             if self.scheduler.actions:
                 self._perform()
@@ -181,7 +189,7 @@ class Driver:
     ) -> Call | None:
         """Make a call of it, and pickle it: outside of the lock and the shield. None: it will not pickle."""
         if self.functions is None:
-            call = Call(0, Estimate() if options is None else self._estimate_of(fn, options), future, fn, args, kwargs)
+            call = Call(0, self._estimate_of(fn), future, fn, args, kwargs)
             self._check_open()
             self.lending.call(call)
         else:
@@ -222,7 +230,10 @@ class Driver:
                 self.supervisor.work_came(now)
             self._n_open += 1
             call.id = self.new_id()  # under the lock: on free-threaded Python two could draw the same number
-            worker_id = 0 if self.engine.runs_inline else self.scheduler.placed_at_once(call, now)
+            if self.engine.runs_inline or (self._n_open > self._burst and self._gathers(call, priority)):
+                worker_id = 0
+            else:
+                worker_id = self.scheduler.placed_at_once(call, now)
             if not worker_id:
                 self._have_wait(call, priority, now)
         if worker_id:
@@ -241,25 +252,45 @@ class Driver:
             self._forget_streams(me)
         call.stream = stream
         stream.append(call)
-        if not stream.queued or priority >= NESTED:
+        if self._n_open > self._burst and self._gathers(call, priority):
+            if not stream.queued and stream not in self._gathered:
+                self._gathered.append(stream)
+        elif not stream.queued or priority >= NESTED:
             self.scheduler.stream_filled(stream, now)
+
+    def _gathers(self, call: Call, priority: int) -> bool:
+        """Whether a call, one of many, is to wait for the next look for results: it is tiny, and no slot is free.
+
+        So whoever looks is told by an event of those that run, if nobody does so before.
+        """
+        mean_s = call.estimate.mean_s
+        return mean_s is not None and mean_s < TINY_S and not self.scheduler.idle and not priority and not call.options
+
+    def _release_gathered(self) -> None:
+        """Give the calls that have gathered to the scheduler."""
+        with self.roles.shield:
+            with self._lock:
+                now = monotonic()
+                while self._gathered:
+                    self.scheduler.stream_filled(self._gathered.pop(), now)
+            if self.scheduler.actions:
+                self._perform_shielded()
 
     def cannot_part(self, options: Options | None) -> bool:
         """Whether items with these options must travel one by one: a stuck one cannot be parted from others here."""
         return options is not None and options.is_timed and (self.engine.n_slots > 1 or not self.engine.can_kill)
 
-    def _estimate_of(self, fn: Callable[..., Any], options: Options) -> Estimate:
-        """What is known of a function's duration, where functions are not pickled and so not kept."""
-        if options.factor is None:
-            return Estimate()
-        try:
-            estimate = self._estimates.get(fn)
-            if estimate is None:
-                if len(self._estimates) >= 512:
-                    self._estimates.clear()
-                estimate = self._estimates.setdefault(fn, Estimate())
-        except TypeError:  # it cannot be hashed
-            return Estimate()
+    def _estimate_of(self, fn: Callable[..., Any]) -> Estimate:
+        """What is known of a function's duration, where functions are not pickled and so not kept.
+
+        By its code, where it has some: what it captured is not to be kept alive.
+        """
+        key: object = getattr(fn, "__code__", None) or type(fn)
+        estimate = self._estimates.get(key)
+        if estimate is None:
+            if len(self._estimates) >= MAX_ESTIMATES:
+                self._estimates.clear()
+            estimate = self._estimates.setdefault(key, Estimate())
         return estimate
 
     def want_worker(self) -> None:
@@ -757,9 +788,17 @@ class Driver:
             return []  # told twice, or of a job that is over
         if type(chunk) is Relay:
             return self.relays.answered(chunk, event, value, problem)
+        handle.busy_s += seconds
+        if type(chunk) is Call and problem is None and chunk.options is None and not self.supervisor.stops:  # as most
+            handle.n_done += 1
+            self.scheduler.ended(chunk, 1, seconds, now)
+            chunk.function.n_fatal_loads = 0
+            self.n_done += 1
+            self._n_open -= 1
+            future, chunk.future, chunk.payload = chunk.future, None, SENT
+            return [(future, value, None)] if future is not None else []
         if problem is None:
             handle.n_done += count
-        handle.busy_s += seconds
         if self.supervisor.stops:
             for index in range(start, start + count):
                 problem = self.supervisor.task_answered(chunk, index, problem)
@@ -1085,6 +1124,8 @@ class Driver:
         if self._outcomes or self._deferred:
             self._settle([])  # what an outer step of this thread has yet to hand out
         if self.engine.needs_driving:
+            if self._gathered:
+                self._release_gathered()
             return self.roles.wait(future, timeout)
         return wait_aside(future, timeout)
 
@@ -1107,6 +1148,8 @@ class Driver:
     def _step(self, timeout: float | None) -> None:
         """Wait for something to happen, and deal with it. Only the leader calls this."""
         self._since_driven = 0
+        if self._gathered:
+            self._release_gathered()
         if self._abandoned and not self.closed:
             self._settle([])
             self.close()

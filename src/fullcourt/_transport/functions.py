@@ -11,7 +11,7 @@ from types import BuiltinFunctionType, FunctionType, ModuleType
 from typing import Any
 
 from fullcourt._core.model import Estimate
-from fullcourt._transport.captures import Cached, captured_by, plain_function, same
+from fullcourt._transport.captures import Cached, captured_by, global_names, plain_function, same
 from fullcourt._transport.carried import NotCarried, Rights, collecting
 from fullcourt._transport.codec import PROTOCOL, Codec
 
@@ -57,7 +57,7 @@ class FunctionTable:
     def __init__(self, codec: Codec) -> None:
         self._codec = codec
         self._known: dict[object, Function] = {}
-        self._by_name: dict[object, Function] = {}  # of those, the plain functions that go by name, outside __main__
+        self._fixed: dict[object, Function] = {}  # of those, the plain functions that depend on nothing but themselves
         self._unkept: dict[str, Estimate] = {}  # of functions that are pickled at each use, by name
         self._ids = itertools.count(1)
         self._lock = threading.Lock()  # on free-threaded Python two threads could draw the same number
@@ -65,8 +65,8 @@ class FunctionTable:
     def get(self, fn: Callable[..., Any]) -> Function:
         """The function's entry. Raises PicklingError. From any thread: at worst a function is numbered twice."""
         if type(fn) is FunctionType:
-            known = self._by_name.get(fn)
-            if known is not None:
+            known = self._fixed.get(fn)
+            if known is not None and (known.captured is None or is_bare(fn, known.captured[0])):
                 return known
         if type(fn) not in (FunctionType, BuiltinFunctionType, type, Cached) or not isinstance(
             getattr(fn, "__self__", None), (ModuleType, type(None))
@@ -90,15 +90,20 @@ class FunctionTable:
             if captured is None:
                 return self._unnumbered(fn, data, rights)
         if len(self._known) >= self.MAX:
-            self._by_name.pop(next(iter(self._known)), None)
+            self._fixed.pop(next(iter(self._known)), None)
             self._known.pop(next(iter(self._known)), None)
         with self._lock:
             number = next(self._ids)
         entry = Function(number, data, function_name(fn), captured, Estimate())
         entry.named = by_value and captured is None
         self._known[fn] = entry
-        if type(fn) is FunctionType and captured is None and not by_value and fn.__module__ != "__main__":
-            self._by_name[fn] = entry
+        if type(fn) is FunctionType:
+            if captured is None:
+                is_fixed = not by_value and (fn.__module__ != "__main__" or not global_names(fn.__code__))
+            else:
+                is_fixed = not global_names(fn.__code__) and is_bare(fn, captured[0])
+            if is_fixed:
+                self._fixed[fn] = entry
         return entry
 
     def number(self, data: bytes, name: str) -> Function:
@@ -124,6 +129,11 @@ class FunctionTable:
                 data = dumps(fn, PROTOCOL)
             rights = again if rights is not None else None
         return data, rights
+
+
+def is_bare(fn: FunctionType, code: object) -> bool:
+    """Whether a function is nothing but this code."""
+    return not (fn.__dict__ or fn.__defaults__ or fn.__kwdefaults__ or fn.__closure__) and fn.__code__ is code
 
 
 def function_name(fn: Any) -> str:
