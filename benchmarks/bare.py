@@ -18,6 +18,8 @@ __all__ = ["Bare"]
 
 dumps, loads = pickle.dumps, pickle.loads
 WINDOW = 32  # calls under way in each worker: enough that it never waits
+# The same for chunks of a map: of these, 32 fill the sockets' buffers both ways, and both sides wait for ever.
+CHUNK_WINDOW = 4
 
 
 class Bare:
@@ -62,12 +64,12 @@ class Bare:
         sock.send(dumps((fn, args), 5))
         return loads(sock.recv(65536))
 
-    def each(self, messages: Iterator[Any]) -> list[Any]:
+    def each(self, messages: Iterator[Any], window: int = WINDOW) -> list[Any]:
         """Send messages to whoever has room; the answers as they come."""
         answers: list[Any] = []
         under_way = 0
         for sock in self.socks:
-            for _ in range(WINDOW):
+            for _ in range(window):
                 message = next(messages, None)
                 if message is None:
                     break
@@ -90,7 +92,7 @@ class Bare:
     def map(self, fn: Callable[..., Any], n: int, size: int = 2000) -> int:
         """A map over range(n) in fixed chunks; returns how many results came."""
         chunks = ((run_all, (fn, list(range(i, min(i + size, n))))) for i in range(0, n, size))
-        return sum(map(len, self.each(chunks)))
+        return sum(map(len, self.each(chunks, CHUNK_WINDOW)))
 
 
 class Block:
