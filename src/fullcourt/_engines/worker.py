@@ -314,6 +314,7 @@ class Worker:
             self._run_timed_items(journal, fn, chunk_id, start, items)
             return
         words, put, slot = journal.words, journal.put, journal.slot
+        least, most = -INT_LIMIT, INT_LIMIT  # what stands inside of the loop is most of what an item costs
         whole = token(chunk_id)
         results: list[Any] = []
         append = results.append
@@ -330,10 +331,10 @@ class Worker:
                         result = fn(item)
                         append(result)
                         index += 1
-                        if result is None:
-                            words[index] = NONE
-                        elif type(result) is int and -INT_LIMIT < result < INT_LIMIT:
+                        if type(result) is int and least < result < most:
                             words[index] = result
+                        elif result is None:
+                            words[index] = NONE
                         elif not put(index - 1, result):
                             look_at = index
                         if index >= look_at:
