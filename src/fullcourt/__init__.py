@@ -9,6 +9,7 @@ Example:
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -123,7 +124,7 @@ _HOMES = {name: module for module, names in _MODULES.items() for name in names}
 
 
 def __getattr__(name: str) -> Any:
-    """Load what is asked for when it is asked for: a worker needs little of it, and should start quickly."""
+    """Load what is asked for when it is asked for."""
     if name in __all__:
         from importlib import import_module
 
@@ -135,3 +136,9 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
+
+
+# What a pool needs is loaded here, so that the first one opens quickly. A fresh interpreter of ours says before it
+# imports us that it is one: it needs little, and should start quickly.
+if not hasattr(sys, "_fullcourt_lean"):
+    __import__("fullcourt.pool")

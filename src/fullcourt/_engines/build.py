@@ -15,6 +15,10 @@ from fullcourt._engines.supervisor import Limits
 from fullcourt._os.cpus import share_of
 from fullcourt.errors import NotSupported
 
+if sys.platform == "linux":  # what most pools need, now rather than when the first one is opened
+    for _name in ("forwarding", "processes", "worker"):
+        __import__(f"fullcourt._engines.{_name}")
+
 __all__ = ["build_driver"]
 
 

@@ -230,12 +230,10 @@ class Driver:
                 self.supervisor.work_came(now)
             self._n_open += 1
             call.id = self.new_id()  # under the lock: on free-threaded Python two could draw the same number
-            if self.engine.runs_inline or (self._n_open > self._burst and self._gathers(call, priority)):
-                worker_id = 0
-            else:
-                worker_id = self.scheduler.placed_at_once(call, now)
+            gathers = self._n_open > self._burst and self._gathers(call, priority)
+            worker_id = 0 if gathers or self.engine.runs_inline else self.scheduler.placed_at_once(call, now)
             if not worker_id:
-                self._have_wait(call, priority, now)
+                self._have_wait(call, priority, now, gathers=gathers)
         if worker_id:
             problem = self.engine.send(worker_id, call)
             if problem is not None:
@@ -243,8 +241,11 @@ class Driver:
             elif call.options is not None and call.options.is_watched:
                 self._watch(call, worker_id)
 
-    def _have_wait(self, call: Call, priority: int, now: float) -> None:
-        """No worker has room for a call, or others wait already: it goes to its thread's stream. Under the lock."""
+    def _have_wait(self, call: Call, priority: int, now: float, *, gathers: bool) -> None:
+        """No worker has room for a call, others wait already, or it gathers: it goes to its thread's stream.
+
+        Under the lock.
+        """
         me: object = (threading.get_ident(), priority) if priority else threading.get_ident()
         stream = self._streams.get(me)
         if stream is None:
@@ -252,7 +253,7 @@ class Driver:
             self._forget_streams(me)
         call.stream = stream
         stream.append(call)
-        if self._n_open > self._burst and self._gathers(call, priority):
+        if gathers:
             if not stream.queued and stream not in self._gathered:
                 self._gathered.append(stream)
         elif not stream.queued or priority >= NESTED:

@@ -76,7 +76,7 @@ class InterpreterEngine(LinkedEngine):
             try:
                 home = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
                 interpreter.exec(
-                    f"import sys; sys.path.insert(0, {home!r})\n"
+                    f"import sys; sys._fullcourt_lean = 1; sys.path.insert(0, {home!r})\n"
                     f"from fullcourt._engines.interpreters import serve\n"
                     f"serve({fds!r}, {self._setup_fd}, {self._rights.fds!r}, {handle.name!r})"
                 )

@@ -261,7 +261,6 @@ def prepare(control_fd: int, module: str) -> socket.socket:
     os.set_inheritable(control_fd, False)
     for name in ("fullcourt.process.child", module):  # before the forks, so that they share it
         __import__(name)
-    gc.collect()
     gc.freeze()
     quiet_signals()
     return socket.socket(fileno=control_fd)
