@@ -232,6 +232,28 @@ def test_calls_that_gather_are_run_or_cancelled(monkeypatch: pytest.MonkeyPatch)
     explore(scenario, MODULES, n_random=60, n_preempted=80)
 
 
+def test_a_call_comes_while_another_thread_replaces_a_worker_that_died() -> None:
+    def scenario(world: Interleaver) -> Any:
+        all_ = new(world, 2)
+        deadly = all_.submit(die)
+        seen: list[Any] = []
+        more: list[Any] = []
+        actors = [
+            world.add("waiter", lambda: seen.append(outcome(deadly))),
+            world.add("submitter", lambda: more.extend(outcome(all_.submit()) for _ in range(3))),
+        ]
+        world.add("end", lambda: end(world, all_.driver, actors))
+
+        def check() -> None:
+            assert seen == [WorkerDied]
+            assert more == [1, 4, 9]
+            all_.check()
+
+        return check
+
+    explore(scenario, MODULES, n_random=60, n_preempted=120)
+
+
 def start_map(all_: Outcomes, n: int, chunksize: int, *, deadly: int = -1) -> Future[Any]:
     def run(i: int) -> int:
         all_.ran.append(i)

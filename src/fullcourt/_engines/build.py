@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -18,6 +19,8 @@ from fullcourt.errors import NotSupported
 if sys.platform == "linux":  # what most pools need, now rather than when the first one is opened
     for _name in ("forwarding", "processes", "worker"):
         __import__(f"fullcourt._engines.{_name}")
+    with contextlib.suppress(ImportError):  # by which a forked template adopts orphans: see fullcourt._os.system
+        __import__("_ctypes")
 
 __all__ = ["build_driver"]
 

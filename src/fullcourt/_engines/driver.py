@@ -231,7 +231,9 @@ class Driver:
             self._n_open += 1
             call.id = self.new_id()  # under the lock: on free-threaded Python two could draw the same number
             gathers = self._n_open > self._burst and self._gathers(call, priority)
-            worker_id = 0 if gathers or self.engine.runs_inline else self.scheduler.placed_at_once(call, now)
+            # While another thread has actions to perform, a worker that is free may be one that has yet to be started.
+            at_once = not (gathers or self.scheduler.actions or self.engine.runs_inline)
+            worker_id = self.scheduler.placed_at_once(call, now) if at_once else 0
             if not worker_id:
                 self._have_wait(call, priority, now, gathers=gathers)
         if worker_id:

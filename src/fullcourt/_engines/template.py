@@ -90,21 +90,15 @@ class Template:
 
     def run(self) -> None:
         """Serve until the pool's end; then end all workers."""
+        become_subreaper()  # before there is anything that could be orphaned
         poll = self._poll
         poll.register(self._control, select.POLLIN)
         pool_fd = open_pidfd(self._pool_pid)
         if pool_fd >= 0:
             poll.register(pool_fd, select.POLLIN)
-        prepared = False
         try:
             while not self.done and os.getppid() == self._pool_pid:
-                # The first workers are on their way before what adopts orphans is loaded (1 ms); then at once, for
-                # a short-lived pool has orphans, too.
-                events = poll.poll(None if prepared or not self._pids else 0)
-                if not events and not prepared:
-                    prepared = True
-                    become_subreaper()
-                for fd, _ in events:
+                for fd, _ in poll.poll():
                     if fd == pool_fd:
                         return
                     if fd == self._control.fileno():
@@ -178,20 +172,21 @@ class Template:
             self._control.send(pickle.dumps(message))
 
     def _end_all(self) -> None:
-        """Kill the workers, all that they started, and what of it fell to us as orphans."""
+        """Kill the workers, all that they started, and what of it fell to us as orphans.
+
+        What is just being forked, or falls to us while we look, a look may miss; then a child of ours has just been
+        killed, so its end is followed by another look.
+        """
         for pid in self._pids.values():
             kill_tree(pid)
-        for pid in self._pids.values():
-            with contextlib.suppress(OSError):
-                os.waitpid(pid, 0)
-        for child in descendants(os.getpid()):
-            with contextlib.suppress(OSError):
-                os.kill(child, signal.SIGKILL)
-        while True:
-            try:
+        with contextlib.suppress(OSError):  # ChildProcessError: nobody is left
+            while True:
+                for child in descendants(os.getpid()):
+                    with contextlib.suppress(OSError):
+                        os.kill(child, signal.SIGKILL)
                 os.waitpid(-1, 0)
-            except OSError:
-                break
+                while os.waitpid(-1, os.WNOHANG)[0]:
+                    pass
 
 
 def ignore(number: int, frame: object) -> None:
