@@ -145,6 +145,14 @@ def test_a_crawler_follows_all_pages(engine: Engine, new_pool: Callable[..., Any
     assert sorted(map(int, path.read_text().split())) == list(range(1, 64))
 
 
+def test_a_task_submits_a_burst_and_ends(new_pool: Callable[..., Any], tmp_path: Path) -> None:
+    pool, path = new_pool(), tmp_path / "numbers"
+    pool.submit(nested_tasks.submit_many, pool, str(path), 100)
+    pool.close()
+    pool.join()
+    assert sorted(map(int, path.read_text().split())) == list(range(100))
+
+
 def test_running_tasks_may_still_use_a_pool_that_is_closed(pool: Any, new_pool: Callable[..., Any]) -> None:
     closing = new_pool()
     future = closing.submit(nested_tasks.down, closing, 3)

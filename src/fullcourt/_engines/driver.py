@@ -82,6 +82,8 @@ MAX_STILLBORN_KILLED = 20
 class Driver:
     """Runs one pool's work on one engine. All public methods may be called from any thread."""
 
+    is_nested = False  # a worker's own, whose calls must have been sent when the task that submits them ends
+
     def __init__(self, engine: Any, scheduler: Scheduler, name: str, limits: Limits | None = None) -> None:
         self.engine = engine
         self.scheduler = scheduler
@@ -112,7 +114,8 @@ class Driver:
         self._abandoned_jobs: list[StreamJob] = []
         self._held: list[StreamJob] = []
         self._gathered: list[CallStream] = []  # with calls that are not given to the scheduler yet
-        self._burst = BURST * engine.n_slots * scheduler.n_workers if engine.needs_driving else 1 << 60
+        gathers = engine.needs_driving and not self.is_nested
+        self._burst = BURST * engine.n_slots * scheduler.n_workers if gathers else 1 << 60
         self.busy_of_lost_s = 0.0
         self.pickling_s = 0.0
         self._limited = limits is not None
@@ -232,7 +235,8 @@ class Driver:
             call.id = self.new_id()  # under the lock: on free-threaded Python two could draw the same number
             gathers = self._n_open > self._burst and self._gathers(call, priority)
             # While another thread has actions to perform, a worker that is free may be one that has yet to be started.
-            at_once = not (gathers or self.scheduler.actions or self.engine.runs_inline)
+            has_actions = self.scheduler.actions and not self.is_nested
+            at_once = not (gathers or has_actions or self.engine.runs_inline)
             worker_id = self.scheduler.placed_at_once(call, now) if at_once else 0
             if not worker_id:
                 self._have_wait(call, priority, now, gathers=gathers)

@@ -109,6 +109,8 @@ class NestedHandle:
 class NestedDriver(Driver):
     """The pool's driver in one of its workers."""
 
+    is_nested = True
+
     def start_job(self, job: MapJob) -> None:
         job.outer = None
         job.asked_by = self.engine.current()
