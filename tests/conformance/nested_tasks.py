@@ -232,13 +232,8 @@ def round_trip(pool: Any, data: bytes) -> bytes:
     return bytes(pool.apply(tasks.reverse_bytes, (data,)))
 
 
-def note(path: str, number: int) -> None:
-    with open(path, "a") as file:
-        file.write(f"{number}\n")
-
-
 def submit_many(pool: Any, path: str, n: int) -> None:
     """Submit a burst, and end without waiting for it."""
-    pool.submit(note, path, 0).result()
+    pool.submit(tasks.append_line, path, 0).result()
     for number in range(1, n):
-        pool.submit(note, path, number)
+        pool.submit(tasks.append_line, path, number)

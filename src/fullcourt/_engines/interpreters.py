@@ -20,7 +20,7 @@ from typing import Any
 
 from fullcourt._engines.face import Face
 from fullcourt._engines.linked import Event, Handle, LinkedEngine, Lost
-from fullcourt._engines.template import Setup, enter_world, load_initializer, read_all, write_setup
+from fullcourt._engines.template import Setup, enter_world, in_fresh, load_initializer, read_all, write_setup
 from fullcourt._os.cpus import set_share
 from fullcourt._os.threads import make_thread
 from fullcourt._transport import frames
@@ -74,11 +74,11 @@ class InterpreterEngine(LinkedEngine):
         try:
             interpreter = interpreters.create()
             try:
-                home = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
                 interpreter.exec(
-                    f"import sys; sys._fullcourt_lean = 1; sys.path.insert(0, {home!r})\n"
-                    f"from fullcourt._engines.interpreters import serve\n"
-                    f"serve({fds!r}, {self._setup_fd}, {self._rights.fds!r}, {handle.name!r})"
+                    in_fresh(
+                        f"from fullcourt._engines.interpreters import serve; "
+                        f"serve({fds!r}, {self._setup_fd}, {self._rights.fds!r}, {handle.name!r})"
+                    )
                 )
             finally:
                 with contextlib.suppress(

@@ -623,5 +623,10 @@ def interpreter_command(code: str) -> list[str]:
     import subprocess
 
     flags: list[str] = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]
+    return [sys.executable, *flags, "-c", in_fresh(code)]
+
+
+def in_fresh(code: str) -> str:
+    """That code, for a fresh interpreter or sub-interpreter: it finds this package, and loads little of it."""
     home = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-    return [sys.executable, *flags, "-c", f"import sys; sys._fullcourt_lean = 1; sys.path.insert(0, {home!r}); {code}"]
+    return f"import sys; sys._fullcourt_lean = 1; sys.path.insert(0, {home!r}); {code}"
