@@ -15,6 +15,7 @@ from channel_tasks import count_up, hold, hold_and_die, wait_and_tell, wait_on_c
 from endpoints import KINDS, PROCESS_KINDS, QUICK_KINDS, endpoint, fork, kill, reap
 
 import fullcourt
+from fullcourt.channels._monitor import WANTED
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="locks need Linux")
 
@@ -228,14 +229,14 @@ def test_an_event_wakes_all(kind: str) -> None:
 
 def test_who_waits_for_an_event_is_told_even_if_it_is_cleared_at_once() -> None:
     event, told = fullcourt.Event(), fullcourt.Queue()
-    pids = [fork(lambda: wait_and_tell(event, told)) for _ in range(2)]
-    while not event._words[0]:  # both are about to wait when the second has said so
-        pass
-    for _ in range(2000):
-        event.set()
-        event.clear()
-        if told.qsize() == 2:
-            break
+    pids = []
+    for _ in range(2):
+        event._words[WANTED] = 0
+        pids.append(fork(lambda: wait_and_tell(event, told)))
+        while not event._words[WANTED]:  # it says so once it waits for the next time that the event is set
+            pass
+    event.set()
+    event.clear()
     assert [told.get(timeout=40) for _ in pids] == [True, True]
     assert [reap(pid) for pid in pids] == [0, 0]
 

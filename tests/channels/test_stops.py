@@ -163,25 +163,24 @@ def test_who_was_woken_for_an_item_and_is_stopped_leaves_it_to_another(monkeypat
 
     def take() -> None:
         with contextlib.suppress(Stop, fullcourt.ShutDown):
-            got.append(items.get(timeout=20))
+            got.put(items.get(timeout=20))
 
     monkeypatch.setattr(Listener, "wait", wait_and_stop)
     for names in 10 * (("stopped", "other"), ("other", "stopped")):  # the kernel wakes one of them, as it likes
         items: Any = fullcourt.Queue()
-        got: list[Any] = []
+        got: Any = queue.SimpleQueue()
         threads = [threading.Thread(target=take, name=name) for name in names]
         for thread in threads:
             thread.start()
             for _ in range(2):
                 assert waits.acquire(timeout=10)
         items.put("item")
-        other = threads[names.index("other")]
-        other.join(10)
-        assert not other.is_alive()
+        # Not always the other: "stopped" may have been awake, and takes it if it comes after its look at the size.
+        assert got.get(timeout=10) == "item"
         items.shutdown()
         for thread in threads:
             thread.join(10)
-        assert got == ["item"]
+        assert got.empty()
         while waits.acquire(blocking=False):
             pass
         if stopped:
