@@ -604,7 +604,14 @@ class Pool(concurrent.futures.Executor):
         if driver.engine.runs_inline:
             job.buffersize = 1
         driver.start_job(job)
-        return job, close_bar
+        if report is None:
+            return job, nothing
+
+        def close_with_all() -> None:  # the last result may be taken before it is reported, by another thread
+            report(job.n_done, job.n_failed)
+            close_bar()
+
+        return job, close_with_all
 
     def aimap(
         self,
@@ -1000,11 +1007,15 @@ def progress_of(
     from fullcourt._transport.functions import function_name
 
     bar = ProgressBar(total, description=func if isinstance(func, str) else function_name(func))
-    lock = threading.Lock()  # results of threads come from several of them
+    lock = threading.Lock()  # results come from several threads, so a count may come after a later one
+    most = 0
 
     def report(n_done: int, n_failed: int) -> None:
+        nonlocal most
         with lock:
-            bar.update(n_done, n_failed)
+            if n_done >= most:
+                most = n_done
+                bar.update(n_done, n_failed)
 
     def close() -> None:
         with lock:

@@ -23,7 +23,9 @@ from advise_tasks import facts_like
 
 import fullcourt
 from fullcourt import Failure, Pool
+from fullcourt._advise.calls import Calls
 from fullcourt._advise.facts import Facts
+from fullcourt._advise.model import Mode
 
 N = 400
 
@@ -357,11 +359,13 @@ def test_explicit_modes_are_as_before() -> None:
         assert "told its mode" in str(pool.explain())
 
 
-@pytest.mark.parametrize("after_s", [0.0, 0.001, 0.05, 0.15, 0.25], ids=lambda s: f"{s}s")
+@pytest.mark.parametrize("after_s", [0.0, 0.001, 0.05, 0.15, 0.25, 0.5], ids=lambda s: f"{s}s")
 def test_an_initializer_that_fails_while_calls_wait_fails_them_all(after_s: float) -> None:
     """Whichever thread hands a call on when the pool is broken, the error is that call's."""
+    runs: list[None] = []
 
     def fail() -> None:
+        runs.append(None)
         time.sleep(after_s)
         raise ValueError("the initializer cannot work here")
 
@@ -373,6 +377,48 @@ def test_an_initializer_that_fails_while_calls_wait_fails_them_all(after_s: floa
         assert concurrent.futures.wait(futures, timeout=30).not_done == set()
         for future in futures:
             assert isinstance(future.exception(), ValueError)
+        assert 1 <= len(runs) <= 2  # nothing is decided, and no other workers are started, before it is done
     finally:
         pool.terminate()
         pool.join()
+
+
+def test_a_map_waits_for_a_slow_initializer_before_it_is_measured() -> None:
+    runs: list[None] = []
+
+    def fail() -> None:
+        runs.append(None)
+        time.sleep(0.5)
+        raise ValueError("the initializer cannot work here")
+
+    with Pool(mode="auto", initializer=fail) as pool, pytest.raises(ValueError, match="cannot work here"):
+        pool.map(tasks.wait, range(100))
+    assert 1 <= len(runs) <= 2
+
+
+def test_a_call_on_its_way_to_a_worker_is_not_lost_when_the_pool_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    pool = Pool(mode="auto")
+    route = pool._driver.route  # type: ignore[attr-defined]
+
+    def route_late(*args: Any, **kwargs: Any) -> None:
+        pool.close()
+        route(*args, **kwargs)
+
+    assert pool.apply(abs, (-1,)) == 1
+    monkeypatch.setattr(pool._driver, "route", route_late)
+    assert pool.submit(abs, -2).result(30) == 2
+    pool.join()
+
+
+def test_calls_go_on_where_their_workers_were_replaced_by_others(told: Callable[..., Pool]) -> None:
+    pool = told(tasks.add_one, facts_like("python", wall=0.1))
+    drivers = pool._driver.drivers  # type: ignore[attr-defined]
+    old, _ = drivers.for_mode(Mode(2, 1))
+    pool._driver._calls[tasks.add.__code__] = calls = Calls(pool._driver, tasks.add)  # type: ignore[attr-defined]
+    calls.driver = old
+    assert pool.submit(tasks.add, 1, 2).result(30) == 3
+    new, _ = drivers.for_mode(Mode(2, 4))
+    assert new is not old
+    assert pool.submit(tasks.add, 3, 4).result(30) == 7
+    assert [pool.submit(tasks.add, i, i).result(30) for i in range(10)] == [2 * i for i in range(10)]
+    assert not new.closed

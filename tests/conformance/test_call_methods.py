@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import itertools
 import threading
 from collections.abc import Callable, Iterator
@@ -311,6 +312,20 @@ def test_progress_counts_failures(pool: Any, capfd: pytest.CaptureFixture[str]) 
 def test_progress_of_a_generator_whose_length_is_unknown(pool: Any, capfd: pytest.CaptureFixture[str]) -> None:
     assert list(pool.imap(tasks.square, numbers(50), progress=True)) == [i * i for i in range(50)]
     assert "50" in capfd.readouterr().err
+
+
+def test_progress_tells_of_results_that_were_taken_before_they_were_reported(
+    pool: Any, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(importlib.import_module("fullcourt._engines.jobs").StreamJob, "_notify", notify_unreported)
+    assert list(pool.imap(tasks.square, numbers(50), progress=True)) == [i * i for i in range(50)]
+    assert "50" in capfd.readouterr().err
+
+
+def notify_unreported(job: Any) -> list[Any]:
+    """As if the thread that is to report were held up."""
+    woken, job.waiting = list(job.waiting), type(job.waiting)()
+    return [(waiting, None, None) for waiting in woken]
 
 
 def test_without_progress_nothing_is_printed(pool: Any, capfd: pytest.CaptureFixture[str]) -> None:

@@ -68,6 +68,7 @@ class Calls:
         self.driver: Driver | None = None  # where they go, once that is decided
         self.choice = Choice(function_name(fn), Mode(0, 1), "Its calls did not have to wait for each other.")
         self.waiting: deque[Pending] = deque()
+        self._n_leaving = 0  # those that wait no more, and that no driver has yet
         self._fn = fn  # one of those that share its code
         self._limit = 1  # how many run at a time while it is tried
         self._n_running = 0
@@ -100,12 +101,16 @@ class Calls:
         """Take back all that wait. Under the lock."""
         calls = list(self.waiting)
         self.waiting.clear()
-        self._bell.put(None)
+        self.ring()
         return calls
 
     def is_idle(self) -> bool:
-        """Whether nothing waits here."""
-        return not self.waiting
+        """Whether all calls are with a driver. Under the lock."""
+        return not self.waiting and not self._n_leaving
+
+    def ring(self) -> None:
+        """Something has happened: the conductor looks."""
+        self._bell.put(None)
 
     def pump(self) -> None:
         """Have as many run as shall."""
@@ -121,10 +126,15 @@ class Calls:
                         break
                     self._n_running += 1
                 call = self.waiting.popleft()
-            if driver is not None:
-                self.hub.route(call, driver)
-            else:
-                self.hub.route(call, self.hub.drivers.trial(), Tried(self, call.fn))
+                self._n_leaving += 1
+            try:
+                if driver is not None:
+                    self.hub.route(call, driver)
+                else:
+                    self.hub.route(call, self.hub.drivers.trial(), Tried(self, call.fn))
+            finally:
+                with self.hub._lock:
+                    self._n_leaving -= 1
         if conduct:
             self.hub.start(self._conduct)
         self.hub.look_at_end()
@@ -148,7 +158,7 @@ class Calls:
                 self._samples.append((args, kwargs))
                 self._results += values
         if self._conducted and self.driver is None and not self._n_ended % MIN_ITEMS:  # who wakes wants the GIL
-            self._bell.put(None)
+            self.ring()
         if self.waiting:
             self.pump()
 
@@ -157,13 +167,18 @@ class Calls:
     def _conduct(self) -> None:
         """Alone, in pairs, decided. In a thread of its own: pickling may take long, and so may starting processes."""
         try:
+            while self.waiting and not self.hub.drivers.initialized:
+                self._bell.get()
             machine = Machine()
             alone = self._phase(ALONE_S, machine)
             with self.hub._lock:
                 self._limit = 2
             self.pump()
             pair = self._phase(PAIR_S, machine)
-            if self.waiting:
+            broken = self.hub.drivers.error
+            if broken is not None:
+                self._fail(broken)
+            elif self.waiting:
                 self._decide(alone, pair, self._foreign)
         except BaseException as error:  # noqa: BLE001  the calls must not hang for it
             self.choice = replace(self.choice, reason=f"What it does could not be looked at: {error!r}.")
@@ -177,13 +192,20 @@ class Calls:
                     self._limit = 1
             self.pump()
 
+    def _fail(self, error: BaseException) -> None:
+        """The pool is broken: none of those that wait will run."""
+        with self.hub._lock:
+            calls = self.drain()
+        for call in calls:
+            call.future._settle(None, error)
+
     def _phase(self, longest_s: float, machine: Machine) -> Stretch | None:
         logs = list(self._all_logs)
         before = [log.so_far() for log in logs]
         machine.look()
         since = perf_counter()
         n_before = self._n_ended
-        while self.waiting and perf_counter() < since + longest_s:
+        while self.waiting and self.hub.drivers.error is None and perf_counter() < since + longest_s:
             if self._n_ended - n_before >= MIN_ITEMS and perf_counter() > since + SHORTEST_S:
                 break
             with contextlib.suppress(queue.Empty):

@@ -14,6 +14,7 @@ Each map has a thread of its own that conducts: it sleeps but for a few moments 
 from __future__ import annotations
 
 import queue
+from collections.abc import Callable
 from dataclasses import replace
 from time import monotonic, perf_counter
 from typing import TYPE_CHECKING, Any, cast
@@ -94,10 +95,10 @@ class Course:
         finally:
             self.hub.course_ended(self)
 
-    def _sleep(self, seconds: float | None, first_of: Leg | None = None) -> bool:
-        """Sleep for so long, or until it is over, or this leg has its first result. Returns whether it is over."""
+    def _sleep(self, seconds: float | None, comes: Callable[[], object] | None = None) -> bool:
+        """Sleep for so long, or until it is over, or that comes. Returns whether it is over."""
         until = None if seconds is None else perf_counter() + seconds
-        while not self.is_over() and not (first_of is not None and first_of.n_ended):
+        while not self.is_over() and not (comes is not None and comes()):
             left = None if until is None else until - perf_counter()
             if left is not None and left <= 0:
                 break
@@ -132,6 +133,9 @@ class Course:
         facts = hub.known(source.fn)
         if facts is None:
             self._attach(Leg(self, hub.drivers.trial(), 1))
+            self._sleep(None, lambda: hub.drivers.initialized)
+            if hub.drivers.error is not None:
+                raise hub.drivers.error
             if self._sleep(QUICK_S):
                 self._tell("It was over before it was worth a look.", SERIAL)
                 return
@@ -277,7 +281,7 @@ class Course:
                 return
             each_s = chosen.mode.n_slots / chosen.rate  # what an item should take there
             if not leg.n_ended:  # workers start
-                self._sleep(2.0 + 2 * chosen.start_s + 5 * each_s, leg)
+                self._sleep(2.0 + 2 * chosen.start_s + 5 * each_s, leg.has_begun)
             rate, busy = self._measure(leg, max(window_s, 3 * each_s))
             if rate is None:
                 return

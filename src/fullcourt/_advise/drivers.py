@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import weakref
 from collections.abc import Callable
 from functools import partial
 from time import monotonic
@@ -30,6 +31,7 @@ class Drivers:
 
     Attributes:
         all: those that were opened.
+        initialized: whether an initializer has been run to its end in the trial threads, or there is none.
     """
 
     def __init__(self, hub: Hub, options: dict[str, Any]) -> None:
@@ -40,13 +42,27 @@ class Drivers:
         self._by_threads: dict[int, Driver] = {}
         self._processes: Driver | None = None
         self._process_mode = Mode(0, 1)
+        self._replaced: weakref.WeakSet[Driver] = weakref.WeakSet()
         self._broadcasts: dict[int, Any] = {}  # for worker processes that come later
+        self.initialized = options["initializer"] is None
+        self._init_error: BaseException | None = None
 
     @property
     def error(self) -> BaseException | None:
         """What broke the trial threads, as an initializer that failed; then the pool is broken."""
         trial = self._by_threads.get(2)
-        return trial._broken if trial is not None else None
+        return (trial._broken if trial is not None else None) or self._init_error
+
+    def _initialize(self, *args: Any) -> None:
+        """The initializer of the trial threads: nothing is measured, nor decided, before it is done."""
+        try:
+            self._options["initializer"](*args)
+        except BaseException as error:
+            self._init_error = error
+            raise
+        finally:
+            self.initialized = True
+            self._hub.ring()
 
     @property
     def has_processes(self) -> bool:
@@ -75,7 +91,8 @@ class Drivers:
         with self.opening:
             driver = self._processes
             if driver is not None and self._process_mode != mode and not driver._n_open:
-                driver.close()  # idle, and of another size
+                self._replaced.add(driver)
+                driver.close()  # idle, and of another size; it refuses what somebody hands in just now
                 driver = None
             if driver is None or driver.closed:
                 sender = self._build(
@@ -87,11 +104,18 @@ class Drivers:
                 driver = sender
             return driver, self._process_mode
 
+    def instead_of(self, closed: Driver) -> Driver:
+        """The worker processes that have taken the place of those of another size. Itself: none have."""
+        with self.opening:
+            return closed if self._processes is None or closed not in self._replaced else self._processes
+
     def _build(self, kind: type[Driver], *, processes: int, threads: int | None) -> Driver:
         """Make and open a driver. Under ``_opening``."""
         options = dict(self._options)
         if not processes:
             options.update(start_method=None, preload=())
+            if not self.initialized and threads == 2:
+                options.update(initializer=self._initialize)
         driver = build_driver(processes=processes, threads=threads, kind=kind, **options)
         if isinstance(driver, Sender):
             driver.hub = self._hub

@@ -139,7 +139,9 @@ class Hub:
                             del self._calls[old]
                 calls = self._calls[key] = Calls(self, fn)
         driver = calls.driver
-        if driver is not None and not driver.closed:
+        if driver is not None and driver.closed:
+            driver = calls.driver = self.drivers.instead_of(driver)
+        if driver is not None:
             self.route(call, driver, is_submit=True)
         else:
             future.work = call
@@ -166,11 +168,22 @@ class Hub:
         future._settler = driver
         future.work = None
         try:
-            driver.submit(instead or call.fn, call.args, call.kwargs, future, options=call.options)
+            while True:
+                try:
+                    driver.submit(instead or call.fn, call.args, call.kwargs, future, options=call.options)
+                    break
+                except PoolClosed:
+                    now = self.drivers.instead_of(driver)
+                    if now is driver:
+                        raise
+                    future._settler = driver = now
         except BaseException as error:
             if is_submit and not self.closed:
                 raise
-            future._settle(None, error)
+            if self._terminated:
+                future._settle_cancelled()
+            else:
+                future._settle(None, error)
         self.wake_sleepers()
 
     # -- maps ------------------------------------------------------------------------------------------------------
@@ -316,6 +329,13 @@ class Hub:
         thread = make_thread(run_and_leave, f"{self.name}-auto")
         self.threads.add(thread)
         thread.start()
+
+    def ring(self) -> None:
+        """Something has happened that all who conduct should know."""
+        with self._lock:
+            rings = [course.ring for course in self._courses.values()] + [calls.ring for calls in self._calls.values()]
+        for ring in rings:
+            ring()
 
     def remember(self, fn: Callable[..., Any], facts: Facts) -> None:
         """Keep what was measured, for the next map with the same function."""

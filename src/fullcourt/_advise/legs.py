@@ -157,6 +157,10 @@ class Leg(MapJob):
         """Whether items that were taken have not ended."""
         return bool(self._chunks)
 
+    def has_begun(self) -> bool:
+        """Whether an item has ended here."""
+        return self.n_ended > 0
+
     def forget(self, index: int) -> None:
         """An item that was taken has not run, and will not here."""
         self._ended(index, 1)
