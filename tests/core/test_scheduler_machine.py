@@ -106,6 +106,28 @@ class SchedulerMachine(RuleBasedStateMachine):
         stream = Work(0, 1, estimates=self.estimates, length_known=False)
         self.add(stream, n_calls)
 
+    def may_come_alone(self) -> bool:
+        """As a driver asks: nothing at all is open, workers have one slot and hold one chunk more."""
+        held = any(player.held for player in self.players.values())
+        return not (self.closed or self.open or self.later or held) and self.n_slots == 1
+
+    @precondition(may_come_alone)
+    @rule()
+    def a_call_comes_alone(self) -> None:
+        stream = Work(1, 1, estimates=self.estimates, length_known=False)
+        piece = stream.take(1)
+        worker = self.scheduler.placed_alone(piece, self.now)
+        if worker is None:
+            return  # the driver hands it in as any other
+        assert self.max_tasks is None
+        assert not self.under_pressure
+        self.streams.append(stream)
+        self.open.add((stream.number, 0))
+        player = self.players[worker.id]
+        assert not player.told_to_stop
+        player.n_given += 1
+        player.link.append(piece)
+
     @precondition(work_may_come)
     @rule(
         n_items=st.integers(1, 60),
@@ -145,18 +167,21 @@ class SchedulerMachine(RuleBasedStateMachine):
         player = self.players[worker_id]
         player.slots.append(player.link.popleft())
 
-    def end(self, worker_id: int, piece: Piece, n_tasks: int, seconds: float) -> None:
+    def end(self, worker_id: int, piece: Piece, n_tasks: int, seconds: float, *, alone: bool = False) -> None:
         self.settle(piece.open_tasks[:n_tasks], "ended")
-        self.tell_of_end(worker_id, piece, n_tasks, seconds)
+        self.tell_of_end(worker_id, piece, n_tasks, seconds, alone=alone)
 
-    def tell_of_end(self, worker_id: int, piece: Piece, n_tasks: int, seconds: float) -> None:
+    def tell_of_end(self, worker_id: int, piece: Piece, n_tasks: int, seconds: float, *, alone: bool = False) -> None:
         player = self.players[worker_id]
         player.n_ended += n_tasks
         if piece.done + n_tasks == piece.count:
             player.slots.remove(piece)
             if piece in player.lent:
                 player.lent.remove(piece)
-        self.scheduler.ended(piece, n_tasks, seconds, self.now)
+        if alone:
+            self.scheduler.ended_alone(piece, seconds, self.now)
+        else:
+            self.scheduler.ended(piece, n_tasks, seconds, self.now)
 
     @precondition(lambda self: self.unread())
     @rule(data=st.data())
@@ -168,6 +193,16 @@ class SchedulerMachine(RuleBasedStateMachine):
     def a_chunk_ends(self, data: st.DataObject, seconds: float) -> None:
         worker_id, piece = data.draw(st.sampled_from(self.running()))
         self.end(worker_id, piece, len(piece.open_tasks), seconds)
+
+    @precondition(lambda self: self.max_tasks is None and self.n_slots == 1 and self.calls_running())
+    @rule(data=st.data(), seconds=SECONDS)
+    def a_call_that_came_alone_ends(self, data: st.DataObject, seconds: float) -> None:
+        """Much may have come meanwhile."""
+        worker_id, piece = data.draw(st.sampled_from(self.calls_running()))
+        self.end(worker_id, piece, 1, seconds, alone=True)
+
+    def calls_running(self) -> list[tuple[int, Piece]]:
+        return [(i, piece) for i, piece in self.running() if piece.count == 1 and not piece.done]
 
     @precondition(lambda self: self.running())
     @rule(data=st.data(), seconds=SECONDS)

@@ -11,6 +11,7 @@ from typing import Any
 from fullcourt._core.scheduler import Scheduler
 from fullcourt._engines import driver as driver_module
 from fullcourt._engines import future as future_module
+from fullcourt._engines import lane as lane_module
 from fullcourt._engines import roles as roles_module
 from fullcourt._engines import supervisor as supervisor_module
 from fullcourt._engines.driver import Driver
@@ -24,7 +25,7 @@ from fullcourt._transport.remote_errors import dump_exception
 from fullcourt.errors import TaskCancelled
 from tests.interleave.interleaver import Interleaver, Queue
 
-MODULES = [driver_module, roles_module, future_module, supervisor_module]
+MODULES = [driver_module, lane_module, roles_module, future_module, supervisor_module]
 
 
 class Death(BaseException):
@@ -54,7 +55,7 @@ class Worker:
         self.n_done = 0
         self.busy_s = 0.0
         self.started_at = 0.0
-        self.link = SimpleNamespace(bytes_in=0, bytes_out=0)
+        self.link = SimpleNamespace(bytes_in=0, bytes_out=0, flush=lambda: None)
         self.frames = Queue(engine.world)
         self.started: Any = None
         self.results: list[Any] = []
@@ -109,6 +110,7 @@ class FakeEngine:
     can_take_back = True
     can_stop = can_kill = True
     abandons_at_once = False
+    awaits_one = True
     n_slots = 1
 
     def __init__(self, world: Interleaver) -> None:
@@ -181,6 +183,11 @@ class FakeEngine:
             if type(event) is Lost:
                 self.handles.pop(event.handle.id, None)
         return events
+
+    def sole_frame(self, ready: Any, handle: Worker) -> Any:
+        if len(self._arrived) == 1 and type(self._arrived[0]) is FrameArrived and self._arrived[0].handle is handle:
+            return self._arrived.popleft()
+        return None
 
     def wake(self) -> None:
         self._woken = True

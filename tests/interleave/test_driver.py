@@ -12,7 +12,8 @@ from fullcourt._engines import driver as driver_module
 from fullcourt._engines.driver import Driver
 from fullcourt._engines.future import Future
 from fullcourt._engines.jobs import MAP, MapJob
-from fullcourt.errors import WorkerDied
+from fullcourt._engines.lane import Lane
+from fullcourt.errors import PoolClosed, TaskCancelled, WorkerDied
 from tests.interleave.fake_engine import MODULES, die, end, make_driver, nap
 from tests.interleave.interleaver import Interleaver, explore
 
@@ -45,6 +46,9 @@ class Outcomes:
 
     def check(self) -> None:
         assert sorted(self.ended) == list(range(len(self.futures)))
+        self.check_end()
+
+    def check_end(self) -> None:
         assert len(set(self.ran)) == len(self.ran), f"ran twice: {self.ran}"
         assert self.driver._n_open == 0
         assert not self.driver.scheduler.workers
@@ -248,6 +252,70 @@ def test_a_call_comes_while_another_thread_replaces_a_worker_that_died() -> None
             assert seen == [WorkerDied]
             assert more == [1, 4, 9]
             all_.check()
+
+        return check
+
+    explore(scenario, MODULES, n_random=60, n_preempted=120)
+
+
+def called(all_: Outcomes, *fns: Any) -> list[Any]:
+    """Calls that are waited for, one after the other: by number, or of these functions."""
+    seen: list[Any] = []
+    for fn in fns:
+        i = next(all_._numbers)
+        try:
+            seen.append(all_.driver.call(by_number, (i,), {}) == i * i if fn is None else all_.driver.call(fn, (), {}))
+        except (cf.CancelledError, PoolClosed, WorkerDied) as error:
+            seen.append(type(error))
+    return seen
+
+
+@pytest.mark.parametrize("n_workers", [1, 2])
+def test_calls_that_are_waited_for_meet_those_of_others(n_workers: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    ways: list[bool] = []
+    monkeypatch.setattr(Lane, "run", lambda lane, call, run=Lane.run: ways.append(run(lane, call)) or ways[-1])
+
+    def scenario(world: Interleaver) -> Any:
+        all_ = new(world, n_workers)
+        seen: list[Any] = []
+        more: list[Any] = []
+        actors = [
+            world.add("one", lambda: seen.extend(called(all_, None, die, None))),
+            world.add("two", lambda: seen.extend(called(all_, None, None))),
+            world.add("three", lambda: more.extend(outcome(all_.submit()) for _ in range(2))),
+        ]
+        world.add("end", lambda: end(world, all_.driver, actors))
+
+        def check() -> None:
+            assert sorted(map(str, seen)) == sorted(map(str, [True, True, True, True, WorkerDied]))
+            assert more == [future.number**2 for future in all_.futures]  # type: ignore[attr-defined]
+            assert len(all_.ran) == 6
+            all_.check_end()
+
+        return check
+
+    explore(scenario, MODULES, n_random=80, n_preempted=160)
+    assert {True, False} <= set(ways)
+
+
+@pytest.mark.parametrize("how", ["close", "terminate"])
+def test_a_pool_ends_beside_a_call_that_is_waited_for(how: str) -> None:
+    def scenario(world: Interleaver) -> Any:
+        all_ = new(world)
+        seen: list[Any] = []
+        actors = [
+            world.add("caller", lambda: seen.extend(called(all_, None, None))),
+            world.add("ender", getattr(all_.driver, how)),
+        ]
+        world.add("end", lambda: end(world, all_.driver, actors))
+
+        def check() -> None:
+            refused = [one for one in seen if one is not True]
+            assert len(seen) == 2
+            assert set(refused) <= ({PoolClosed} if how == "close" else {PoolClosed, TaskCancelled})
+            assert seen[: 2 - len(refused)] == [True] * (2 - len(refused))
+            assert len(all_.ran) >= 2 - len(refused)
+            all_.check_end()
 
         return check
 

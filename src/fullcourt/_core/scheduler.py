@@ -508,6 +508,49 @@ class Scheduler:
         self._hold(worker, chunk, now)
         return worker.id
 
+    def placed_alone(self, chunk: Chunk, now: float) -> Worker | None:
+        """:meth:`placed_at_once`, written out for where nothing at all is open and a worker has one slot, and a window.
+
+        None: it is to go another way.
+        """
+        idle = self.idle
+        if not idle or self.actions or self.under_pressure or self.max_tasks is not None:
+            return None
+        worker = idle.pop(next(reversed(idle)))
+        mean_s = chunk.estimate.mean_s
+        chunk.expected_s = worker.load_s = UNKNOWN_S if mean_s is None else mean_s
+        worker.progress_at = worker.holding_since = now
+        chunk.worker_id = worker.id
+        worker.sent[chunk.id] = chunk
+        worker.n_given += 1
+        self.n_sent_tasks += 1
+        return worker
+
+    def ended_alone(self, chunk: Chunk, seconds: float, now: float) -> None:
+        """:meth:`ended`, written out for such a task, if nothing else has come meanwhile."""
+        worker = self.workers.get(chunk.worker_id or 0)
+        if (
+            worker is None
+            or self.streams
+            or self.returned
+            or self.laden
+            or worker.stopping
+            or worker.resting
+            or worker.lent
+            or len(worker.sent) > 1
+        ):
+            self.ended(chunk, 1, seconds, now)
+            return
+        chunk.done = 1
+        chunk.estimate.add(1, seconds)
+        chunk.worker_id = None
+        worker.sent.clear()
+        worker.load_s = 0.0
+        worker.progress_at = now
+        worker.held_s += now - worker.holding_since
+        self.n_sent_tasks -= 1
+        self.idle[worker.id] = self.roomy[worker.id] = worker
+
     def _give(self, worker: Worker, chunk: Chunk, now: float) -> None:
         self._hold(worker, chunk, now)
         self.actions.append(("send", worker.id, chunk))

@@ -38,7 +38,8 @@ from fullcourt._core.options import Durations, Options
 from fullcourt._core.scheduler import Action, Scheduler
 from fullcourt._engines.accounts import annotate, call_of, death, describe_task, take_statistics
 from fullcourt._engines.future import Future
-from fullcourt._engines.jobs import Call, CallStream, MapChunk, MapJob, Settlement, StreamJob
+from fullcourt._engines.jobs import SENT, Call, CallStream, MapChunk, MapJob, Settlement, StreamJob
+from fullcourt._engines.lane import Lane
 from fullcourt._engines.linked import Broken, FrameArrived, Handle, Lost, Orphaned
 from fullcourt._engines.nested import Lending, Relay, Relays, nested_priority
 from fullcourt._engines.roles import Roles, wait_aside
@@ -67,7 +68,6 @@ BURST = 2
 MAX_ESTIMATES = 512
 # Of single calls, one in 16 is timed while it is pickled: reading the clock costs a tenth of that pickling.
 SAMPLED = 15
-SENT: tuple[bytes, list[Any]] = (b"", [])  # the payload of a call that has ended
 # Below this a task is not worth a frame of its own; so long its item may wait for company.
 TINY_S = 0.0001
 HOLD_S = 0.001
@@ -121,6 +121,7 @@ class Driver:
         self._limited = limits is not None
         self._n_oom_kills = n_oom_kills() if engine.needs_driving else 0
         self.supervisor = Supervisor(self, limits or Limits())
+        self._lane = Lane(self) if Lane.fits(self) else None
         self._estimates: dict[object, Estimate] = {}  # where functions are not pickled
         # An engine whose own threads settle futures has nobody who waits for the moment that something is due.
         self.timekeeper = Timekeeper(self.tend, lambda: self.supervisor.due, name)
@@ -169,8 +170,10 @@ class Driver:
         call = self._prepare(fn, args, kwargs, future, options)
         if call is not None:
             with self.roles.shield:
-                self._hand_in(call)
-                if self.engine.needs_driving:
+                done = self._lane is not None and self._lane.run(call)
+                if not done:
+                    self._hand_in(call)
+                if not done and self.engine.needs_driving:
                     if self.scheduler.actions:
                         self._perform()
                     if self._outcomes or self._deferred:
@@ -200,7 +203,7 @@ class Driver:
                 sampled = not (self.n_done & SAMPLED)
                 began = perf_counter() if sampled else 0.0
                 function = self.functions.get(fn)
-                payload = self.engine.codec.encode((args, kwargs))
+                payload = self.engine.codec.encode_call(args, kwargs)
                 if sampled:
                     self.pickling_s += (perf_counter() - began) * (SAMPLED + 1)
             except PicklingError as error:

@@ -204,6 +204,7 @@ class NestedEngine:
     can_stop = False  # by its driver's own means: the pool does it
     can_kill = True
     abandons_at_once = False
+    awaits_one = False
 
     def __init__(self, place: Place) -> None:
         self.n_slots = place.face.n_slots

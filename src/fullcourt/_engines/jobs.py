@@ -44,6 +44,9 @@ class Failure:
         return False
 
 
+SENT: tuple[bytes, list[Any]] = (b"", [])  # the payload of a call that has ended
+
+
 class Call(Chunk):
     """One call by ``submit`` or ``apply_async``: a chunk of a single task."""
 

@@ -120,6 +120,7 @@ class RemoteEngine(abc.ABC):
     can_stop = True  # whether a running task can be ended
     can_kill = True  # whether a worker can be
     abandons_at_once = False  # whether not even a soft way is tried, or its end waited for
+    awaits_one = False  # whether it has `sole_frame`
     _make_frame: Callable[..., Any]
     _make_frame_for_all: Callable[..., Any]  # for more than one receiver, so not in a block that comes back
 
@@ -341,6 +342,8 @@ def with_function_rights(buffers: list[Any], function: Any) -> Buffers:
 class LinkedEngine(RemoteEngine):
     """Workers behind the fast links of Linux."""
 
+    awaits_one = True
+
     def __init__(self, n_slots: int, name: str, codec: Codec) -> None:
         super().__init__(n_slots, name, codec)
         self._arena = pool_arena()
@@ -389,6 +392,19 @@ class LinkedEngine(RemoteEngine):
             if source is not None:
                 source(events)
         return events
+
+    def sole_frame(self, ready: Sequence[tuple[int, int]], handle: Handle) -> FrameArrived | None:
+        """Receive what this worker has sent, if that is all that has come. None: nothing was received."""
+        if len(ready) != 1 or ready[0][0] != handle.link.fileno():
+            return None
+        try:
+            received = handle.link.receive()
+        except BlockingIOError:
+            return None
+        if received is None:  # its end, which is told again
+            return None
+        handle.n_due -= 1
+        return FrameArrived(handle, *received)
 
     def wake(self) -> None:
         """Make a thread that is in :meth:`poll` return."""

@@ -80,6 +80,7 @@ class LocalEngine:
     can_stop = False
     can_kill = False
     abandons_at_once = True
+    awaits_one = False
     codec = None
 
     def __init__(

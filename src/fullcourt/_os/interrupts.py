@@ -48,9 +48,10 @@ class Shield:
     One shield serves one pool. Only the main thread touches its state. It can be entered again within itself.
     """
 
-    __slots__ = ("_depth", "_main", "_old", "_pending", "open")
+    __slots__ = ("_depth", "_main", "_mine", "_old", "_pending", "open")
 
     def __init__(self) -> None:
+        self._mine = self._handle  # one object, to be told by its identity
         self._main = threading.main_thread().ident
         self._depth = 0
         self._old: Any = None
@@ -64,7 +65,7 @@ class Shield:
             # In this order, an interrupt between any two of these lines either changes nothing or is held back.
             old = _signal.getsignal(_signal.SIGINT)
             if callable(old):
-                _signal.signal(_signal.SIGINT, self._handle)
+                _signal.signal(_signal.SIGINT, self._mine)
                 self._old = old
         self._depth += 1
 
@@ -75,7 +76,7 @@ class Shield:
         if self._depth == 0 and self._old is not None:
             old, self._old = self._old, None
             # The user's code inside (a callback) may have set a handler of its own: then that one stays.
-            if _signal.getsignal(_signal.SIGINT) == self._handle:
+            if _signal.getsignal(_signal.SIGINT) is self._mine:
                 _signal.signal(_signal.SIGINT, old)
             self._deliver(old)
 

@@ -40,6 +40,9 @@ MAX_BUFFERS = 4096
 # Plain pickle takes a connection for its descriptor's number, which means nothing elsewhere.
 CONNECTION = b"multiprocessing.connection"
 
+# What the pickler writes by itself, without asking anybody: nothing of `__main__` can be in there, nor any buffer.
+ATOMS = frozenset((type(None), bool, int, float, str, bytes))
+
 Encoded = tuple[bytes, list[pickle.PickleBuffer]]
 Reducers = Mapping[type, Callable[[Any], Any]]
 
@@ -91,6 +94,8 @@ class Codec:
         Raises:
             PicklingError: neither pickle nor cloudpickle can; the message names the attribute that stands in the way.
         """
+        if type(obj) in ATOMS:
+            return pickle.dumps(obj, PROTOCOL), []
         buffers: list[pickle.PickleBuffer] = []
         try:
             if self.reducers is None:
@@ -133,6 +138,15 @@ class Codec:
             pickler.dispatch_table = self.reducers
             pickler.dump(obj)
             return file.getvalue()
+
+    def encode_call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Encoded:
+        """:meth:`encode` for a call's arguments, which are plain numbers and text as a rule."""
+        if kwargs:
+            return self.encode((args, kwargs))
+        for arg in args:
+            if type(arg) not in ATOMS:
+                return self.encode((args, kwargs))
+        return pickle.dumps((args, kwargs), PROTOCOL), []
 
     def encode_by_value(self, obj: object) -> Encoded:
         """As :meth:`encode`, with what belongs to ``__main__`` by value."""
