@@ -715,3 +715,60 @@ def test_finding_the_next_worker_steps_over_no_others() -> None:
     looked_at = 0
     scheduler.ended(piece, 1, 1.0, 1.0)
     assert looked_at <= 8  # a thief looks at eight
+
+
+# -- single calls before maps -----------------------------------------------------------------------------------------
+
+
+def laden(n_workers: int = 1, **options: Any) -> tuple[Scheduler, Work]:
+    """Workers that run one item of a map for 10 ms, with another unread, while more wait."""
+    scheduler = opened(n_workers, **options)
+    stream = Work(100, 1)
+    stream.estimate.mean_s = 0.01
+    fill(scheduler, stream)
+    actions(scheduler)
+    return scheduler, stream
+
+
+def call(priority: int = 0) -> Piece:
+    return Work(1, 1, priority=priority).take(1)
+
+
+def test_a_call_goes_before_what_a_map_has_unread() -> None:
+    scheduler, _ = laden()
+    unread = held(scheduler, 1)[1:]
+    lone = call()
+    assert scheduler.overtook(lone, 0, 0.001)
+    assert actions(scheduler) == [("take_back", 1), ("send", 1, (0, 1))]
+    scheduler.taken_back(list(unread), 0.001)
+    assert held(scheduler, 1)[:2][1] is lone
+    end_all(scheduler, 1)
+    assert actions(scheduler)[0] == ("send", 1, (1, 1))  # and then what was taken back
+
+
+def test_a_worker_is_overtaken_by_one_call_at_a_time() -> None:
+    scheduler, _ = laden()
+    first = call()
+    assert scheduler.overtook(first, 0, 0.001)
+    assert not scheduler.overtook(call(), 0, 0.001)
+    scheduler.ended(first, 1, 0.0, 0.01)
+    assert scheduler.overtook(call(), 0, 0.011)
+
+
+def test_the_worker_that_will_be_free_first_is_overtaken_but_none_that_seems_stuck() -> None:
+    scheduler, _ = laden(2)
+    scheduler.workers[1].progress_at = 0.005
+    assert scheduler.overtook(call(), 0, 0.009)
+    assert actions(scheduler)[0] == ("take_back", 2)
+    scheduler, _ = laden(2)
+    assert not scheduler.overtook(call(), 0, 1.0)
+
+
+def test_no_call_goes_before_what_is_more_urgent_or_where_nothing_can_come_back() -> None:
+    scheduler, _ = laden()
+    assert not scheduler.overtook(call(), -1, 0.001)
+    assert scheduler.overtook(call(1), 1, 0.001)
+    scheduler, _ = laden(may_take_back=False)
+    assert not scheduler.overtook(call(), 0, 0.001)
+    scheduler = opened(1)
+    assert not scheduler.overtook(call(), 0, 0.001)  # nothing waits: it is placed at once

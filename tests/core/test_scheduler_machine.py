@@ -106,6 +106,21 @@ class SchedulerMachine(RuleBasedStateMachine):
         stream = Work(0, 1, estimates=self.estimates, length_known=False)
         self.add(stream, n_calls)
 
+    @precondition(work_may_come)
+    @rule(priority=st.sampled_from([0, 0, 1, -1]))
+    def a_call_comes_that_may_overtake(self, priority: int) -> None:
+        stream = Work(1, 1, estimates=self.estimates, length_known=False)
+        stream.priority = priority
+        piece = stream.take(1)
+        waiting = [other.priority for other in self.scheduler.streams]
+        if self.scheduler.overtook(piece, priority, self.now):
+            assert self.may_take_back
+            assert waiting
+            assert max(waiting) <= priority
+            assert len(self.players[piece.worker_id].held) > self.n_slots
+            self.streams.append(stream)
+            self.open.add((stream.number, 0))
+
     def may_come_alone(self) -> bool:
         """As a driver asks: nothing at all is open, workers have one slot and hold one chunk more."""
         held = any(player.held for player in self.players.values())

@@ -9,11 +9,13 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from fullcourt import Pool
+from fullcourt._core.scheduler import Scheduler
 from fullcourt._engines.lane import Lane
 from fullcourt.errors import PoolClosed, WorkerDied
 
@@ -162,3 +164,33 @@ def test_the_pool_ends_meanwhile(how: str, ways: list[bool]) -> None:
     with pytest.raises(PoolClosed):
         pool.apply(square, (2,))
     assert ways[0] is True
+
+
+def note(job: tuple[str, str]) -> None:
+    folder, word = job
+    with open(f"{folder}/journal", "a") as journal:
+        journal.write(f"{word}\n")
+    if word == "slow":
+        time.sleep(0.3)
+    while word == "held" and not os.path.exists(f"{folder}/gate"):
+        time.sleep(0.001)
+
+
+def test_a_call_goes_before_what_a_map_has_sent_ahead(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    taken_back: list[Any] = []
+    own = Scheduler.taken_back
+    monkeypatch.setattr(Scheduler, "taken_back", lambda *args: taken_back.append(own(*args)))
+    folder, journal = str(tmp_path), tmp_path / "journal"
+    journal.touch()
+    words = ["slow", "slow", "held", *["item"] * 5]
+    with Pool(1, start_method="fork") as pool, cf.ThreadPoolExecutor(1) as threads:
+        running = pool.map_async(note, [(folder, word) for word in words], 1)
+        while journal.read_text().count("held") < 1:
+            time.sleep(0.001)
+        call = threads.submit(pool.apply, note, ((folder, "call"),))  # one is held, one lies unread
+        while not taken_back:
+            time.sleep(0.001)
+        (tmp_path / "gate").touch()
+        call.result(60)
+        running.get(60)
+    assert journal.read_text().split() == ["slow", "slow", "held", "call", *["item"] * 5]

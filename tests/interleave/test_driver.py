@@ -298,6 +298,40 @@ def test_calls_that_are_waited_for_meet_those_of_others(n_workers: int, monkeypa
     assert {True, False} <= set(ways)
 
 
+@pytest.mark.parametrize("n_workers", [1, 2])
+def test_calls_go_before_what_a_map_has_sent(n_workers: int) -> None:
+    overtook: list[bool] = []
+
+    def scenario(world: Interleaver) -> Any:
+        all_ = new(world, n_workers)
+        numbers = all_._numbers
+        next(numbers)  # the map's first item is 0, and so on
+        for _ in range(8):
+            next(numbers)
+        scheduler = all_.driver.scheduler
+        own = scheduler.overtook
+        scheduler.overtook = lambda *args: overtook.append(own(*args)) or overtook[-1]  # type: ignore[method-assign, func-returns-value]
+        future = start_map(all_, 9, 1)
+        seen: list[Any] = []
+        map_seen: list[Any] = []
+        actors = [
+            world.add("waiter", lambda: map_seen.extend(outcome(future))),
+            world.add("one", lambda: seen.extend(called(all_, None, die, None))),
+            world.add("two", lambda: seen.extend(called(all_, None))),
+        ]
+        world.add("end", lambda: end(world, all_.driver, actors))
+
+        def check() -> None:
+            assert map_seen == [i * i for i in range(9)]
+            assert sorted(map(str, seen)) == sorted(map(str, [True, True, True, WorkerDied]))
+            all_.check_end()
+
+        return check
+
+    explore(scenario, MODULES, n_random=60, n_preempted=120)
+    assert {True, False} <= set(overtook)
+
+
 @pytest.mark.parametrize("how", ["close", "terminate"])
 def test_a_pool_ends_beside_a_call_that_is_waited_for(how: str) -> None:
     def scenario(world: Interleaver) -> Any:

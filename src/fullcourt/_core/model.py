@@ -119,6 +119,7 @@ class Worker:
         "load_s",
         "n_given",
         "n_grown",
+        "overtaken_by",
         "progress_at",
         "resting",
         "retiring",
@@ -138,4 +139,5 @@ class Worker:
         self.stopping = False
         self.lent: dict[int, None] = {}
         self.n_grown = 0  # slots that it has in place of lent ones
+        self.overtaken_by = 0  # the last chunk that went before what it had not read
         self.resting = False

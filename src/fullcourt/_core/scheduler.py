@@ -23,6 +23,8 @@ Invariants (``check`` asserts them; the property tests call it after every event
    where they would be more than ``max_workers`` together with those wholly lent. With ``grows``, the worker itself gets
    a slot for each lent one.
 7. Nested tasks go before all others, the deepest first: so those that wait for them are few.
+8. A single task that comes while maps fill all links goes before what lies unread in one of them, which comes back and
+   is sent again: one such task at a time for each worker.
 """
 
 from __future__ import annotations
@@ -507,6 +509,35 @@ class Scheduler:
             return 0
         self._hold(worker, chunk, now)
         return worker.id
+
+    def overtook(self, chunk: Chunk, priority: int, now: float) -> bool:
+        """A single task came while others wait: it goes before what lies unread in a worker's link, if one may.
+
+        So one call does not wait for two chunks of a map that fill that link, and for the moment that there is room.
+        Each worker is overtaken by one at a time: a burst of calls takes its turn with the maps.
+        """
+        if not self.may_take_back or self.under_pressure or self.max_tasks is not None or self.returned:
+            return False
+        if not self.streams or self.streams[0].priority > priority:
+            return False
+        best: Worker | None = None
+        best_s = 0.0
+        for i, worker in enumerate(self.laden.values()):
+            first = next(iter(worker.sent.values()))
+            expected_s = (first.estimate.mean_s or UNKNOWN_S) * (first.count - first.done)
+            left_s = abs(expected_s - (now - worker.progress_at))  # one that is overdue may be stuck in a long task
+            free = worker.overtaken_by not in worker.sent and not worker.stopping and not worker.resting
+            if free and left_s <= max(expected_s, STILL_S) and (best is None or left_s < best_s):
+                best, best_s = worker, left_s
+            if i == 7:  # as in `_steal`
+                break
+        if best is None:
+            return False
+        best.overtaken_by = chunk.id
+        self.actions.append(("take_back", best.id))
+        self._hold(best, chunk, now)
+        self.actions.append(("send", best.id, chunk))
+        return True
 
     def placed_alone(self, chunk: Chunk, now: float) -> Worker | None:
         """:meth:`placed_at_once`, written out for where nothing at all is open and a worker has one slot, and a window.

@@ -241,7 +241,7 @@ class Driver:
             has_actions = self.scheduler.actions and not self.is_nested
             at_once = not (gathers or has_actions or self.engine.runs_inline)
             worker_id = self.scheduler.placed_at_once(call, now) if at_once else 0
-            if not worker_id:
+            if not worker_id and not (at_once and self._overtook(call, priority, now)):
                 self._have_wait(call, priority, now, gathers=gathers)
         if worker_id:
             problem = self.engine.send(worker_id, call)
@@ -249,6 +249,11 @@ class Driver:
                 self._settle(self._cannot_send(call, worker_id, problem))
             elif call.options is not None and call.options.is_watched:
                 self._watch(call, worker_id)
+
+    def _overtook(self, call: Call, priority: int, now: float) -> bool:
+        """No worker has room for a call: whether it goes before a map's items. Not before calls of its own thread."""
+        stream = self._streams.get((threading.get_ident(), priority) if priority else threading.get_ident())
+        return (stream is None or not stream.n_live) and self.scheduler.overtook(call, priority, now)
 
     def _have_wait(self, call: Call, priority: int, now: float, *, gathers: bool) -> None:
         """No worker has room for a call, others wait already, or it gathers: it goes to its thread's stream.
