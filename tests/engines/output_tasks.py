@@ -163,6 +163,10 @@ def is_enabled(name: str, level: int) -> bool:
     return logging.getLogger(name).isEnabledFor(level)
 
 
+def is_enabled_at_info(name: str) -> bool:
+    return logging.getLogger(name).isEnabledFor(logging.INFO)
+
+
 def warn(text: str, category: type[Warning] = UserWarning) -> str:
     warnings.warn(text, category, stacklevel=1)
     return text

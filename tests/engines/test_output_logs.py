@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+import time
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,6 +13,9 @@ from typing import Any
 import pytest
 
 import fullcourt
+from fullcourt import Pool
+from fullcourt._engines.forwarding import Forwarder
+from fullcourt._engines.output import OutputSettings
 from tests.engines import output_tasks as tasks
 from tests.engines.output_harness import FEW, KINDS, Records
 
@@ -104,6 +108,25 @@ def test_levels_are_the_program_s_also_when_they_change(
     logging.disable(logging.NOTSET)
     assert ask("app.part", logging.ERROR)
     assert not records.records
+
+
+def test_a_task_does_not_begin_before_what_was_sent_ahead_of_it_is_heard(
+    records: Records, app: logging.Logger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another slot's thread may have received it."""
+    own = Forwarder.apply
+
+    def apply_slowly(forwarder: Forwarder, settings: OutputSettings) -> None:
+        time.sleep(0.1)
+        own(forwarder, settings)
+
+    monkeypatch.setattr(Forwarder, "apply", apply_slowly)  # in the worker, which is a fork
+    with Pool(1, threads=2, start_method="fork") as pool:
+        for level in (logging.DEBUG, logging.ERROR, logging.DEBUG, logging.ERROR):
+            app.setLevel(level)
+            assert pool.apply(tasks.is_enabled, ("app.part", logging.INFO)) == (level == logging.DEBUG)
+            app.setLevel(logging.WARNING)
+            assert pool.map(tasks.is_enabled_at_info, ["app.part"] * 3) == [False] * 3
 
 
 @few

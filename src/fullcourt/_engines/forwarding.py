@@ -54,6 +54,8 @@ class Forwarder:
         for stream in (sys.stdout, sys.stderr, sys.__stdout__, sys.__stderr__):
             if type(stream) is io.TextIOWrapper and stream not in self._originals:
                 self._originals.append(stream)
+        self._version = settings.version
+        self._heard = threading.Condition()
         self.slots: dict[int, Journal] = {}  # of the threads that run tasks
         self._saved = (sys.stdout, sys.stderr, warnings.showwarning, logging.lastResort)
         self._out = sys.stdout = cast("Any", ForwardedStream(self, OUT, sys.stdout))
@@ -154,7 +156,20 @@ class Forwarder:
 
     def hear(self, payload: bytes | memoryview) -> None:
         """The program's settings have changed."""
-        self.apply(pickle.loads(payload))
+        settings = pickle.loads(payload)
+        with self._heard:
+            try:
+                if settings.version > self._version:  # two threads of the program may have sent theirs at once
+                    self.apply(settings)
+            finally:
+                self._version = max(self._version, settings.version)
+                self._heard.notify_all()
+
+    def wait_for(self, version: float) -> None:
+        """Wait until settings have been heard that came before a task: another slot's thread has received them."""
+        if self._version < version:
+            with self._heard:
+                self._heard.wait_for(lambda: self._version >= version)
 
     def apply(self, settings: OutputSettings) -> None:
         """Set levels, handlers and filters as the program has them; what a task has changed since stays."""

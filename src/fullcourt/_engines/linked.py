@@ -56,7 +56,7 @@ class Handle:
         self.pidfd = -1
         self.replies: Replies | None = None  # where answers to its nested tasks go, over the fast link
         self.known: set[int] = set()  # functions that it has
-        self.told = 0  # the version of the output settings that it has
+        self.told = 0  # the version of the output settings that it was sent last
         self.mid_line: set[int] = set()  # of its streams, those whose last line has not ended
         self.at_end = False  # its link has reported end-of-file
         self.ready = False
@@ -137,8 +137,10 @@ class RemoteEngine(abc.ABC):
         """What workers that start from now on are told at their start; None: they forward nothing."""
         if self.output is None:
             return None
-        self.version_at_start = self.output.look()
-        return self.output.settings
+        self.output.look()
+        settings = self.output.settings
+        self.version_at_start = settings.version
+        return settings
 
     def send(self, worker_id: int, chunk: Any) -> PicklingError | None:
         """Send a chunk to a worker. Returns what is wrong with it if it will not pickle; a dead worker is no error."""
@@ -159,25 +161,26 @@ class RemoteEngine(abc.ABC):
             handle.known.add(function.id)
             if function.rights is not None:
                 buffers = with_function_rights(buffers, function)
+        if self.output is not None and handle.told != self.output.look():
+            self._tell_settings(handle, self.output)
         try:
             frame = self._make_frame(
-                chunk.kind, function.id, chunk.id, chunk.start, chunk.count, 0.0, data, payload, buffers
+                chunk.kind, function.id, chunk.id, chunk.start, chunk.count, handle.told, data, payload, buffers
             )
         except OSError as error:  # no descriptor or no memory left for a block
             problem = PicklingError(f"a task's arguments could not be put into a memory block: {error}")
             problem.__cause__ = error
             return problem
-        if self.output is not None and handle.told != self.output.look():
-            self._tell_settings(handle, self.output)
         handle.n_due += 1
         handle.link.send(frame)
         return None
 
     def _tell_settings(self, handle: Handle, output: Output) -> None:
         """What the program wants to have of logs and warnings has changed: the worker learns of it before the task."""
-        handle.told = output.version
-        frame = self._make_frame(frames.SETTINGS, 0, 0, 0, 0, 0.0, b"", pickle.dumps(output.settings), [])
+        settings = output.settings
+        frame = self._make_frame(frames.SETTINGS, 0, 0, 0, 0, 0.0, b"", pickle.dumps(settings), [])
         handle.link.send(frame)
+        handle.told = settings.version  # after it was sent: no other thread's task may come before it
 
     def take_back(self, worker_id: int) -> list[int]:
         """Take back what a worker has not read. Returns the chunks' ids."""
@@ -426,7 +429,8 @@ class LinkedEngine(RemoteEngine):
                 if self.output is not None and handle.told != self.output.look():
                     self._tell_settings(handle, self.output)
                 handle.n_due += 1
-                handle.link.send_small(pack(CALL, 0, function_id, chunk.id, 0, 1, 0, 0.0) + payload, chunk.id)
+                frame = pack(CALL, 0, function_id, chunk.id, 0, 1, 0, handle.told) + payload
+                handle.link.send_small(frame, chunk.id)
                 return None
         return super().send(worker_id, chunk)
 

@@ -19,7 +19,7 @@ import threading
 import traceback
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any, TextIO, cast
 
 from fullcourt._transport import frames
@@ -48,6 +48,7 @@ class OutputSettings:
         disabled: what ``logging.disable`` was called with, 0 if it was not.
         filters: those of `warnings`, each pickled.
         terminals: whether stdout and stderr are terminals.
+        version: higher with each change.
     """
 
     levels: dict[str, int]
@@ -55,6 +56,7 @@ class OutputSettings:
     disabled: int
     filters: tuple[bytes, ...]
     terminals: tuple[bool, bool]
+    version: int = field(default=0, compare=False)
 
 
 class Output:
@@ -99,7 +101,7 @@ class Output:
             self._n_handlers = len(root.handlers)
             settings = read_settings(filters)
             if settings != self.settings:
-                self.settings = settings
+                self.settings = replace(settings, version=self.version + 1)
                 self.version += 1
             return self.version
 

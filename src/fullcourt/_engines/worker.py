@@ -147,6 +147,8 @@ class Worker:
         receive = self._end.receive
         if self._forwarder is not None:
             self._forwarder.slots[threading.get_ident()] = journal
+        # Where there is one slot, its own thread has heard whatever came before.
+        waits_for = self._forwarder.wait_for if self._forwarder is not None and self._n_slots > 1 else None
         if slot_index:
             limit_this_thread()  # the first has it from the program's main thread, or from the environment
         try:
@@ -165,6 +167,8 @@ class Worker:
                     if self._forwarder is not None:
                         self._forwarder.hear(read_body(data, fields, attached).payload)
                     continue
+                if waits_for is not None:
+                    waits_for(fields[7])
                 self._run_frame(journal, fields, data, attached)
                 received = data = attached = None  # hold nothing while waiting
         except OSError:

@@ -14,7 +14,8 @@ A frame is one datagram of a ``SOCK_SEQPACKET`` socket (one message of the porta
          16-19 start            index of the first task in its job
          20-23 count            tasks in this frame
          24-27 function bytes   length of the function's pickle at the head of the body; 0: the worker has it
-         28-35 seconds          how long the tasks ran (worker to pool)
+         28-35 seconds          how long the tasks ran (worker to pool); the version of the SETTINGS that were sent
+                                before these tasks, which another slot's thread may have received (to a worker)
          36-   body             inline: [function's pickle][payload's pickle]
                                 BLOCK: one u64 per part, the parts' lengths; in the block each part starts at a
                                 multiple of 64 bytes, in the order: function, payload, out-of-band buffers
