@@ -139,6 +139,9 @@ class FakeEngine:
         if worker is not None:
             worker.frames.put(chunk)
 
+    def send_encoded(self, handle: Worker, chunk: Any, payload: bytes, buffers: Any) -> None:
+        handle.frames.put(chunk)
+
     def take_back(self, worker_id: int) -> list[int]:
         worker = self.handles.get(worker_id)
         if worker is None:

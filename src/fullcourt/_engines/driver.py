@@ -778,7 +778,7 @@ class Driver:
         try:
             if kind == frames.REPLIES_OPEN:
                 return None, None
-            if kind == frames.RESULT and not flags and not self.relays.open:
+            if frames.RESULT <= kind <= frames.RESULTS and not flags and not self.relays.open:  # as most
                 return decode(memoryview(event.data)[frames.HEADER_BYTES :]), None
             body = read_body(event.data, event.fields, event.fd)
             if kind >= frames.NESTED or event.fields[3] in self.relays.open:

@@ -21,14 +21,14 @@ from time import monotonic
 from typing import Any
 
 from fullcourt._core.model import Chunk
-from fullcourt._engines.jobs import Call, MapChunk
+from fullcourt._engines.jobs import MapChunk
 from fullcourt._engines.output import Output, OutputSettings
 from fullcourt._os.inherited import note_holder
 from fullcourt._os.soft_stop import STOP_SIGNAL
 from fullcourt._transport import frames
 from fullcourt._transport.arena import pool_arena
 from fullcourt._transport.codec import Buffers, Codec, Encoded
-from fullcourt._transport.frames import CALL, MAX_INLINE, pack
+from fullcourt._transport.frames import MAX_INLINE, pack
 from fullcourt._transport.journal import (
     page_bytes,
     read_phase,
@@ -154,11 +154,16 @@ class RemoteEngine(abc.ABC):
                 payload, buffers = self.codec.encode(chunk.items)
         except PicklingError as error:
             return error
+        return self.send_encoded(handle, chunk, payload, buffers)
+
+    def send_encoded(self, handle: Handle, chunk: Any, payload: bytes, buffers: Any) -> PicklingError | None:
+        """:meth:`send` for what is pickled."""
         function = chunk.function
         data = b""
-        if function.id == 0 or function.id not in handle.known:
+        if function.id not in handle.known:
             data = function.data
-            handle.known.add(function.id)
+            if function.id:  # those without a number are not kept
+                handle.known.add(function.id)
             if function.rights is not None:
                 buffers = with_function_rights(buffers, function)
         if self.output is not None and handle.told != self.output.look():
@@ -419,20 +424,17 @@ class LinkedEngine(RemoteEngine):
         with contextlib.suppress(BlockingIOError):
             os.eventfd_read(self._wake_fd)
 
-    def send(self, worker_id: int, chunk: Any) -> PicklingError | None:
-        """As in :class:`RemoteEngine`; for the usual call written out."""
-        handle = self.handles.get(worker_id)
-        if type(chunk) is Call and handle is not None:
-            payload, buffers = chunk.payload
-            function_id = chunk.function.id
-            if not buffers and function_id in handle.known and len(payload) <= MAX_INLINE:
-                if self.output is not None and handle.told != self.output.look():
-                    self._tell_settings(handle, self.output)
-                handle.n_due += 1
-                frame = pack(CALL, 0, function_id, chunk.id, 0, 1, 0, handle.told) + payload
-                handle.link.send_small(frame, chunk.id)
-                return None
-        return super().send(worker_id, chunk)
+    def send_encoded(self, handle: Handle, chunk: Any, payload: bytes, buffers: Any) -> PicklingError | None:
+        """As in :class:`RemoteEngine`; written out for what is small, of a function that the worker has."""
+        function_id = chunk.function.id
+        if buffers or function_id not in handle.known or len(payload) > MAX_INLINE:
+            return super().send_encoded(handle, chunk, payload, buffers)
+        if self.output is not None and handle.told != self.output.look():
+            self._tell_settings(handle, self.output)
+        handle.n_due += 1
+        frame = pack(chunk.kind, 0, function_id, chunk.id, chunk.start, chunk.count, 0, handle.told) + payload
+        handle.link.send_small(frame, chunk.id)
+        return None
 
     def _watch(self, fd: int, source: Callable[[list[Event]], None]) -> None:
         self._sources[fd] = source
