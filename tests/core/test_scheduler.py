@@ -11,7 +11,7 @@ import pytest
 
 from fullcourt._core import scheduler as module
 from fullcourt._core.chunking import MAX_CHUNK
-from fullcourt._core.scheduler import MAX_SENT, STEAL_S, STILL_S, Scheduler
+from fullcourt._core.scheduler import MAX_OVERTAKEN, MAX_SENT, STEAL_S, STILL_S, Scheduler
 from tests.core.scheduler_work import Piece, Work, timed
 
 
@@ -762,6 +762,15 @@ def test_the_worker_that_will_be_free_first_is_overtaken_but_none_that_seems_stu
     assert actions(scheduler)[0] == ("take_back", 2)
     scheduler, _ = laden(2)
     assert not scheduler.overtook(call(), 0, 1.0)
+
+
+def test_no_call_goes_before_many_that_would_all_be_sent_twice() -> None:
+    scheduler = opened(1)
+    stream = Work(100, 1)
+    stream.estimate.mean_s = 0.0001
+    fill(scheduler, stream)
+    assert len(held(scheduler, 1)) > 1 + MAX_OVERTAKEN
+    assert not scheduler.overtook(call(), 0, 0.00005)
 
 
 def test_no_call_goes_before_what_is_more_urgent_or_where_nothing_can_come_back() -> None:

@@ -41,6 +41,8 @@ __all__ = ["Action", "Scheduler"]
 WINDOW_S = TARGET_S
 # No more chunks than these lie in one link: a default AF_UNIX buffer holds 278 small messages.
 MAX_SENT = 64
+# A call goes before no more unread chunks than these: taking one back and sending it again costs about 10 us.
+MAX_OVERTAKEN = 4
 UNKNOWN_S = 0.001  # what an untimed task counts for in a worker's load
 STEAL_S = 0.0002  # queued work below this is not worth taking back, unless it lies still
 STILL_S = 0.002  # a worker that reported nothing for so long is taken to be stuck in a long task
@@ -527,6 +529,7 @@ class Scheduler:
             expected_s = (first.estimate.mean_s or UNKNOWN_S) * (first.count - first.done)
             left_s = abs(expected_s - (now - worker.progress_at))  # one that is overdue may be stuck in a long task
             free = worker.overtaken_by not in worker.sent and not worker.stopping and not worker.resting
+            free = free and len(worker.sent) <= self.n_slots + MAX_OVERTAKEN
             if free and left_s <= max(expected_s, STILL_S) and (best is None or left_s < best_s):
                 best, best_s = worker, left_s
             if i == 7:  # as in `_steal`
