@@ -174,8 +174,8 @@ def test_a_worker_that_dies_is_told(backend: Any) -> None:
 
 
 def test_a_generator_that_is_dropped_stops_its_workers(backend: Any) -> None:
-    found = Parallel(n_jobs=2, backend=backend, return_as="generator")(delayed(square)(x) for x in range(1000))
-    assert next(found) == 0
+    found = Parallel(n_jobs=2, backend=backend, return_as="generator")(delayed(time.sleep)(0.01) for _ in range(1000))
+    assert next(found) is None
     with pytest.warns(UserWarning, match="not used|cancelled"):
         del found
 
