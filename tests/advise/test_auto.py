@@ -11,6 +11,7 @@ import concurrent.futures
 import contextlib
 import itertools
 import os
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -422,3 +423,44 @@ def test_calls_go_on_where_their_workers_were_replaced_by_others(told: Callable[
     assert pool.submit(tasks.add, 3, 4).result(30) == 7
     assert [pool.submit(tasks.add, i, i).result(30) for i in range(10)] == [2 * i for i in range(10)]
     assert not new.closed
+
+
+def test_a_map_goes_on_where_its_workers_were_exchanged_before_it_came(
+    told: Callable[..., Pool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pool = told(tasks.add_one, facts_like("python", wall=0.1))
+    drivers = pool._driver.drivers  # type: ignore[attr-defined]
+    for_mode = drivers.for_mode
+    exchanged: list[Any] = []
+
+    def for_mode_twice(mode: Mode) -> Any:
+        found = for_mode(Mode(1, 1))
+        if not exchanged:
+            exchanged.append(for_mode(Mode(2, 1)))  # as the conductor of another map, just now
+        return found
+
+    monkeypatch.setattr(drivers, "for_mode", for_mode_twice)
+    assert pool.map_async(tasks.add_one, range(200)).get(60) == list(range(1, 201))
+    assert exchanged
+
+
+def test_an_interrupt_while_a_call_is_handed_on_is_the_callers_and_the_call_is_not_lost(
+    pool: Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pool.apply(abs, (-1,))
+    driver = pool._driver.drivers.trial()  # type: ignore[attr-defined]
+    hand_in = driver._hand_in
+    calls: list[Any] = []
+
+    def hand_in_and_interrupt(call: Any) -> None:
+        hand_in(call)
+        calls.append(call.future)
+        signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(driver, "_hand_in", hand_in_and_interrupt)
+    ends: list[Any] = []
+    with pytest.raises(KeyboardInterrupt):
+        pool.submit(time.sleep, 0.1)
+    calls[0].add_done_callback(ends.append)
+    assert calls[0].result(30) is None
+    assert ends == [calls[0]]

@@ -35,6 +35,9 @@ class Piece(Chunk):
     def open_tasks(self) -> list[Task]:
         return self.tasks[self.done :]
 
+    def yields_to(self, priority: int) -> bool:
+        return self.stream.estimates is None and self.stream.priority <= priority
+
     def cut(self, n_tasks: int) -> Piece:
         assert 0 < n_tasks < self.count
         rest = Piece(self.stream, self.start + n_tasks, self.count - n_tasks)

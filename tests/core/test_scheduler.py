@@ -11,6 +11,7 @@ import pytest
 
 from fullcourt._core import scheduler as module
 from fullcourt._core.chunking import MAX_CHUNK
+from fullcourt._core.model import Estimate
 from fullcourt._core.scheduler import MAX_OVERTAKEN, MAX_SENT, STEAL_S, STILL_S, Scheduler
 from tests.core.scheduler_work import Piece, Work, timed
 
@@ -731,7 +732,7 @@ def laden(n_workers: int = 1, **options: Any) -> tuple[Scheduler, Work]:
 
 
 def call(priority: int = 0) -> Piece:
-    return Work(1, 1, priority=priority).take(1)
+    return Work(1, 1, estimates=[Estimate()], priority=priority).take(1)
 
 
 def test_a_call_goes_before_what_a_map_has_unread() -> None:
@@ -762,6 +763,27 @@ def test_the_worker_that_will_be_free_first_is_overtaken_but_none_that_seems_stu
     assert actions(scheduler)[0] == ("take_back", 2)
     scheduler, _ = laden(2)
     assert not scheduler.overtook(call(), 0, 1.0)
+
+
+def test_calls_that_lie_in_a_link_are_not_overtaken() -> None:
+    scheduler = opened(1)
+    estimate = Estimate()
+    estimate.mean_s = 0.01
+    fill(scheduler, Work(9, 1, estimates=[estimate]))
+    assert len(held(scheduler, 1)) == 2
+    assert not scheduler.overtook(call(), 0, 0.001)
+
+
+def test_more_urgent_items_that_lie_in_a_link_are_not_overtaken() -> None:
+    scheduler = opened(1)
+    urgent, later = Work(2, 1, priority=5), Work(9, 1)
+    urgent.estimate.mean_s = later.estimate.mean_s = 0.01
+    fill(scheduler, urgent)
+    fill(scheduler, later)
+    assert [piece.stream for piece in held(scheduler, 1)] == [urgent, urgent]
+    assert scheduler.streams[0] is later
+    assert not scheduler.overtook(call(), 0, 0.001)
+    assert scheduler.overtook(call(5), 5, 0.001)
 
 
 def test_no_call_goes_before_many_that_would_all_be_sent_twice() -> None:

@@ -117,7 +117,8 @@ class SchedulerMachine(RuleBasedStateMachine):
             assert self.may_take_back
             assert waiting
             assert max(waiting) <= priority
-            assert len(self.players[piece.worker_id].held) > self.n_slots
+            player = self.players[piece.worker_id]
+            assert len(player.held) > self.n_slots
             self.streams.append(stream)
             self.open.add((stream.number, 0))
 

@@ -9,15 +9,13 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from fullcourt import Pool
-from fullcourt._core.scheduler import Scheduler
 from fullcourt._engines.lane import Lane
-from fullcourt.errors import PoolClosed, WorkerDied
+from fullcourt.errors import PoolClosed, TaskTimeout, WorkerDied
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="it needs the fast links of Linux")
 
@@ -166,31 +164,44 @@ def test_the_pool_ends_meanwhile(how: str, ways: list[bool]) -> None:
     assert ways[0] is True
 
 
-def note(job: tuple[str, str]) -> None:
-    folder, word = job
-    with open(f"{folder}/journal", "a") as journal:
-        journal.write(f"{word}\n")
-    if word == "slow":
-        time.sleep(0.3)
-    while word == "held" and not os.path.exists(f"{folder}/gate"):
-        time.sleep(0.001)
+def test_what_becomes_due_before_it_leads_is_not_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fullcourt._engines.roles.GRACE_S", 0.3)  # the background thread comes late
+    with Pool(2, start_method="fork") as pool, cf.ThreadPoolExecutor(1) as threads:
+        pool.apply(square, (1,))
+        sent, go = threading.Event(), threading.Event()
+        engine = pool._driver.engine
+        send = engine.send_encoded
+
+        def send_and_wait(*args: Any) -> Any:
+            problem = send(*args)
+            if not sent.is_set():
+                sent.set()
+                go.wait(30)
+            return problem
+
+        monkeypatch.setattr(engine, "send_encoded", send_and_wait)
+        alone = threads.submit(pool.apply, sleep_and_give, (3.0,))
+        assert sent.wait(30)
+        timed = pool.options(timeout=0.2, grace=0).submit(time.sleep, 30)
+        go.set()
+        with pytest.raises(TaskTimeout):
+            timed.result(30)
+        assert not alone.done(), "its time was over, and nobody saw it"
+        assert alone.result(30) > 0
 
 
-def test_a_call_goes_before_what_a_map_has_sent_ahead(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    taken_back: list[Any] = []
-    own = Scheduler.taken_back
-    monkeypatch.setattr(Scheduler, "taken_back", lambda *args: taken_back.append(own(*args)))
-    folder, journal = str(tmp_path), tmp_path / "journal"
-    journal.touch()
-    words = ["slow", "slow", "held", *["item"] * 5]
-    with Pool(1, start_method="fork") as pool, cf.ThreadPoolExecutor(1) as threads:
-        running = pool.map_async(note, [(folder, word) for word in words], 1)
-        while journal.read_text().count("held") < 1:
-            time.sleep(0.001)
-        call = threads.submit(pool.apply, note, ((folder, "call"),))  # one is held, one lies unread
-        while not taken_back:
-            time.sleep(0.001)
-        (tmp_path / "gate").touch()
-        call.result(60)
-        running.get(60)
-    assert journal.read_text().split() == ["slow", "slow", "held", "call", *["item"] * 5]
+def test_an_interrupt_at_its_end_leaves_nothing_undone(monkeypatch: pytest.MonkeyPatch) -> None:
+    pool = Pool(1, start_method="fork")
+    pool.apply(square, (1,))
+    arrived = Lane._arrived
+
+    def arrived_beside_others(lane: Lane, *args: Any) -> None:
+        pool.close()  # as another thread would
+        arrived(lane, *args)
+        signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(Lane, "_arrived", arrived_beside_others)
+    with pytest.raises(KeyboardInterrupt):
+        pool.apply(square, (2,))
+    assert not pool._driver.scheduler.actions
+    pool.join()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -16,6 +17,7 @@ import fullcourt
 from fullcourt import Pool
 from fullcourt._engines.forwarding import Forwarder
 from fullcourt._engines.output import OutputSettings
+from fullcourt._transport import frames, link
 from tests.engines import output_tasks as tasks
 from tests.engines.output_harness import FEW, KINDS, Records
 
@@ -127,6 +129,34 @@ def test_a_task_does_not_begin_before_what_was_sent_ahead_of_it_is_heard(
             assert pool.apply(tasks.is_enabled, ("app.part", logging.INFO)) == (level == logging.DEBUG)
             app.setLevel(logging.WARNING)
             assert pool.map(tasks.is_enabled_at_info, ["app.part"] * 3) == [False] * 3
+
+
+def test_slots_do_not_wait_for_ever_for_settings_that_were_taken_back(
+    app: logging.Logger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are put in again, behind tasks that were sent after them: when all slots wait for them, nobody reads on."""
+    took = threading.Event()
+    receive = link.receive_with_fd
+
+    def receive_slowly(sock: Any, flags: int = 0) -> Any:
+        received = receive(sock, flags)
+        if received[0] and received[0][0] == frames.SETTINGS:
+            took.set()
+            time.sleep(1.0)
+        return received
+
+    with Pool(1, threads=2, start_method="fork") as pool:
+        running = [pool.submit(time.sleep, 0.5) for _ in range(2)]
+        while pool.statistics().n_in_flight < 2:
+            time.sleep(0.001)
+        time.sleep(0.2)  # both are read
+        app.setLevel(logging.DEBUG)
+        behind = [pool.submit(abs, -i) for i in range(2)]
+        monkeypatch.setattr(link, "receive_with_fd", receive_slowly)
+        pool._driver._take_back(1)
+        assert took.is_set()
+        assert [future.result(30) for future in behind] == [0, 1]
+        assert [future.result(30) for future in running] == [None, None]
 
 
 @few

@@ -110,7 +110,7 @@ class FakeEngine:
     can_take_back = True
     can_stop = can_kill = True
     abandons_at_once = False
-    awaits_one = True
+    awaits_one = takes_back_at_once = True
     n_slots = 1
 
     def __init__(self, world: Interleaver) -> None:

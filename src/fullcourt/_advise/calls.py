@@ -114,16 +114,23 @@ class Calls:
 
     def pump(self) -> None:
         """Have as many run as shall."""
-        conduct = False
+        with self.hub.shield:  # an interrupt must not lose a call between here and its driver
+            conduct = self._hand_on()
+            if conduct:
+                self.hub.start(self._conduct)
+            self.hub.look_at_end()
+
+    def _hand_on(self) -> bool:
+        """Give what waits to a driver, as far as it shall run. Returns whether somebody must conduct."""
         while True:
             with self.hub._lock:
                 if not self.waiting:
-                    break
+                    return False
                 driver = self.driver
                 if driver is None:
                     if self._n_running >= self._limit:
                         conduct, self._conducted = not self._conducted, True
-                        break
+                        return conduct
                     self._n_running += 1
                 call = self.waiting.popleft()
                 self._n_leaving += 1
@@ -135,9 +142,6 @@ class Calls:
             finally:
                 with self.hub._lock:
                     self._n_leaving -= 1
-        if conduct:
-            self.hub.start(self._conduct)
-        self.hub.look_at_end()
 
     # -- in the trial's threads ------------------------------------------------------------------------------------
 

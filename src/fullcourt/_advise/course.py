@@ -28,6 +28,7 @@ from fullcourt._advise.words import reason
 from fullcourt._engines.jobs import MapJob, StreamJob
 from fullcourt._os.cpus import usable_cores
 from fullcourt._transport.functions import function_name
+from fullcourt.errors import PoolClosed
 
 if TYPE_CHECKING:
     from fullcourt._advise.hub import Hub
@@ -242,7 +243,18 @@ class Course:
             source.n_slots = leg.driver.scheduler.n_workers * leg.driver.scheduler.n_slots
         if leg.driver.engine.needs_driving:
             self.has_moved = True
-        leg.driver.start_job(leg)
+        while True:
+            try:
+                leg.driver.start_job(leg)
+                break
+            except PoolClosed:
+                now = self.hub.drivers.instead_of(leg.driver)
+                if now is leg.driver:
+                    raise
+                self.legs.remove(leg)  # its worker processes were exchanged for others just now
+                leg.attached = False
+                self.leg = leg = Leg(self, now, leg.limit)
+                self.legs.append(leg)
         if source.open:
             leg.driver.will_wait_elsewhere()
             if isinstance(source, StreamJob) and source.refill is not None:

@@ -33,6 +33,7 @@ from fullcourt._engines.future import Future, let_go
 from fullcourt._engines.jobs import MapJob, Settlement, StreamJob
 from fullcourt._engines.state import Broadcast
 from fullcourt._os.cpus import usable_cores
+from fullcourt._os.interrupts import Shield
 from fullcourt._os.threads import make_thread
 from fullcourt.errors import PoolClosed, TaskCancelled
 
@@ -101,6 +102,7 @@ class Hub:
         self._calls: dict[object, Calls] = {}
         self._past: deque[Choice] = deque(maxlen=MAX_KEPT)
         self._sleepers: dict[Any, None] = {}
+        self.shield = Shield()  # against interrupts while calls are handed on
         self._closing = False
         self._terminated = False
         self._abandoned = False
@@ -177,7 +179,7 @@ class Hub:
                     if now is driver:
                         raise
                     future._settler = driver = now
-        except BaseException as error:
+        except Exception as error:
             if is_submit and not self.closed:
                 raise
             if self._terminated:

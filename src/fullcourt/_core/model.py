@@ -66,6 +66,10 @@ class Chunk:
         self.expected_s = 0.0
         self.done = 0
 
+    def yields_to(self, priority: int) -> bool:
+        """Whether a single task of that priority may go before this where it lies unread: before items of maps."""
+        return False
+
     def cut(self, n_tasks: int) -> Chunk:
         """Keep the first n tasks; give back a new chunk with the others. Only chunks of a map are ever cut."""
         raise NotImplementedError

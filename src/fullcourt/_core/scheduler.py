@@ -29,6 +29,7 @@ Invariants (``check`` asserts them; the property tests call it after every event
 
 from __future__ import annotations
 
+import itertools
 from collections import deque
 from typing import Literal
 
@@ -516,6 +517,7 @@ class Scheduler:
         """A single task came while others wait: it goes before what lies unread in a worker's link, if one may.
 
         So one call does not wait for two chunks of a map that fill that link, and for the moment that there is room.
+        Only items of maps are overtaken: calls of one thread run in their order, and nested tasks are awaited.
         Each worker is overtaken by one at a time: a burst of calls takes its turn with the maps.
         """
         if not self.may_take_back or self.under_pressure or self.max_tasks is not None or self.returned:
@@ -529,9 +531,11 @@ class Scheduler:
             expected_s = (first.estimate.mean_s or UNKNOWN_S) * (first.count - first.done)
             left_s = abs(expected_s - (now - worker.progress_at))  # one that is overdue may be stuck in a long task
             free = worker.overtaken_by not in worker.sent and not worker.stopping and not worker.resting
-            free = free and len(worker.sent) <= self.n_slots + MAX_OVERTAKEN
-            if free and left_s <= max(expected_s, STILL_S) and (best is None or left_s < best_s):
-                best, best_s = worker, left_s
+            free = free and len(worker.sent) <= self.n_slots + MAX_OVERTAKEN and left_s <= max(expected_s, STILL_S)
+            if free and (best is None or left_s < best_s):
+                unread = itertools.islice(worker.sent.values(), self.n_slots, None)
+                if all(other.yields_to(priority) for other in unread):
+                    best, best_s = worker, left_s
             if i == 7:  # as in `_steal`
                 break
         if best is None:

@@ -152,6 +152,7 @@ class Driver:
             return False
         with self.roles.shield:
             self._hand_in(call)
+            self._perform_held()
         if self.scheduler.actions:
             self._perform()
         if self.engine.needs_driving:
@@ -181,6 +182,7 @@ class Driver:
                     if self._gathered:
                         self._release_gathered()
                     self.roles.wait_shielded(future, None)
+                self._perform_held()
             if self.scheduler.actions:
                 self._perform()
         return future.result()
@@ -252,6 +254,8 @@ class Driver:
 
     def _overtook(self, call: Call, priority: int, now: float) -> bool:
         """No worker has room for a call: whether it goes before a map's items. Not before calls of its own thread."""
+        if not self.engine.takes_back_at_once:
+            return False
         stream = self._streams.get((threading.get_ident(), priority) if priority else threading.get_ident())
         return (stream is None or not stream.n_live) and self.scheduler.overtook(call, priority, now)
 
@@ -320,13 +324,15 @@ class Driver:
         job.future.work = job
         if self.functions is None:
             self.lending.job(job)
-        with self.roles.shield, self._lock:
-            self._check_open()
-            self._jobs.add(job)
-            if self._limited and not self._n_open:
-                self.supervisor.work_came(monotonic())
-            self._n_open += 1
-            self.scheduler.stream_filled(job, monotonic())
+        with self.roles.shield:
+            with self._lock:
+                self._check_open()
+                self._jobs.add(job)
+                if self._limited and not self._n_open:
+                    self.supervisor.work_came(monotonic())
+                self._n_open += 1
+                self.scheduler.stream_filled(job, monotonic())
+            self._perform_held()
         self._perform()
 
     def broadcast(self, value: Any) -> Broadcast[Any]:
@@ -536,6 +542,14 @@ class Driver:
                 self.tend()
             return
         with self.roles.shield:
+            self._perform_shielded()
+
+    def _perform_held(self) -> None:
+        """:meth:`_perform`, before the shield opens: an interrupt that it held back must not leave actions undone.
+
+        Not where the tasks themselves would run here.
+        """
+        if self.scheduler.actions and not self.engine.runs_inline:
             self._perform_shielded()
 
     def _perform_shielded(self) -> None:
@@ -1163,6 +1177,8 @@ class Driver:
     def _step(self, timeout: float | None) -> None:
         """Wait for something to happen, and deal with it. Only the leader calls this."""
         self._since_driven = 0
+        if self.scheduler.actions:  # an interrupt left them
+            self._perform_shielded()
         if self._gathered:
             self._release_gathered()
         if self._abandoned and not self.closed:
@@ -1369,15 +1385,17 @@ class Driver:
         """Take no more work; end the workers when all is done. Does not wait."""
         if self.is_foreign():
             return  # a forked child leaves its parent's pool alone
-        with self.roles.shield, self._lock:
-            if self.closed:
-                return
-            self.closed = True
-            self._after_event()
+        with self.roles.shield:
+            with self._lock:
+                if self.closed:
+                    return
+                self.closed = True
+                self._after_event()
+            self._perform_held()
+            if not self.ended.done():
+                self.will_wait_elsewhere()
         self._perform()
         self._settle([])
-        if not self.ended.done():
-            self.will_wait_elsewhere()
 
     def terminate(self) -> None:
         """Cancel all that is open and end the workers now. Does not wait."""

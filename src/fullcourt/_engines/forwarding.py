@@ -24,6 +24,7 @@ from typing import Any, TextIO, cast
 from fullcourt._engines.forwarded_streams import ForwardedStream
 from fullcourt._engines.output import ERR, OUT, OutputSettings, get_filters
 from fullcourt._engines.records import ForwardingHandler, all_loggers, pack, take_handlers
+from fullcourt._engines.state import ARRIVAL_S
 from fullcourt._transport import frames
 from fullcourt._transport.codec import PROTOCOL, Codec
 from fullcourt._transport.frames import MAX_INLINE
@@ -166,10 +167,13 @@ class Forwarder:
                 self._heard.notify_all()
 
     def wait_for(self, version: float) -> None:
-        """Wait until settings have been heard that came before a task: another slot's thread has received them."""
+        """Wait until settings have been heard that came before a task: another slot's thread has received them.
+
+        Not for ever: the pool may have taken them out of the link with other frames, to put them in again behind it.
+        """
         if self._version < version:
             with self._heard:
-                self._heard.wait_for(lambda: self._version >= version)
+                self._heard.wait_for(lambda: self._version >= version, ARRIVAL_S)
 
     def apply(self, settings: OutputSettings) -> None:
         """Set levels, handlers and filters as the program has them; what a task has changed since stays."""

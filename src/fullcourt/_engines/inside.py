@@ -205,6 +205,7 @@ class NestedEngine:
     can_kill = True
     abandons_at_once = False
     awaits_one = False
+    takes_back_at_once = True
 
     def __init__(self, place: Place) -> None:
         self.n_slots = place.face.n_slots

@@ -140,6 +140,9 @@ class MapChunk(Chunk):
         self.job = job
         self.items = items
 
+    def yields_to(self, priority: int) -> bool:
+        return self.job.priority <= priority
+
     @property
     def kind(self) -> int:
         return self.job.kind if not self.job.is_timed else self.job.kind + TIMED
@@ -193,7 +196,6 @@ class MapJob:
         self.return_failures = return_failures
         self.report: Callable[[int, int], None] | None = report
         self.queued = False
-        self.priority = 0
         self.last_size = 0
         self.stopped = False
         self.stopped_early = False  # by a failure or a cancellation: the rest shall not run

@@ -74,13 +74,18 @@ class Lane:
             roles.wait_shielded(future, None)
             return True
         try:
-            if future._state == PENDING:  # whoever led just now has not dealt with the answer
+            # Whoever led just now has not dealt with the answer, and nothing that is due has come meanwhile.
+            if future._state == PENDING and not self._is_anything_due():
                 self._await_answer(handle, call, chunk_id)
             if future._state != FINISHED:
                 roles._lead_until(future, None)
         finally:
             roles._leave()
         return True
+
+    def _is_anything_due(self) -> bool:
+        """Whether a general step has more to do than to wait for what comes."""
+        return bool(self._driver._arrived) or self._scheduler.look_again_at is not None or self._supervisor.due < NEVER
 
     def _await_answer(self, handle: Handle, call: Call, chunk_id: int) -> None:
         """Wait for something to happen, as the leader, and deal with it."""
@@ -105,6 +110,9 @@ class Lane:
             return
         try:
             value = decode(memoryview(event.data)[HEADER_BYTES:])
+        except KeyboardInterrupt:  # the second one, which comes through
+            driver.handle_events([event])
+            raise
         except BaseException:  # noqa: BLE001  it is read again there, and told
             driver.handle_events([event])
             return
@@ -126,6 +134,6 @@ class Lane:
             future._state = FINISHED
             if driver.closed or driver._abandoned_jobs or self._supervisor.condemned:
                 driver._after_event()
-        if driver._deferred:
+        if driver._deferred or driver._outcomes:
             driver._settle([])
         handle.link.flush()

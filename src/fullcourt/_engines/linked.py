@@ -121,6 +121,7 @@ class RemoteEngine(abc.ABC):
     can_kill = True  # whether a worker can be
     abandons_at_once = False  # whether not even a soft way is tried, or its end waited for
     awaits_one = False  # whether it has `sole_frame`
+    takes_back_at_once = True  # without waiting for the worker
     _make_frame: Callable[..., Any]
     _make_frame_for_all: Callable[..., Any]  # for more than one receiver, so not in a block that comes back
 
@@ -190,7 +191,10 @@ class RemoteEngine(abc.ABC):
     def take_back(self, worker_id: int) -> list[int]:
         """Take back what a worker has not read. Returns the chunks' ids."""
         handle = self.handles.get(worker_id)
-        ids: list[int] = [] if handle is None else handle.link.take_back()
+        if handle is None:
+            return []
+        ids: list[int] = handle.link.take_back()
+        handle.n_due -= len(ids)
         return ids
 
     def started(self, handle: Handle) -> dict[int, int]:

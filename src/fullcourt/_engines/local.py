@@ -81,6 +81,7 @@ class LocalEngine:
     can_kill = False
     abandons_at_once = True
     awaits_one = False
+    takes_back_at_once = True
     codec = None
 
     def __init__(

@@ -57,6 +57,7 @@ class PortableEngine(RemoteEngine):
 
     _make_frame = staticmethod(make_message)
     _make_frame_for_all = staticmethod(make_message)
+    takes_back_at_once = False
 
     def __init__(self, n_slots: int, name: str, start_method: str | None, setup: Setup) -> None:
         if start_method == "fork":

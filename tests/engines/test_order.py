@@ -1,0 +1,89 @@
+"""What runs before what: calls beside maps, calls of one thread, priorities."""
+
+from __future__ import annotations
+
+import concurrent.futures as cf
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fullcourt import Pool
+from fullcourt._core.scheduler import Scheduler
+
+
+def note(job: tuple[str, str]) -> None:
+    folder, word = job
+    with open(f"{folder}/journal", "a") as journal:
+        journal.write(f"{word}\n")
+    if word == "slow":
+        time.sleep(0.3)
+    while word == "held" and not os.path.exists(f"{folder}/gate"):
+        time.sleep(0.001)
+
+
+def test_a_call_goes_before_what_a_map_has_sent_ahead(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    taken_back: list[Any] = []
+    own = Scheduler.taken_back
+    monkeypatch.setattr(Scheduler, "taken_back", lambda *args: taken_back.append(own(*args)))
+    folder, journal = str(tmp_path), tmp_path / "journal"
+    journal.touch()
+    words = ["slow", "slow", "held", *["item"] * 5]
+    with Pool(1, start_method="fork") as pool, cf.ThreadPoolExecutor(1) as threads:
+        running = pool.map_async(note, [(folder, word) for word in words], 1)
+        while journal.read_text().count("held") < 1:
+            time.sleep(0.001)
+        call = threads.submit(pool.apply, note, ((folder, "call"),))  # one is held, one lies unread
+        while not taken_back:
+            time.sleep(0.001)
+        (tmp_path / "gate").touch()
+        call.result(60)
+        running.get(60)
+    assert journal.read_text().split() == ["slow", "slow", "held", "call", *["item"] * 5]
+
+
+ENGINES = [{"processes": 1}, {"threads": 1}]
+
+
+@pytest.mark.parametrize("engine", ENGINES, ids=["processes", "threads"])
+def test_calls_of_one_thread_run_in_their_order_beside_a_map(engine: dict[str, int], tmp_path: Path) -> None:
+    (tmp_path / "journal").touch()
+    with Pool(**engine) as pool:
+        pool.map(pause, range(20))
+        running = pool.map_async(pause, range(300), 1)
+        futures = []
+        for i in range(60):
+            futures.append(pool.submit(note, (str(tmp_path), str(i))))
+            time.sleep(0.0007)
+        cf.wait(futures, timeout=60)
+        assert (tmp_path / "journal").read_text().split() == [str(i) for i in range(60)]
+        running.get(60)
+
+
+@pytest.mark.parametrize("engine", ENGINES, ids=["processes", "threads"])
+def test_a_map_of_higher_priority_goes_before_another(engine: dict[str, int], tmp_path: Path) -> None:
+    folder = str(tmp_path)
+    (tmp_path / "journal").touch()
+    with Pool(**engine) as pool:
+        held = pool.submit(note, (folder, "held"))
+        while not (tmp_path / "journal").read_text():
+            time.sleep(0.001)
+        maps = [
+            pool.options(priority=priority).map_async(note, [(folder, word)] * 10, 1)
+            for priority, word in ((0, "low"), (5, "high"))
+        ]
+        (tmp_path / "gate").touch()
+        held.result(60)
+        for one in maps:
+            one.get(60)
+    words = (tmp_path / "journal").read_text().split()
+    assert sorted(words) == sorted(["held", *["low"] * 10, *["high"] * 10])
+    n_ahead = words.index("high")  # at most what lay in the link when the other map came
+    assert n_ahead <= 4
+    assert words[n_ahead : n_ahead + 10] == ["high"] * 10
+
+
+def pause(_: int) -> None:
+    time.sleep(0.001)
