@@ -294,7 +294,7 @@ def test_calls_that_are_waited_for_meet_those_of_others(n_workers: int, monkeypa
 
         return check
 
-    explore(scenario, MODULES, n_random=80, n_preempted=160)
+    explore(scenario, MODULES, n_random=40, n_preempted=60)
     assert {True, False} <= set(ways)
 
 
@@ -328,7 +328,7 @@ def test_calls_go_before_what_a_map_has_sent(n_workers: int) -> None:
 
         return check
 
-    explore(scenario, MODULES, n_random=60, n_preempted=120)
+    explore(scenario, MODULES, n_random=40, n_preempted=60)
     assert {True, False} <= set(overtook)
 
 
@@ -353,7 +353,7 @@ def test_a_pool_ends_beside_a_call_that_is_waited_for(how: str) -> None:
 
         return check
 
-    explore(scenario, MODULES, n_random=60, n_preempted=120)
+    explore(scenario, MODULES, n_random=40, n_preempted=60)
 
 
 def start_map(all_: Outcomes, n: int, chunksize: int, *, deadly: int = -1) -> Future[Any]:
