@@ -96,9 +96,10 @@ class TaskGroup:
         self._state = "open"
         if self._deadline is not None:
             self._until = monotonic() + self._deadline
-            self._timer = threading.Timer(self._deadline, self._expire)
-            self._timer.daemon = True
-            self._timer.start()
+            if self._deadline < threading.TIMEOUT_MAX:
+                self._timer = threading.Timer(self._deadline, self._expire)
+                self._timer.daemon = True
+                self._timer.start()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
@@ -177,4 +178,6 @@ class TaskGroup:
 def seconds_of(value: object) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise TypeError(f"deadline must be a number of seconds, not {value!r}")
+    if value != value:  # noqa: PLR0124  not a number
+        raise ValueError("deadline must be a number of seconds, not nan")
     return value

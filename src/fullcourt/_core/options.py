@@ -17,6 +17,8 @@ __all__ = ["DEFAULT_GRACE_S", "Durations", "OptionFields", "Options", "merge", "
 DEFAULT_GRACE_S = 1.0
 MAX_DELAY_S = 60.0
 MIN_SAMPLES = 3  # a median of fewer durations says nothing
+LONGEST_S = 1e9  # 31 years: more is taken for this
+MAX_PRIORITY = 1 << 32  # those of nested tasks are above
 UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 
@@ -136,11 +138,11 @@ def parse_bytes(name: str, value: object) -> int | None:
             raise ValueError(
                 f"{name}={value!r} is not understood: give bytes as a number, or as in '500M' or '1.5 GiB'"
             )
-        value = int(float(found[1]) * UNITS[found[2].upper()])
+        value = float(found[1]) * UNITS[found[2].upper()]
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise TypeError(f"{name} must be a number of bytes or a text as '500M', not {value!r}")
-    if value < 1:
-        raise ValueError(f"{name} must be at least one byte, not {value!r}")
+    if not 1 <= value < 1 << 63:
+        raise ValueError(f"{name} must be at least one byte, and less than 2**63, not {value!r}")
     return int(value)
 
 
@@ -149,7 +151,7 @@ def _number(name: str, value: object, least: float, *, above: bool = False) -> f
         raise TypeError(f"{name} must be a number of seconds, not {value!r}")
     if not (value > least if above else value >= least) or value == float("inf"):
         raise ValueError(f"{name} must be {'more than' if above else 'at least'} {least:g}, not {value!r}")
-    return float(value)
+    return float(min(value, LONGEST_S))
 
 
 def _timeout(name: str, value: object) -> dict[str, Any]:
@@ -157,7 +159,7 @@ def _timeout(name: str, value: object) -> dict[str, Any]:
         return {"timeout": None, "factor": None}
     if isinstance(value, str):
         found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*x\s*", value)
-        if found is None or float(found[1]) <= 0:
+        if found is None or not 0 < float(found[1]) < LONGEST_S:
             raise ValueError(f"timeout={value!r} is not understood: give seconds, or a multiple of the median as '3x'")
         return {"timeout": None, "factor": float(found[1])}
     return {"timeout": _number(name, value, 0, above=True), "factor": None}
@@ -190,6 +192,8 @@ def _memory(name: str, value: object) -> dict[str, Any]:
 def _priority(name: str, value: object) -> dict[str, Any]:
     if isinstance(value, bool) or not isinstance(value, int):
         raise TypeError(f"priority must be an integer, not {value!r}; tasks of a higher one start first")
+    if abs(value) > MAX_PRIORITY:
+        raise ValueError(f"priority must be between -{MAX_PRIORITY} and {MAX_PRIORITY}, not {value}")
     return {name: value}
 
 

@@ -921,6 +921,7 @@ class Driver:
             if error is None:
                 self.scheduler.taken_back([chunk], now)
             elif chunk.worker_id is not None:
+                self.supervisor.chunk_ended(chunk)
                 for index in range(chunk.start, chunk.start + chunk.count):
                     self.scheduler.ended(chunk, 1, 0.0, now)
                     settlements += self._task_failed(chunk, index, error, handle)
@@ -1004,6 +1005,7 @@ class Driver:
                     self.supervisor.not_started(chunk)
                     back.append(chunk)
                     continue
+                self.supervisor.chunk_ended(chunk)
                 for index in range(chunk.start, chunk.start + chunk.count):
                     error = dead(describe_task(chunk, index - chunk.start, plainly=True))
                     error.add_note("fullcourt: it died while it loaded the function")
@@ -1401,21 +1403,22 @@ class Driver:
         """Cancel all that is open and end the workers now. Does not wait."""
         if self.is_foreign():
             return
-        with self._lock:
-            if self._terminated:
-                return
-            self._terminated = True
-            self.closed = True
-            settlements = self._fail_all(TaskCancelled("the pool was terminated"))
-            self.scheduler.closing = True
-            self.scheduler.actions.clear()
-            self._forget_unstarted()
-        self.engine.end()
-        with self._lock:
-            self._after_event()
-        self._settle(settlements)
-        if not self.ended.done():
-            self.will_wait_elsewhere()
+        with self.roles.shield:  # half of this would leave a pool that nobody can end
+            with self._lock:
+                if self._terminated:
+                    return
+                self._terminated = True
+                self.closed = True
+                self._outcomes.extend(self._fail_all(TaskCancelled("the pool was terminated")))
+                self.scheduler.closing = True
+                self.scheduler.actions.clear()
+                self._forget_unstarted()
+            self.engine.end()
+            with self._lock:
+                self._after_event()
+            self._settle([])
+            if not self.ended.done():
+                self.will_wait_elsewhere()
 
     def statistics(self) -> dict[str, Any]:
         """Take a snapshot; see :func:`take_statistics`. Waits until the workers that are being started have pids."""

@@ -108,6 +108,8 @@ class Future(concurrent.futures.Future, Generic[T]):  # type: ignore[type-arg]
         """Wait until it has ended, at most so many seconds. Returns whether it has."""
         if self._state in ENDED:
             return True
+        if timeout is not None and timeout != timeout:  # noqa: PLR0124
+            raise ValueError("timeout must be a number of seconds or None, not nan")
         if self._settler is not None:
             return self._settler.wait(self, timeout)
         with self._condition:
@@ -170,7 +172,7 @@ class Future(concurrent.futures.Future, Generic[T]):  # type: ignore[type-arg]
                 return
         try:
             fn(self)
-        except BaseException:
+        except Exception:
             logging.getLogger("concurrent.futures").exception("exception calling callback for %r", self)
 
     def cancel(self) -> bool:

@@ -216,12 +216,17 @@ class MapJob:
         return self._total - self._next
 
     def fixed_size(self) -> int | None:
-        return 1 if self.alone else self._chunksize
+        return 1 if self.alone or self._has_no_median() else self._chunksize
 
     def take(self, n_tasks: int) -> Chunk:
         start = self._next
         self._next = min(start + n_tasks, self._total)
         return MapChunk(self, self.new_id(), start, self._items[start : self._next])
+
+    def _has_no_median(self) -> bool:
+        """Whether its time limit is a multiple of a median that is not known yet: each end must be told at once."""
+        durations = self.estimate.durations
+        return durations is not None and self.is_timed and durations.median() is None
 
     # -- results --------------------------------------------------------------------------------------------------
 
@@ -334,7 +339,7 @@ class StreamJob(MapJob):
         return len(self.input) if self.exhausted else None
 
     def fixed_size(self) -> int | None:
-        return 1 if self.alone else self._chunksize
+        return 1 if self.alone or self._has_no_median() else self._chunksize
 
     def take(self, n_tasks: int) -> Chunk:
         n = min(n_tasks, len(self.input))

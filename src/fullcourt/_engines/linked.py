@@ -25,6 +25,7 @@ from fullcourt._engines.jobs import MapChunk
 from fullcourt._engines.output import Output, OutputSettings
 from fullcourt._os.inherited import note_holder
 from fullcourt._os.soft_stop import STOP_SIGNAL
+from fullcourt._os.waits import bounded
 from fullcourt._transport import frames
 from fullcourt._transport.arena import pool_arena
 from fullcourt._transport.codec import Buffers, Codec, Encoded
@@ -392,7 +393,7 @@ class LinkedEngine(RemoteEngine):
         if len(self._sources) <= 1:  # only the wake-up: another thread is ending the pool, and may close it under us
             timeout = 0.05 if timeout is None else min(timeout, 0.05)
         try:
-            return self._epoll.poll(timeout)
+            return self._epoll.poll(bounded(timeout))
         except ValueError:  # closed by another thread, which saw the last worker end
             return ()
 

@@ -57,6 +57,8 @@ class ResultIterator(Generic[R]):
                 pass
             if (job.finished or job.stopped) and not job.ready:
                 self._end()
+            if timeout is not None and timeout != timeout:  # noqa: PLR0124
+                raise ValueError("timeout must be a number of seconds or None, not nan")
             if not self._driver.wait_for_result(job, timeout) and not job.ready:
                 raise timeout_error(timeout)
         if not job.exhausted:

@@ -151,6 +151,8 @@ class Supervisor:
         stop = self.stops.get(chunk.id)
         if stop is None or (stop.offset is not None and chunk.start + stop.offset != index):
             return problem
+        if stop.offset is None and problem is None and index < chunk.start + chunk.count - 1:
+            return None  # an item that had ended before; the stop is for what of the chunk still runs
         self._forget(stop)
         for pid, since in stop.below:
             if started_at(pid) == since:
@@ -260,7 +262,7 @@ class Supervisor:
         handle = self._engine.handles.get(stop.worker_id)
         if handle is None:
             return []
-        if handle.pid != os.getpid():
+        if handle.pid != os.getpid() and self._engine.n_slots == 1:  # else it may be another task's
             stop.below = processes_since(handle.pid, self._since(chunk))
         if self._engine.started_by(stop.worker_id, chunk.id):
             self._ask(stop, now)

@@ -387,6 +387,7 @@ class Worker:
         for index, item in enumerate(items):
             if words[REVOKED_WORD] == chunk_id:
                 break
+            began = perf_counter()
             words[SINCE_WORD] = perf_counter_ns()
             words[ITEM_WORD] = index + 1
             problem: BaseException | None = None
@@ -411,13 +412,13 @@ class Worker:
                 else:
                     must_flush = not journal.put(index, result)
             if results and (must_flush or problem is not None or now - flushed > FLUSH_S):
-                seconds = now - flushed if problem is None else 0.0
+                seconds = (now if problem is None else began) - flushed
                 self._answer_items(journal, chunk_id, start + sent, results, seconds)
                 results.clear()
                 sent = index + 1
                 flushed = perf_counter()
             if problem is not None:
-                self._answer_error(frames.ERROR, chunk_id, start + index, problem, now - flushed)
+                self._answer_error(frames.ERROR, chunk_id, start + index, problem, now - began)
                 words[index + 1] = NONE  # after the answer: a death in between must not look like a result
                 sent = index + 1
                 flushed = perf_counter()

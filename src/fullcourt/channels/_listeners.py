@@ -13,6 +13,7 @@ import os
 import select
 
 from fullcourt._os.identity import is_alive, me, open_death
+from fullcourt._os.waits import bounded
 from fullcourt.channels._monitor import FIRST_WORD, LISTENERS, N_LISTENERS
 
 __all__ = ["Listener", "enter_list"]
@@ -68,7 +69,7 @@ class Listener:
         if words[VERSION] != self._version:
             self._meet(words)
         at_end = False
-        for fd, _ in self._epoll.poll(timeout):
+        for fd, _ in self._epoll.poll(bounded(timeout)):
             if fd == self._life:
                 at_end = True
             elif fd in self._peers.values():

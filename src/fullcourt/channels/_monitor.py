@@ -29,6 +29,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Self, TypeVar
 
 from fullcourt._os.identity import is_alive, me, open_death
+from fullcourt._os.waits import bounded
 
 __all__ = ["PAGE_BYTES", "Monitor", "Room", "Waiter", "eventfd_write"]
 
@@ -201,7 +202,7 @@ class Waiter:
         """Wait for the bell, for one of these processes to end, or so many seconds."""
         with self._watching(others) as all_live:
             if all_live:
-                self.epoll.poll(timeout)
+                self.epoll.poll(bounded(timeout))
 
     async def wait_async(self, others: Iterable[int], timeout: float | None) -> None:
         """As :meth:`wait`, in an event loop."""

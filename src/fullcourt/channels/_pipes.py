@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from fullcourt._os.sockets import View
+from fullcourt._os.waits import bounded
 from fullcourt._transport.carried import Rights
 from fullcourt.channels._handle import Handle, check_supported
 from fullcourt.channels._messages import BLOCK, MAX_INLINE, PLAIN, Message, bytes_message, encode, read, receive
@@ -273,7 +274,10 @@ class Connection(Handle):
         if timeout is None:
             return bool(ready.poll())
         until = monotonic() + timeout
-        return bool(ready.poll(max(0.0, 1000 * (until - monotonic()))))
+        while not ready.poll(1000 * (bounded(max(0.0, until - monotonic())) or 0.0)):
+            if monotonic() >= until:
+                return False
+        return True
 
     def __repr__(self) -> str:
         return f"<fullcourt.Connection: {'closed' if self._socket is None else f'descriptor {self._fds[0]}'}>"

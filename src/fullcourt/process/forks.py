@@ -17,6 +17,7 @@ from fullcourt._engines.roles import Roles
 from fullcourt._engines.template import fork_quietly
 from fullcourt._os.inherited import give_up_inherited
 from fullcourt._os.system import open_pidfd
+from fullcourt._os.waits import bounded
 from fullcourt.errors import NotSupported, exit_name
 
 __all__ = ["Child", "ForkWarning", "fork"]
@@ -105,8 +106,10 @@ class Child:
                 if self._sentinel >= 0:
                     poll = select.poll()
                     poll.register(self._sentinel, select.POLLIN)
-                    if not poll.poll(None if left is None else int(left * 1000 + 0.999)):
-                        return False
+                    if not poll.poll(None if left is None else int((bounded(left) or 0.0) * 1000 + 0.999)):
+                        if deadline is not None and monotonic() >= deadline:
+                            return False
+                        continue
             self._reap()
         return True
 

@@ -23,6 +23,7 @@ from fullcourt._engines.template import Setup, be_a_child
 from fullcourt._os.inherited import note_holder
 from fullcourt._os.interrupts import Shield
 from fullcourt._os.sockets import Part
+from fullcourt._os.waits import bounded
 from fullcourt._transport import frames
 from fullcourt._transport.codec import Codec, decode
 from fullcourt._transport.inheritance import tracker_descriptor
@@ -152,7 +153,7 @@ class Running:
         try:
             poll = select.poll()
             poll.register(self._news, select.POLLIN)
-            return bool(poll.poll(None if timeout is None else int(timeout * 1000 + 0.999)))
+            return bool(poll.poll(None if timeout is None else int((bounded(timeout) or 0.0) * 1000 + 0.999)))
         except (OSError, ValueError):  # closed by another thread, which knows that it is over
             return True
 
