@@ -434,10 +434,14 @@ class Supervisor:
             scheduler.pressure_changed(True, now)
         elif total < CALM * limits.memory:
             scheduler.pressure_changed(False, now)
-        return self._relieve(total, limits.memory, now) if total > limits.memory else []
+        return self._relieve(sizes, total, limits.memory, now) if total > limits.memory else []
 
-    def _relieve(self, total: int, limit: int, now: float) -> list[Settlement]:
-        """Too much memory is taken: kill the worker whose task is the youngest, and have that task run again later."""
+    def _relieve(self, sizes: dict[int, int], total: int, limit: int, now: float) -> list[Settlement]:
+        """Too much memory is taken: kill the worker whose task is the youngest, and have that task run again later.
+
+        One that runs alone is not to answer for what idle workers keep, nor for what its own worker kept of others:
+        those are replaced first, and it fails only in a worker that has run nothing else.
+        """
         started: list[tuple[float, Any]] = []
         for worker in self._scheduler.workers.values():
             for chunk in worker.sent.values():
@@ -448,21 +452,36 @@ class Supervisor:
                     started.append((running[1], chunk))
                 elif self._engine.started_by(worker.id, chunk.id):
                     started.append((worker.holding_since, chunk))
-        if len(started) > 1:
-            chunk = max(started, key=lambda entry: entry[0])[1]
+        if not started:
+            return []
+        chunk = max(started, key=lambda entry: entry[0])[1]
+        own = sizes.get(chunk.worker_id, 0)
+        if len(started) == 1 and own <= limit and self._release_idle(now):
+            return []
+        handle = self._engine.handles.get(chunk.worker_id)
+        if len(started) > 1 or (handle is not None and handle.n_done):
             for other in list(self._scheduler.workers[chunk.worker_id].sent.values()):
                 self._requeue.add(other.id)
             self._engine.kill(chunk.worker_id)
             return []
-        if started:
-            chunk = started[0][1]
-            call = describe_task(chunk, 0, plainly=True)
-            error = TaskMemoryExceeded(
-                f"{call} was stopped: alone, its worker took {total / 2**20:.0f} MiB, and the whole "
-                f"pool may take {limit / 2**20:.0f} MiB (memory_limit=)"
-            )
-            return self._begin(chunk, None, error, now, 0.0, KILL)
-        return []
+        call = describe_task(chunk, 0, plainly=True)
+        error = TaskMemoryExceeded(
+            f"{call} was stopped: alone, its worker took {own / 2**20:.0f} MiB, with idle ones "
+            f"{total / 2**20:.0f} MiB, and the whole pool may take {limit / 2**20:.0f} MiB (memory_limit=)"
+        )
+        return self._begin(chunk, None, error, now, 0.0, KILL)
+
+    def _release_idle(self, now: float) -> bool:
+        """Have workers end that hold nothing and have run tasks. Returns whether any is to end, and its memory free."""
+        found = False
+        for worker_id, worker in list(self._scheduler.workers.items()):
+            handle = self._engine.handles.get(worker_id)
+            if worker.sent or handle is None:
+                continue
+            if not worker.stopping and handle.n_done:
+                self._scheduler.worker_orphaned(worker_id, now)
+            found = found or worker.stopping
+        return found
 
     def _set_due(self) -> None:
         due = self._look_at_pool

@@ -1,0 +1,51 @@
+"""The pool's limit of memory: who answers for what idle workers keep."""
+
+from __future__ import annotations
+
+import sys
+import time
+
+import pytest
+
+import fullcourt
+from fullcourt import Pool
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="memory is read from /proc")
+
+MIB = 1 << 20
+kept: list[bytearray] = []
+
+
+def filled(n_bytes: int) -> bytearray:
+    memory = bytearray(n_bytes)
+    memory[::4096] = b"x" * len(memory[::4096])
+    return memory
+
+
+def keep(n_bytes: int) -> int:
+    kept.append(filled(n_bytes))
+    time.sleep(0.2)
+    return n_bytes
+
+
+def use(n_bytes: int) -> int:
+    memory = filled(n_bytes)
+    time.sleep(0.4)
+    return len(memory)
+
+
+@pytest.mark.parametrize("n_workers", [1, 2])
+def test_a_task_that_fits_does_not_fail_for_what_others_left_in_memory(n_workers: int) -> None:
+    """In its own worker, or in one that is idle: both are replaced instead."""
+    with Pool(n_workers, start_method="fork", memory_limit="400M") as pool:
+        assert pool.map(keep, [280 * MIB // n_workers] * n_workers, 1) == [280 * MIB // n_workers] * n_workers
+        assert pool.apply(use, (180 * MIB,)) == 180 * MIB
+        assert pool.apply(use, (180 * MIB,)) == 180 * MIB
+
+
+def test_a_task_that_does_not_fit_fails_also_after_others() -> None:
+    with Pool(2, start_method="fork", memory_limit="200M") as pool:
+        assert pool.map(use, [MIB] * 4, 1) == [MIB] * 4
+        with pytest.raises(fullcourt.TaskMemoryExceeded, match="memory_limit"):
+            pool.apply(use, (400 * MIB,))
+        assert pool.apply(use, (MIB,)) == MIB
