@@ -12,6 +12,7 @@ import contextlib
 import itertools
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -33,7 +34,8 @@ N = 400
 
 @pytest.fixture
 def pool() -> Iterator[Pool]:
-    with Pool(mode="auto") as made:
+    # Fresh interpreters may take seconds on a busy machine; then it changes over, rightly, and not as a test expects.
+    with Pool(mode="auto", start_method="fork" if sys.platform == "linux" else None) as made:
         yield made
 
 
