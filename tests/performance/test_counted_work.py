@@ -126,12 +126,14 @@ def test_a_function_is_pickled_once_and_sent_once_to_each_worker(monkeypatch: py
         pool.apply(noop, (1,))
         codec = pool._driver.engine.codec
         encoded: list[object] = []
-        encode = codec.encode
+        calls: list[object] = []
+        encode, encode_call = codec.encode, codec.encode_call
         monkeypatch.setattr(codec, "encode", lambda obj: (encoded.append(obj), encode(obj))[1])
+        monkeypatch.setattr(codec, "encode_call", lambda *call: (calls.append(call), encode_call(*call))[1])
         for x in range(50):
             pool.apply(noop, (x,))
-        assert not [obj for obj in encoded if obj is noop]
-        assert len(encoded) == 50
+        assert not encoded
+        assert calls == [((x,), {}) for x in range(50)]
 
 
 def bytes_sent(pool: fullcourt.Pool) -> int:
