@@ -171,21 +171,24 @@ class Driver:
         call = self._prepare(fn, args, kwargs, future, options)
         if call is not None:
             with self.roles.shield:
-                done = self._lane is not None and self._lane.run(call)
-                if not done:
+                if self._lane is None or not self._lane.run(call):
                     self._hand_in(call)
-                if not done and self.engine.needs_driving:
-                    if self.scheduler.actions:
-                        self._perform()
-                    if self._outcomes or self._deferred:
-                        self._settle([])  # what an outer step of this thread has yet to hand out
-                    if self._gathered:
-                        self._release_gathered()
-                    self.roles.wait_shielded(future, None)
+                    if self.engine.needs_driving:
+                        self._drive_to_end(future)
                 self._perform_held()
             if self.scheduler.actions:
                 self._perform()
         return future.result()
+
+    def _drive_to_end(self, future: Future[Any]) -> None:
+        """Wait for a call that was just handed in. In the shield."""
+        if self.scheduler.actions:
+            self._perform()
+        if self._outcomes or self._deferred:
+            self._settle([])  # what an outer step of this thread has yet to hand out
+        if self._gathered:
+            self._release_gathered()
+        self.roles.wait_shielded(future, None)
 
     def _prepare(
         self,

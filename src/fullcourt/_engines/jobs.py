@@ -338,9 +338,6 @@ class StreamJob(MapJob):
     def remaining(self) -> int | None:
         return len(self.input) if self.exhausted else None
 
-    def fixed_size(self) -> int | None:
-        return 1 if self.alone or self._has_no_median() else self._chunksize
-
     def take(self, n_tasks: int) -> Chunk:
         n = min(n_tasks, len(self.input))
         popleft = self.input.popleft

@@ -6,7 +6,7 @@ not as usual goes the general way, from wherever it was found: before the task i
 handing what has come to the driver. The task is entered with the scheduler and the worker all the time, so a death, an
 interrupt or the pool's end meanwhile finds it as it finds any other.
 
-A caller's cost of a call: about 150 lines of Python rather than 310, half of the time.
+A caller's cost of a call: about 225 lines of Python rather than 318, and 0.6 of the time.
 """
 
 from __future__ import annotations
