@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import fullcourt
+from fullcourt._os.soft_stop import STOP_SIGNAL
 
 
 def say(text: str, end: str = "\n") -> str:
@@ -52,6 +53,32 @@ def say_for_ever(text: str) -> None:
     while True:
         print(text)
         logging.getLogger("app").error("%s...", text[:20])
+
+
+def log_until_stopped_in_the_making_of_a_record() -> None:
+    """Be stopped where a log record is made, in a part of it that passes over exceptions; then wait for ever."""
+    stopped: list[int] = []
+    act: Any = signal.getsignal(STOP_SIGNAL)
+    genuine = multiprocessing.current_process
+
+    def stop(number: int, frame: object) -> None:
+        stopped.append(number)
+        act(number, frame)
+
+    def wait() -> Any:
+        multiprocessing.current_process = genuine
+        while not stopped:
+            time.sleep(0.001)
+        return genuine()
+
+    signal.signal(STOP_SIGNAL, stop)
+    multiprocessing.current_process = wait  # type: ignore[assignment]
+    try:
+        logging.getLogger("app").error("once")
+        while True:
+            time.sleep(0.01)
+    finally:
+        signal.signal(STOP_SIGNAL, act)
 
 
 def say_then_wait(text: str, turnstile: Any, *, flush: bool = True) -> None:

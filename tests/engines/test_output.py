@@ -308,6 +308,15 @@ def test_a_task_that_is_stopped_while_it_prints_tears_no_line(new_pool: NewPool,
 
 
 @few
+def test_a_stop_is_not_lost_in_the_making_of_a_log_record(new_pool: NewPool) -> None:
+    pool = new_pool(processes=1)
+    pid = pool.apply(os.getpid)
+    with pytest.raises(TaskTimeout):
+        pool.options(timeout=0.1, grace=40).apply(tasks.log_until_stopped_in_the_making_of_a_record)
+    assert pool.apply(os.getpid) == pid  # the exception came, and its worker was not killed
+
+
+@few
 def test_what_was_printed_before_a_kill_is_seen(new_pool: NewPool, out: Stream) -> None:
     pool = new_pool()
     with pytest.raises(WorkerDied) as caught:
