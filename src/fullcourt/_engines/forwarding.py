@@ -158,8 +158,10 @@ class Forwarder:
                 logger.addHandler(handler)
 
     def _make_record_whole(self, *args: Any, **kwargs: Any) -> logging.LogRecord:
-        """Make a log record. The standard library does part of that under an `except Exception` which passes: an
-        exception that stops the task would be lost in it, and the worker killed in the end.
+        """Make a log record, whole.
+
+        The standard library does part of that under an `except Exception` which passes: an exception that stops the
+        task would be lost in it, and the worker killed in the end.
         """
         made: list[logging.LogRecord] = []
         self.unstopped(lambda: made.append(self._make_record(*args, **kwargs)))
