@@ -178,7 +178,8 @@ def test_shutdown_cancels_what_has_not_begun_if_asked(
     gate.wait_arrivals(len(runs))
     waits = [pool.submit(tasks.square, n) for n in range(50)]
     pool.shutdown(wait=False, cancel_futures=True)
-    assert all(future.cancelled() for future in waits[-40:])
+    # What a free slot would begin at once, or another thread hands to a worker at this moment, may run.
+    assert sum(future.cancelled() for future in waits) >= 40
     gate.release()
     assert [future.result(30) for future in runs] == list(range(len(runs)))
     pool.shutdown()

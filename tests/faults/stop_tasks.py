@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import subprocess
 import time
+from typing import Any
+
+from fullcourt._os.soft_stop import STOP_SIGNAL
 
 
 def note(path: str, text: object) -> None:
@@ -114,3 +118,31 @@ def pid_after_taking(n_bytes: int) -> int:
 def pid_after(seconds: float) -> int:
     time.sleep(seconds)
     return os.getpid()
+
+
+class ReadUntilStopped:
+    """Its unpickling lasts until the pool has signalled that the task shall stop."""
+
+    def __reduce__(self) -> tuple[object, tuple[()]]:
+        return read_until_stopped, ()
+
+
+def read_until_stopped() -> None:
+    stopped: list[int] = []
+    act: Any = signal.getsignal(STOP_SIGNAL)
+
+    def stop(number: int, frame: object) -> None:
+        stopped.append(number)
+        act(number, frame)
+
+    signal.signal(STOP_SIGNAL, stop)
+    try:
+        while not stopped:
+            time.sleep(0.001)
+    finally:
+        signal.signal(STOP_SIGNAL, act)
+
+
+def wait_for_ever(_: object) -> None:
+    while True:
+        time.sleep(0.01)

@@ -378,6 +378,28 @@ def cancel_and_tell(future: fullcourt.Future[Any], answers: list[bool]) -> None:
     answers.append(future.cancel())
 
 
+@pytest.mark.parametrize("engine", PROCESSES)
+def test_a_stop_that_comes_before_the_task_does_is_not_lost(engine: str, new_pool: Any) -> None:
+    pool = new_pool(engine, processes=1)
+    pid = pool.apply(os.getpid)
+    with pytest.raises(fullcourt.TaskTimeout):
+        pool.options(timeout=0.05, grace=60).apply(tasks.wait_for_ever, (tasks.ReadUntilStopped(),))
+    assert pool.apply(os.getpid) == pid  # it was not the worker's end
+
+
+@pytest.mark.parametrize("engine", PROCESSES | MANY_SLOTS)
+def test_a_cancelled_map_keeps_no_worker(engine: str, new_pool: Any) -> None:
+    pool = new_pool(engine)
+    pids = {worker.pid for worker in pool.statistics().workers}
+    for i in range(60):
+        pool.map(abs, range(8), chunksize=1)  # short tasks, so that several are sent ahead
+        future = pool.options(grace=60).map_async(tasks.wait_for_ever, range(40), chunksize=1)
+        time.sleep(0.0005 * i)  # items are about to begin, have begun, or wait
+        assert future.cancel()
+    assert pool.map(abs, range(8), chunksize=1) == list(range(8))
+    assert {worker.pid for worker in pool.statistics().workers} == pids
+
+
 def test_cancelling_again_and_again_from_many_threads(new_pool: Any, notes: Notes) -> None:
     pool = new_pool("fork")
     for _ in range(30):

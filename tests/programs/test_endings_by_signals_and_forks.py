@@ -83,7 +83,7 @@ def test_a_second_ctrl_c_ends_a_program_that_holds_on(start_method: str, program
     text = """
         pool = fullcourt.Pool(2, start_method=METHOD)
         try:
-            pool.map(sleep, range(4), chunksize=1)
+            pool.map(sleep, range(2), chunksize=1)
         except KeyboardInterrupt:
             print("first", flush=True)
             pool.submit(sleep).result()

@@ -1246,12 +1246,15 @@ class Driver:
         if self.is_foreign():
             return False
         if isinstance(work, MapJob):
-            with self.roles.shield, self._lock:
-                settlements = work.abort(TaskCancelled("cancelled"))
-                self._close_job(work)
-                self._stop_started(work)
-                self._after_event()
-            self._perform()
+            with self.roles.shield:
+                with self._lock:
+                    settlements = work.abort(TaskCancelled("cancelled"))
+                    self._close_job(work)
+                self._perform()  # first take back what waits unread: else it begins when what runs is stopped
+                with self._lock:
+                    self._stop_sent_items(work)
+                    self._after_event()
+                self._perform()
             self._look_at_clock()
             self._settle(settlements)
             return future.cancelled()
@@ -1303,12 +1306,12 @@ class Driver:
             self.will_wait_elsewhere()
         return future.cancelled()
 
-    def _stop_started(self, job: MapJob) -> None:
-        """Stop what runs of a map that was cancelled."""
+    def _stop_sent_items(self, job: MapJob) -> None:
+        """Stop what workers have of a map that was cancelled: it runs, or is about to."""
         now = monotonic()
         for worker in list(self.scheduler.workers.values()):
             for chunk in list(worker.sent.values()):
-                if type(chunk) is MapChunk and chunk.job is job and self.engine.started_by(worker.id, chunk.id):
+                if type(chunk) is MapChunk and chunk.job is job:
                     self.supervisor.cancel(chunk, now)
 
     def _withdraw_waiting(self, call: Call) -> None:
@@ -1348,10 +1351,16 @@ class Driver:
         return found
 
     def end_unstarted(self, error: BaseException) -> None:
-        """End all calls that no worker has begun or is just about to begin with this error; those that run go on."""
-        if self.is_foreign():
-            return
-        with self.roles.shield, self._lock:
+        """End all calls that no worker has begun or is just about to begin with this error; those that run go on.
+
+        A call that another thread is handing to a worker at this moment counts as just about to begin.
+        """
+        if not self.is_foreign():
+            with self.roles.shield:  # one for all: calls that have been taken out of the line must get their end
+                self._end_unstarted(error)
+
+    def _end_unstarted(self, error: BaseException) -> None:
+        with self._lock:
             calls = [call for stream in self._streams.values() for call in stream.drain()]
             calls += [chunk for chunk in self.scheduler.returned if type(chunk) is Call]
             self.scheduler.returned = deque(c for c in self.scheduler.returned if type(c) is not Call)
@@ -1361,7 +1370,7 @@ class Driver:
             laden = list(self.scheduler.laden)
         for worker_id in laden:
             ids = self.engine.take_back(worker_id)
-            with self.roles.shield, self._lock:
+            with self._lock:
                 worker = self.scheduler.workers.get(worker_id)
                 chunks = [worker.sent[i] for i in ids if i in worker.sent] if worker is not None else []
                 self._forget_functions(worker_id, chunks)
@@ -1376,7 +1385,7 @@ class Driver:
                 calls += taken
                 self._requeue(spared + [chunk for chunk in rest if type(chunk) is not Call], now)
         settlements: list[Settlement] = []
-        with self.roles.shield, self._lock:
+        with self._lock:
             for call in calls:
                 if call.future is not None:
                     settlements.append((call.future, None, error))

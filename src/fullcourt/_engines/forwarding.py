@@ -28,8 +28,7 @@ from fullcourt._engines.state import ARRIVAL_S
 from fullcourt._transport import frames
 from fullcourt._transport.codec import PROTOCOL, Codec
 from fullcourt._transport.frames import MAX_INLINE
-from fullcourt._transport.journal import CANCELLED, STOP_WORD, Journal, is_meant
-from fullcourt.errors import TaskCancelled, TaskTimeout
+from fullcourt._transport.journal import Journal
 
 __all__ = ["Forwarder"]
 
@@ -98,10 +97,7 @@ class Forwarder:
             act()
         finally:
             slot.running = running
-        stop = journal.words[STOP_WORD]
-        if is_meant(stop, running):
-            slot.running = 0
-            raise (TaskCancelled if stop & CANCELLED else TaskTimeout)("the pool stopped this task")
+        journal.heed()
 
     def say_text(self, number: int, text: str, *, flush: bool = False) -> None:
         """Send text of a stream, in frames that need no block."""

@@ -140,7 +140,7 @@ class NestedDriver(Driver):
     def _watch(self, chunk: Any, worker_id: int) -> None:
         """The pool looks at the clock for it."""
 
-    def _stop_started(self, job: MapJob) -> None:
+    def _stop_sent_items(self, job: MapJob) -> None:
         for chunk in list(self.scheduler.workers[1].sent.values()):
             if type(chunk) is MapChunk and chunk.job is job:
                 self.engine.stop_started(chunk.id)

@@ -27,7 +27,6 @@ from fullcourt._transport import frames
 from fullcourt._transport.codec import Codec, decode
 from fullcourt._transport.frames import HEADER_BYTES, MAX_INLINE, pack
 from fullcourt._transport.journal import (
-    CANCELLED,
     INT_LIMIT,
     ITEM_WORD,
     LOADING,
@@ -43,11 +42,12 @@ from fullcourt._transport.journal import (
     Journal,
     is_meant,
     started_chunk,
+    stop_class,
     token,
 )
 from fullcourt._transport.link import Attached, Body, Fields, read_body
 from fullcourt._transport.remote_errors import ARGUMENTS_UNREADABLE, FUNCTION_UNREADABLE, dump_exception, format_remote
-from fullcourt.errors import PicklingError, TaskCancelled, TaskTimeout
+from fullcourt.errors import PicklingError
 
 if TYPE_CHECKING:
     from fullcourt._engines.forwarding import Forwarder
@@ -191,7 +191,7 @@ class Worker:
             stop = journal.words[STOP_WORD]
             if not is_meant(stop, slot.running):
                 continue
-            error = TaskCancelled if stop & CANCELLED else TaskTimeout
+            error = stop_class(stop)
             if slot.is_main:
                 slot.running = 0
                 mine = error
@@ -267,6 +267,8 @@ class Worker:
         try:
             try:
                 slot.running = chunk_id << TOKEN_BITS
+                if words[STOP_WORD]:
+                    journal.heed()
                 began = perf_counter_ns()
                 result = fn(*args, **kwargs)
             finally:
@@ -331,6 +333,7 @@ class Worker:
             try:
                 try:
                     slot.running = whole
+                    journal.heed()
                     for item in items[index:] if index else items:
                         result = fn(item)
                         append(result)
@@ -351,6 +354,7 @@ class Worker:
                                 sent = index
                                 flushed = perf_counter()
                                 slot.running = whole
+                                journal.heed()
                             look_at = index + max(1, int(0.25 * FLUSH_S / (per_item + 1e-9)))
                             if words[REVOKED_WORD] == chunk_id:
                                 revoked = True
@@ -396,6 +400,7 @@ class Worker:
             try:
                 try:
                     slot.running = token(chunk_id, index)
+                    journal.heed()
                     result = fn(item)
                 finally:
                     slot.leave()

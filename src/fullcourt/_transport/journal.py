@@ -33,6 +33,7 @@ from collections.abc import Callable
 from typing import Any
 
 from fullcourt._core.chunking import MAX_CHUNK
+from fullcourt.errors import TaskCancelled, TaskTimeout
 
 __all__ = [
     "HEAP_BYTES",
@@ -46,6 +47,7 @@ __all__ = [
     "request_stop",
     "revoke",
     "started_chunk",
+    "stop_class",
     "token",
 ]
 
@@ -126,10 +128,28 @@ class Journal:
         """The results so far were sent: the heap may be used anew."""
         self._used = 0
 
+    def heed(self) -> None:
+        """Raise what the pool wants raised in the task that the slot runs.
+
+        To be called when ``slot.running`` has been set: the pool's signal may have come a moment before.
+
+        Raises:
+            TaskTimeout, TaskCancelled: as the pool has said.
+        """
+        stop = self.words[STOP_WORD]
+        if stop and is_meant(stop, self.slot.running):
+            self.slot.running = 0
+            raise stop_class(stop)("the pool stopped this task")
+
     def close(self) -> None:
         self.words.release()
         self._heap.release()
         self._view.release()
+
+
+def stop_class(stop: int) -> type[TaskCancelled | TaskTimeout]:
+    """The class of the exception that such a STOP word has raised."""
+    return TaskCancelled if stop & CANCELLED else TaskTimeout
 
 
 def started_chunk(page: mmap.mmap, slot_index: int) -> int:
