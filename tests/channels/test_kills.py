@@ -14,12 +14,17 @@ import pytest
 from endpoints import fork, reap, sweep, wait_and_notify
 
 import fullcourt
+from fullcourt.channels._listeners import Listener
+from fullcourt.channels._monitor import Waiter
 
 pytestmark = [
     pytest.mark.skipif(sys.platform != "linux", reason="queues need Linux"),
     pytest.mark.faults,
     pytest.mark.skipif(sys.gettrace() is not None, reason="the sweep traces"),
 ]
+
+# What waits; what another process does, which ends the waiting; and whether that was done.
+Waited = tuple[Callable[[], object], Callable[[], object], Callable[[], bool]]
 
 FILL = 600  # more than a socket takes: what comes after lies in the log
 
@@ -262,3 +267,80 @@ def test_one_killed_anywhere_at_a_barrier(step: int) -> None:
         thread.join(20)
 
     sweep(operation, check, max(step, 3))
+
+
+def wait_for_event() -> Waited:
+    event = fullcourt.Event()
+    return event.wait, event.set, event.is_set
+
+
+def wait_for_semaphore() -> Waited:
+    semaphore = fullcourt.Semaphore(0)
+    return semaphore.acquire, semaphore.release, lambda: semaphore.get_value() > 0
+
+
+def wait_for_lock() -> Waited:
+    lock = fullcourt.Lock()
+    lock.acquire()
+    return lock.acquire, lock.release, lambda: not lock.locked()
+
+
+def wait_for_notification() -> Waited:
+    condition = fullcourt.Condition()
+
+    def wait() -> None:
+        with contextlib.suppress(fullcourt.OwnerDied), condition:
+            condition.wait()
+
+    def notify() -> None:
+        with contextlib.suppress(fullcourt.OwnerDied):
+            condition.acquire()
+        condition.notify()
+        condition.release()
+
+    return wait, notify, lambda: "0 waiting" in repr(condition)
+
+
+WAITS = [wait_for_event, wait_for_semaphore, wait_for_lock, wait_for_notification]
+
+
+@pytest.mark.parametrize("begin", WAITS)
+def test_who_waits_is_woken_by_one_killed_anywhere(step: int, begin: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was done before the kill is enough: nobody need do anything more."""
+    asleep = threading.Event()
+    for waiter in (Waiter, Listener):
+        monkeypatch.setattr(waiter, "wait", announced(waiter.wait, asleep))
+
+    def start() -> tuple[Any, Any, threading.Thread]:
+        asleep.clear()
+        wait, act, is_done = begin()  # anew: so no ring is left over from before
+        thread = threading.Thread(target=wait, daemon=True)
+        thread.start()
+        assert asleep.wait(30)
+        return act, is_done, thread
+
+    act, is_done, thread = start()
+
+    def check(finished: bool) -> None:
+        nonlocal act, is_done, thread
+        if not is_done():  # or the one that waited has already taken it
+            with contextlib.suppress(ValueError, AssertionError):
+                act()
+        thread.join(30)
+        assert not thread.is_alive()
+        act, is_done, thread = start()
+
+    sweep(lambda: act(), check, step)
+    with contextlib.suppress(Exception):
+        act()
+    thread.join(30)
+
+
+def announced(wait: Callable[..., Any], asleep: threading.Event) -> Callable[..., Any]:
+    """The same, which says when it begins: what rings from then on is heard."""
+
+    def wait_and_tell(*args: Any) -> Any:
+        asleep.set()
+        return wait(*args)
+
+    return wait_and_tell

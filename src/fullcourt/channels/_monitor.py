@@ -12,6 +12,8 @@ The memory is a memfd block; its first ``PAGE_BYTES`` are mapped as 64-bit words
 4. Who waits watches the bell *and* the deaths of those it waits for. The bell is an eventfd under edge-triggered
    epoll: each ring wakes everybody who waited before it, and nobody need silence it. (Who silences a bell and is
    killed before it acts would leave the others asleep.)
+5. The bell is rung with the lock held, *before* the act. Who is woken needs the lock to look, and the kernel gives it
+   when the act is done, or its doer dead. (Who acts, and is killed before it rings, would leave the others asleep.)
 
 The lock is held for some microseconds, and never while waiting.
 """
@@ -90,15 +92,13 @@ class Monitor:
 
         Args:
             act: what to do. It must not wait.
-            ring: whether to wake all who wait when it is done, or half done.
+            ring: whether to wake all who wait: they look when it is done, or half done.
         """
         with self._mutex:
             if self._held:  # by a caller of ours, or a signal's handler interrupts one
-                try:
-                    return act()
-                finally:
-                    if ring and self.words[WANTED]:
-                        eventfd_write(self.bell, 1)
+                if ring and self.words[WANTED]:
+                    eventfd_write(self.bell, 1)
+                return act()
             try:
                 # 1. The kernel gives us the lock. 2. A signal's handler runs, uses this monitor, and gives the lock
                 # back: it is of one open file description. 3. We would go on without it: so it is taken once more.
@@ -107,15 +107,13 @@ class Monitor:
                     n_released = self._n_released
                     flock(self._file, LOCK_EX)
                 self._held = True
+                if ring and self.words[WANTED]:
+                    eventfd_write(self.bell, 1)
                 return act()
             finally:
-                try:
-                    if ring and self.words[WANTED]:
-                        eventfd_write(self.bell, 1)
-                finally:
-                    self._held = False
-                    self._n_released += 1
-                    flock(self._file, LOCK_UN)  # to give back what is not held does no harm
+                self._held = False
+                self._n_released += 1
+                flock(self._file, LOCK_UN)  # to give back what is not held does no harm
 
     def ring(self) -> None:
         """Wake all who wait, if anybody ever did."""
