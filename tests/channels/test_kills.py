@@ -14,6 +14,7 @@ import pytest
 from endpoints import fork, reap, sweep, wait_and_notify
 
 import fullcourt
+from fullcourt.channels._line import SHUT
 from fullcourt.channels._listeners import Listener
 from fullcourt.channels._monitor import Waiter
 
@@ -301,7 +302,29 @@ def wait_for_notification() -> Waited:
     return wait, notify, lambda: "0 waiting" in repr(condition)
 
 
-WAITS = [wait_for_event, wait_for_semaphore, wait_for_lock, wait_for_notification]
+def wait_for_item() -> Waited:
+    items = fullcourt.Queue()
+    return items.get, lambda: items.put_many(range(20)), lambda: not items.empty()
+
+
+def wait_for_shutdown() -> Waited:
+    items = fullcourt.Queue()
+
+    def wait() -> None:
+        with pytest.raises(fullcourt.ShutDown):
+            items.get()
+
+    return wait, items.shutdown, lambda: items._words[SHUT] != 0
+
+
+WAITS = [
+    wait_for_event,
+    wait_for_semaphore,
+    wait_for_lock,
+    wait_for_notification,
+    wait_for_item,
+    wait_for_shutdown,
+]
 
 
 @pytest.mark.parametrize("begin", WAITS)
@@ -330,7 +353,7 @@ def test_who_waits_is_woken_by_one_killed_anywhere(step: int, begin: Any, monkey
         assert not thread.is_alive()
         act, is_done, thread = start()
 
-    sweep(lambda: act(), check, step)
+    sweep(lambda: act(), check, max(1, step // 4))  # noqa: PLW0108  it is another one each time
     with contextlib.suppress(Exception):
         act()
     thread.join(30)

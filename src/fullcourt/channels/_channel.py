@@ -77,6 +77,8 @@ class Channel(Putting):
                     if found is not None:
                         return found
                 made = tried = False
+                if shut != self._words[SHUT]:  # only now: what was put before that is taken before it is told
+                    continue
                 left = self._time_left(shut, at_end, block, until)
                 try:
                     at_end = listener.wait(self._words, left)
@@ -97,6 +99,8 @@ class Channel(Putting):
                 found = self._try_to_take()
                 if found is not None:
                     return found
+                if shut != self._words[SHUT]:
+                    continue
                 await readable(listener.fileno(), self._time_left(shut, at_end, True, until))
                 at_end = listener.wait(self._words, 0)
         finally:
@@ -127,7 +131,7 @@ class Channel(Putting):
 
     def _try_to_take(self) -> tuple[bytes, Rights | None] | None:
         """Take a message if there is one."""
-        if self._counts_taken or self._log.n_waiting:
+        if self._counts_taken or self._words[IN_LOG]:
             return self._monitor.locked(self._take_and_note, ring=True)
         try:
             found = receive(self._in)
@@ -163,8 +167,10 @@ class Channel(Putting):
     def _get_more(self, found: list[Any], n: int) -> None:
         """Take what is there, until there are ``n``."""
         while len(found) < n:
-            if self._log.n_waiting:
+            if self._words[IN_LOG]:
                 messages = self._monitor.locked(partial(self._take_group, n - len(found)), ring=True)
+                if not messages:
+                    return
                 found += [read(*message) for message in messages]
             else:
                 message = self._try_to_take()
@@ -188,12 +194,12 @@ class Channel(Putting):
         self._monitor.locked(partial(self._shut_now, immediate), ring=True)
 
     def _shut_now(self, immediate: bool) -> None:
-        try:
-            self._words[SHUT] = 1
-            if immediate:
-                self._log.clear()
-                with contextlib.suppress(BlockingIOError):
-                    while True:
-                        receive(self._in)
-        finally:
-            os.eventfd_write(self._fds[CAME], 1)
+        # The ring comes first, as everywhere. IN_LOG has those who are woken take the lock before they look.
+        self._words[IN_LOG] = 1
+        os.eventfd_write(self._fds[CAME], 1)
+        self._words[SHUT] = 1
+        if immediate:
+            self._log.clear()
+            with contextlib.suppress(BlockingIOError):
+                while True:
+                    receive(self._in)

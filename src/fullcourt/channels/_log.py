@@ -5,6 +5,9 @@ What is there at a moment is told by four words: head, tail, and how many items 
 written into the one of two places that is not in use; then a single store makes it the one in use. So whoever is
 killed, an item is there or is not, and a group of items all or none.
 
+Who waits for items looks at a fifth word, IN_LOG, and only where it is set for the rest, with the lock held. It is set
+first, then the bell is rung, then the items become valid: a kill in between leaves nobody asleep beside an item.
+
 Space that was read is given back to the kernel (``fallocate``, FALLOC_FL_PUNCH_HOLE); when the log is empty, all of it.
 """
 
@@ -18,7 +21,7 @@ from fullcourt.channels._monitor import FIRST_WORD, PAGE_BYTES
 __all__ = ["Log"]
 
 IN_USE = FIRST_WORD + 8  # which of the two places: 0 or 1
-IN_LOG = FIRST_WORD + 9  # how many items are there, for a quick look: 0 only if there are none
+IN_LOG = FIRST_WORD + 9  # for a quick look: 0 only if there are no items, and nobody is about to add some
 PLACES = (FIRST_WORD + 16, FIRST_WORD + 24)
 
 READ_AHEAD = 65536
@@ -49,8 +52,6 @@ class Log:
 
     def _commit(self, head: int, tail: int, n_in: int, n_out: int) -> None:
         words = self._words
-        if n_in > n_out:
-            words[IN_LOG] = n_in - n_out
         other = 1 - words[IN_USE]
         at = PLACES[other]
         words[at], words[at + 1], words[at + 2], words[at + 3] = head, tail, n_in, n_out
@@ -58,8 +59,12 @@ class Log:
         if n_in == n_out:
             words[IN_LOG] = 0
 
-    def add(self, items: Sequence[bytes]) -> int:
+    def add(self, items: Sequence[bytes], bell: int) -> int:
         """Add items, all or none. Returns how many were ever added: when as many were taken, these were.
+
+        Args:
+            items: their pickles.
+            bell: descriptor of the bell that wakes who waits for items; below 0: nobody does.
 
         Raises:
             OSError: there is no memory for them.
@@ -72,6 +77,9 @@ class Log:
         while done < len(data):
             done += os.pwrite(self._memory, memoryview(data)[done:], PAGE_BYTES + tail + done)
         n_in += len(items)
+        words[IN_LOG] = 1
+        if bell >= 0:
+            os.eventfd_write(bell, 1)
         self._commit(words[at], tail + len(data), n_in, words[at + 3])
         return n_in
 
@@ -97,6 +105,7 @@ class Log:
             start = stop
             n_out += 1
         if not items:
+            words[IN_LOG] = 0  # whoever set it was killed, or stopped by a signal's exception, before it added any
             return items
         if head == tail:
             self._commit(0, 0, n_in, n_out)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import queue
 import select
 import sys
@@ -203,11 +202,7 @@ class Putting(Line):
 
     def _add_to_log(self, items: Sequence[bytes]) -> None:
         self._direct = False
-        try:
-            self._mark = self._log.add(items)
-        finally:
-            if self._words[LISTENED]:
-                os.eventfd_write(self._fds[CAME], 1)
+        self._mark = self._log.add(items, self._fds[CAME] if self._words[LISTENED] else -1)
 
     def _put_group(self, items: list[bytes], block: bool, timeout: float | None) -> int:
         """Put items into the log together, or as many as there is room for within the time. Returns how many."""
