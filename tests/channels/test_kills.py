@@ -317,7 +317,14 @@ def wait_for_shutdown() -> Waited:
     return wait, items.shutdown, lambda: items._words[SHUT] != 0
 
 
+def wait_for_room() -> Waited:
+    items = fullcourt.Queue(1)
+    items.put(0)
+    return lambda: items.put(1), items.get, lambda: not items.full()
+
+
 WAITS = [
+    wait_for_room,
     wait_for_event,
     wait_for_semaphore,
     wait_for_lock,

@@ -121,7 +121,12 @@ class Monitor:
             os.eventfd_write(self.bell, 1)
 
     def wait_until(
-        self, attempt: Callable[[], tuple[bool, Iterable[int]]], *, block: bool = True, timeout: float | None = None
+        self,
+        attempt: Callable[[], tuple[bool, Iterable[int]]],
+        *,
+        block: bool = True,
+        timeout: float | None = None,
+        room: int = -1,
     ) -> bool:
         """Make attempts until one succeeds; between them wait for the bell, or for a death.
 
@@ -129,12 +134,13 @@ class Monitor:
             attempt: called with the lock held. Returns whether it succeeded, and whose deaths would change that.
             block: whether to wait at all.
             timeout: for how many seconds (None: for ever). Below 0 is 0.
+            room: descriptor of a socket; that messages are taken out of it also calls for an attempt.
         """
         done, others = self.locked(attempt)
         if done or not block or (timeout is not None and timeout <= 0):
             return done
         until = None if timeout is None else monotonic() + timeout
-        with Waiter(self.bell) as waiter:
+        with Waiter(self.bell, room) as waiter:
             self.words[WANTED] = 1
             while True:
                 done, others = self.locked(attempt)
@@ -146,14 +152,14 @@ class Monitor:
                 waiter.wait(others, left)
 
     async def wait_until_async(
-        self, attempt: Callable[[], tuple[bool, Iterable[int]]], *, timeout: float | None = None
+        self, attempt: Callable[[], tuple[bool, Iterable[int]]], *, timeout: float | None = None, room: int = -1
     ) -> bool:
         """As :meth:`wait_until`, in an event loop."""
         done, others = self.locked(attempt)
         if done or (timeout is not None and timeout <= 0):
             return done
         until = None if timeout is None else monotonic() + timeout
-        with Waiter(self.bell) as waiter:
+        with Waiter(self.bell, room) as waiter:
             self.words[WANTED] = 1
             while True:
                 done, others = self.locked(attempt)
@@ -186,9 +192,13 @@ def own_description(memory: int) -> int:
 class Waiter:
     """Waits for a bell and for deaths. Made before the last attempt: every ring after that wakes it."""
 
-    def __init__(self, bell: int) -> None:
+    def __init__(self, bell: int, room: int = -1) -> None:
         self.epoll = select.epoll()
         self.epoll.register(bell, select.EPOLLIN | select.EPOLLET)
+        if room >= 0:
+            # Who takes a message and is killed before it rings has made room that no bell tells of. The kernel tells
+            # of it from a quarter of the buffer downwards, about 100 items; above that, others that take will ring.
+            self.epoll.register(room, select.EPOLLOUT | select.EPOLLET)
 
     def __enter__(self) -> Self:
         return self

@@ -10,7 +10,7 @@ from functools import partial
 from pickle import dumps
 from typing import Any
 
-from fullcourt.channels._line import CAME, DRAIN_WANTED, LEFT, LISTENED, SHUT, Line, pad
+from fullcourt.channels._line import CAME, DRAIN_WANTED, LEFT, LISTENED, OUT, SHUT, Line, pad
 from fullcourt.channels._messages import Message, encode, in_one_piece
 from fullcourt.channels._monitor import Waiter
 
@@ -107,7 +107,9 @@ class Putting(Line):
                     done = self._try_to_send(message)
                 if done:
                     return
-            done = self._monitor.wait_until(lambda: (self._try_to_put(obj, message), ()), block=block, timeout=timeout)
+            done = self._monitor.wait_until(
+                lambda: (self._try_to_put(obj, message), ()), block=block, timeout=timeout, room=self._fds[OUT]
+            )
         if not done:
             raise queue.Full
 
@@ -220,5 +222,5 @@ class Putting(Line):
         with self._use:
             self._check_open()
             self._begin_to_put()
-            self._monitor.wait_until(attempt, block=block, timeout=timeout)
+            self._monitor.wait_until(attempt, block=block, timeout=timeout, room=self._fds[OUT])
         return n_put

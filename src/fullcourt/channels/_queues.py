@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from fullcourt._os.identity import is_alive, me
 from fullcourt.channels._channel import Channel, ShutDown
+from fullcourt.channels._line import OUT
 from fullcourt.channels._messages import encode, read
 from fullcourt.channels._monitor import Room
 
@@ -143,7 +144,9 @@ class Queue(Iterable_[T]):
         message = encode(obj, self._blocks)
         with self._use:
             self._begin_to_put()
-            done = await self._monitor.wait_until_async(lambda: (self._try_to_put(obj, message), ()), timeout=timeout)
+            done = await self._monitor.wait_until_async(
+                lambda: (self._try_to_put(obj, message), ()), timeout=timeout, room=self._fds[OUT]
+            )
         if not done:
             raise queue.Full
 
