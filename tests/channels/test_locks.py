@@ -317,6 +317,21 @@ def test_a_barrier_breaks_when_one_that_waits_dies() -> None:
     assert not barrier.broken
 
 
+def test_a_barrier_does_not_count_one_that_died_while_nobody_else_waited() -> None:
+    barrier, told = fullcourt.Barrier(2), fullcourt.Queue()
+    pid = fork(lambda: wait_and_tell(barrier, told))
+    while not barrier.n_waiting:
+        pass
+    kill(pid)
+    for _ in range(2):
+        with pytest.raises(threading.BrokenBarrierError) as caught:
+            barrier.wait(30)
+        assert isinstance(caught.value.__cause__, fullcourt.OwnerDied)
+        assert caught.value.__cause__.pid == pid
+    barrier.reset()
+    assert barrier.n_waiting == 0
+
+
 def test_a_barriers_action_runs_once_a_round_before_all_go_on() -> None:
     counts: list[int] = []
     barrier = fullcourt.Barrier(3, action=lambda: counts.append(len(counts)))

@@ -292,8 +292,9 @@ class Barrier(Monitored):
         timeout = self._timeout if timeout is None else timeout
 
         def enter() -> tuple[int, int, int]:
+            self._break_if_dead(words[ROUND])
             if words[BROKEN]:
-                raise threading.BrokenBarrierError
+                raise threading.BrokenBarrierError from self._death()
             index, this_round = self.n_waiting, words[ROUND]
             mine = room.add(me(), WAITS, this_round)
             if index + 1 == words[PARTIES]:
@@ -325,14 +326,19 @@ class Barrier(Monitored):
 
     def _look(self, mine: int) -> tuple[bool, Iterable[int]]:
         """Whether the waiting is over; breaks the barrier if somebody has died in it. With the lock held."""
-        words, room = self._words, self._room
+        words = self._words
         this_round = words[mine + 2]
         if words[mine] == WAITS:
-            dead = [at for at in room.dead() if words[at] == WAITS and words[at + 2] == this_round]
-            if dead:
-                words[BROKEN] = words[dead[0] + 1]
-                self._settle(BROKE, this_round)
+            self._break_if_dead(this_round)
         return words[mine] != WAITS, [words[at + 1] for at in self._waiting(this_round)]
+
+    def _break_if_dead(self, this_round: int) -> None:
+        """Break the barrier if somebody has died who waited in a round. With the lock held."""
+        words = self._words
+        dead = [at for at in self._room.dead() if words[at] == WAITS and words[at + 2] == this_round]
+        if dead:
+            words[BROKEN] = words[dead[0] + 1]
+            self._settle(BROKE, this_round)
 
     def _settle(self, outcome: int, this_round: int) -> None:
         """Tell all who wait in a round what has become of it."""
