@@ -282,6 +282,17 @@ def test_a_condition_that_is_not_held_refuses() -> None:
         assert condition.wait_for(lambda: True)
 
 
+def test_a_condition_refuses_where_another_thread_holds_its_lock() -> None:
+    condition = fullcourt.Condition(fullcourt.Lock())
+    thread = threading.Thread(target=condition.acquire)
+    thread.start()
+    thread.join(30)
+    for call in (condition.wait, condition.notify):
+        with pytest.raises(AssertionError, match="held by this thread"):
+            call()
+    condition.release()
+
+
 @pytest.mark.parametrize("method", PROCESS_KINDS)
 def test_a_barrier_opens_when_all_are_there(method: str) -> None:
     barrier, told = fullcourt.Barrier(3), fullcourt.Queue()

@@ -135,7 +135,7 @@ class Condition(Monitored):
             Whether it was notified.
 
         Raises:
-            AssertionError: the lock is not held here.
+            AssertionError: this thread does not hold the lock.
             OwnerDied: the lock's holder died meanwhile; the lock is held again.
         """
         lock, words, room = self._lock, self._words, self._room
@@ -205,7 +205,7 @@ class Condition(Monitored):
         """Wake ``n`` of those that wait, the longest waiting first. The dead do not count.
 
         Raises:
-            AssertionError: the lock is not held here.
+            AssertionError: this thread does not hold the lock.
         """
         self._check_held("notify()")
         self._monitor.locked(partial(self._call, n), ring=True)
@@ -227,9 +227,8 @@ class Condition(Monitored):
         self.notify(Room.N_ENTRIES)
 
     def _check_held(self, what: str) -> None:
-        lock = self._lock
-        if not (lock._is_owned() if isinstance(lock, RLock) else lock.locked()):
-            raise AssertionError(f"{what} of a Condition needs its lock to be held")
+        if not self._times_held():
+            raise AssertionError(f"{what} of a Condition needs its lock to be held by this thread")
 
     def __repr__(self) -> str:
         n = self._monitor.locked(lambda: sum(1 for at in self._room.entries() if self._words[at] == WAITS))
