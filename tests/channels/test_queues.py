@@ -30,7 +30,7 @@ from channel_tasks import (
 from endpoints import KINDS, PROCESS_KINDS, QUICK_KINDS, endpoint, fork, kill, reap
 
 import fullcourt
-from fullcourt.channels._line import Line
+from fullcourt.channels._line import LIVES, Line
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="queues need Linux")
 
@@ -135,6 +135,31 @@ def test_iteration_ends_when_all_others_have_closed_and_begins_anew_after_a_put(
     assert [items.get(), items.get()] == ["mine", ("b", 0)]
     with pytest.raises(queue.Empty):
         items.get(timeout=0.01)
+
+
+def test_iteration_ends_also_if_the_queue_was_given_away_meanwhile() -> None:
+    items, other = fullcourt.Queue(), fullcourt.Queue()
+    gate, go = fullcourt.Event(), threading.Event()
+    pid = fork(lambda: (items.put(1), gate.wait(60)))
+    got: list[Any] = []
+
+    def consume() -> None:
+        for item in items:
+            got.append(item)
+            go.set()
+
+    consumer = threading.Thread(target=consume, daemon=True)
+    consumer.start()
+    assert go.wait(30)
+    while items._fds[LIVES] >= 0 or items._listeners:  # until it waits for the next item
+        pass
+    other.put(items)
+    other.get(timeout=30).close()
+    gate.set()
+    assert reap(pid) == 0
+    consumer.join(30)
+    assert not consumer.is_alive()
+    assert got == [1]
 
 
 def test_a_chain_of_processes_ends_by_itself() -> None:

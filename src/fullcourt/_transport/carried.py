@@ -30,6 +30,7 @@ __all__ = [
     "collecting",
     "drop_inherited",
     "give",
+    "goes_by_multiprocessing",
     "register",
     "take",
 ]
@@ -127,7 +128,7 @@ def give(fds: Sequence[int], what: str, pipe: tuple[int, int] | None = None) -> 
     """What an object's pickle holds in place of its descriptors, which stay the caller's.
 
     Args:
-        fds: the descriptors.
+        fds: the descriptors. -1 stands for the writing end of the pipe, to be opened; not if `goes_by_multiprocessing`.
         what: the object's name, for messages.
         pipe: the positions of a pipe's reading and writing end among them, where that is a life line.
 
@@ -142,13 +143,12 @@ def give(fds: Sequence[int], what: str, pipe: tuple[int, int] | None = None) -> 
                 f"more than {MAX_DESCRIPTORS - 1} descriptors in one message: the kernel takes no more. A queue has 7 "
                 f"of them, a lock 2, the end of a pipe 1. Send fewer queues, pipes and locks at once."
             )
-        outbox.fds.extend(map(os.dup, fds))
+        outbox.fds += [fd if fd < 0 else os.dup(fd) for fd in fds]
         if pipe is not None:
             outbox.pipes.append((start + pipe[0], start + pipe[1]))
+            outbox.hold()
         return (start, len(fds))
-    context = sys.modules.get("multiprocessing.context")
-    popen = None if context is None else context.get_spawning_popen()
-    if context is not None and not isinstance(popen, Sharing) and (popen is not None or called_by_multiprocessing()):
+    if goes_by_multiprocessing():
         from multiprocessing import reduction
 
         return ("mp", *map(reduction.DupFd, fds))
@@ -157,6 +157,17 @@ def give(fds: Sequence[int], what: str, pipe: tuple[int, int] | None = None) -> 
         f"started, as a task's or an initializer's argument, or through a fullcourt queue or pipe. Pass it in one of "
         f"these ways."
     )
+
+
+def goes_by_multiprocessing() -> bool:
+    """Whether what :func:`give` is given here goes ``multiprocessing``'s way, which may take it later."""
+    if local.outbox is not None:
+        return False
+    context = sys.modules.get("multiprocessing.context")
+    if context is None:
+        return False
+    popen = context.get_spawning_popen()
+    return not isinstance(popen, Sharing) and (popen is not None or called_by_multiprocessing())
 
 
 def called_by_multiprocessing() -> bool:

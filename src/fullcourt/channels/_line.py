@@ -28,6 +28,7 @@ import threading
 from typing import Any, Self
 
 from fullcourt._os.sockets import View
+from fullcourt._transport.carried import goes_by_multiprocessing
 from fullcourt.channels._handle import Handle, check_supported
 from fullcourt.channels._listeners import Listener
 from fullcourt.channels._log import Log
@@ -136,9 +137,13 @@ class Line(Handle):
 
     def _to_give(self) -> list[int]:
         self._check_open()
-        self._hold()  # who receives it may put
         self._is_shared = True
-        return self._fds
+        # Who receives it may put, and gets a writing end of its own: ours may have been let go by a thread that
+        # iterates and waits, and would not let go again before the next item.
+        if goes_by_multiprocessing():
+            self._hold()
+            return self._fds
+        return [*self._fds[:LIVES], -1]
 
     def _hold(self) -> None:
         """Count as a producer again."""
