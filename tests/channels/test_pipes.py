@@ -175,3 +175,23 @@ def test_coroutines_exchange_messages() -> None:
             return got
 
     assert asyncio.run(main()) == list(range(1, 21))
+
+
+def test_several_coroutines_send_through_one_end_that_is_full() -> None:
+    async def main() -> list[int]:
+        one, other = fullcourt.Pipe()
+        with one, other:
+
+            async def send(number: int) -> None:
+                for _ in range(100):
+                    await one.asend((number, "x" * 8000))
+
+            senders = [asyncio.create_task(send(number)) for number in range(3)]
+            for _ in range(120):  # each has sent what there was room for, and waits
+                await asyncio.sleep(0)
+            got = [(await other.arecv())[0] for _ in range(300)]
+            await asyncio.gather(*senders)
+            return got
+
+    got = asyncio.run(asyncio.wait_for(main(), 60))
+    assert [got.count(number) for number in range(3)] == [100] * 3

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 import select
 import socket
@@ -181,11 +182,13 @@ class Connection(Handle):
         room.register(sock, select.POLLOUT)
         while not room.poll(0):
             loop, ready = asyncio.get_running_loop(), asyncio.Event()
-            loop.add_writer(sock.fileno(), ready.set)
+            fd = os.dup(sock.fileno())  # a loop knows one writer per descriptor; several may send
+            loop.add_writer(fd, ready.set)
             try:
                 await ready.wait()
             finally:
-                loop.remove_writer(sock.fileno())
+                loop.remove_writer(fd)
+                os.close(fd)
         send_message(sock, message)
 
     # -- receiving -------------------------------------------------------------------------------------------------
