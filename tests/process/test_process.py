@@ -361,3 +361,27 @@ def test_close_refuses_a_running_one(tmp_path):
 def test_bad_arguments_are_told_at_once(options, problem):
     with pytest.raises((TypeError, ValueError), match=problem):
         Process(**options)
+
+
+def test_a_sibling_that_asks_leaves_the_news_to_the_parent(start_method):
+    told, its = os.pipe()
+    process = Process(target=os._exit, args=(3,), start_method=start_method)
+    process.start()
+    multiprocessing.connection.wait([process._running._news])  # it has a pid, and nobody has taken it in
+
+    def ask():
+        pid = os.fork()
+        if not pid:
+            with contextlib.suppress(BaseException):
+                os.write(its, f"{process.pid} {process.exitcode}".encode())
+            os._exit(0)
+        os.waitpid(pid, 0)
+        return os.read(told, 100).decode()
+
+    first = ask()
+    assert first == f"{process.pid} None"
+    multiprocessing.connection.wait([process.sentinel], T)
+    assert ask().split()[0] == first.split()[0]
+    assert process.exitcode == 3
+    os.close(told)
+    os.close(its)

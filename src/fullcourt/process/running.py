@@ -42,6 +42,10 @@ running: set[Running] = set()
 failed: weakref.WeakSet[Running] = weakref.WeakSet()
 
 
+# How long a forked sibling waits for news of a start; an interpreter needs a tenth of that.
+PATIENCE_S = 1.0
+
+
 class Running:
     """One child. All methods may be called from any thread of the process that started it."""
 
@@ -124,11 +128,14 @@ class Running:
 
     def fileno(self) -> int:
         """The descriptor that is readable once the process has ended."""
-        self.pid()
+        if self.owner == os.getpid():
+            self.pid()
         return self._news.fileno()
 
     def pid(self) -> int | None:
-        """Its process id. Waits until it has one."""
+        """Its process id. Waits until it has one. In a forked sibling: None, where only the parent has heard of it."""
+        if self.owner != os.getpid():
+            return self._pid if self._pid is not None else self._look_for_pid()
         if self._pid is None:
             # Under the lock: else another thread could take the news for which this one waits, until the next ones.
             with self._lock:
@@ -137,8 +144,23 @@ class Running:
                     self._take_news()
         return self._pid
 
+    def _look_for_pid(self) -> int | None:
+        """In a forked sibling: look at the news, and leave them to the parent."""
+        if not self._wait_for_news(PATIENCE_S):
+            return None
+        try:
+            data = self._news.recv(4096, socket.MSG_DONTWAIT | socket.MSG_PEEK)
+        except OSError:
+            return None
+        message: tuple[Any, ...] = pickle.loads(data) if data else ("exited",)
+        if message[0] == "started":
+            self._pid = message[2]
+        return self._pid
+
     def poll(self, timeout: float | None = 0.0) -> bool:
-        """Whether it has ended, or does so within so many seconds (None: whenever)."""
+        """Whether it has ended, or does so within so many seconds (None: whenever). In a forked sibling: as of then."""
+        if self.owner != os.getpid():  # the news are the parent's to take
+            return self._over
         deadline = None if timeout is None else monotonic() + timeout
         while not self._over:
             left = None if deadline is None else max(0.0, deadline - monotonic())
