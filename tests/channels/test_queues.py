@@ -191,6 +191,17 @@ def test_get_tells_the_end_where_a_process_only_takes() -> None:
     assert reap(pid) == 0
 
 
+@pytest.mark.parametrize("timeout", [None, 0, 0.001, 30])
+def test_the_end_is_told_also_to_who_does_not_wait(timeout: float | None) -> None:
+    items = fullcourt.Queue()
+    assert reap(fork(lambda: items.put(1))) == 0
+    assert list(items) == [1]  # from here on this process only takes
+    with pytest.raises(EOFError, match="closed it or ended"):
+        items.get(block=timeout is not None, timeout=timeout)
+    with pytest.raises(EOFError, match="closed it or ended"):
+        asyncio.run(items.aget(timeout or 0))
+
+
 def test_a_queue_given_to_tasks_ends_when_they_have_ended_and_leaves_no_descriptors() -> None:
     before = len(os.listdir("/proc/self/fd"))
     with fullcourt.Pool(processes=2, start_method="fork") as pool:

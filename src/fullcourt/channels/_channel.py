@@ -79,7 +79,13 @@ class Channel(Putting):
                 made = tried = False
                 if shut != self._words[SHUT]:  # only now: what was put before that is taken before it is told
                     continue
-                left = self._time_left(shut, at_end, block, until)
+                try:
+                    left = self._time_left(shut, at_end, block, until)
+                except queue.Empty:  # that there will be none is told also to who does not wait
+                    at_end = listener.wait(self._words, 0)
+                    if not at_end:
+                        raise
+                    continue
                 try:
                     at_end = listener.wait(self._words, left)
                 except BaseException:  # a signal's. If a message woke only us, the others shall look
@@ -101,7 +107,14 @@ class Channel(Putting):
                     return found
                 if shut != self._words[SHUT]:
                     continue
-                await readable(listener.fileno(), self._time_left(shut, at_end, True, until))
+                try:
+                    left = self._time_left(shut, at_end, True, until)
+                except queue.Empty:  # that there will be none is told also to who does not wait
+                    at_end = listener.wait(self._words, 0)
+                    if not at_end:
+                        raise
+                    continue
+                await readable(listener.fileno(), left)
                 at_end = listener.wait(self._words, 0)
         finally:
             self._listeners.append(listener)
