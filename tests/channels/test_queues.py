@@ -202,6 +202,12 @@ def test_the_end_is_told_also_to_who_does_not_wait(timeout: float | None) -> Non
         asyncio.run(items.aget(timeout or 0))
 
 
+@pytest.mark.parametrize("bound", [1.5, "3", None, 2**63])
+def test_a_bound_that_is_no_number_of_items_is_refused(bound: Any) -> None:
+    with pytest.raises((TypeError, ValueError), match="maxsize must be"):
+        fullcourt.Queue(bound)
+
+
 def test_a_queue_given_to_tasks_ends_when_they_have_ended_and_leaves_no_descriptors() -> None:
     before = len(os.listdir("/proc/self/fd"))
     with fullcourt.Pool(processes=2, start_method="fork") as pool:

@@ -21,6 +21,7 @@ from __future__ import annotations
 import array
 import contextlib
 import fcntl
+import operator
 import os
 import socket
 import termios
@@ -84,6 +85,7 @@ class Line(Handle):
     _pipe = (LIFE, LIVES)
 
     def __init__(self, maxsize: int = 0) -> None:
+        maxsize = check_maxsize(maxsize)
         check_supported(type(self).__name__)
         with contextlib.ExitStack() as on_failure:
             memory, left = Monitor.make()
@@ -100,9 +102,9 @@ class Line(Handle):
             life, lives = os.pipe2(os.O_CLOEXEC)
             on_failure.pop_all()
         self._open([memory, left, came, one.detach(), other.detach(), life, lives])
-        self._words[MAXSIZE] = max(0, maxsize)
-        self._maxsize = max(0, maxsize)
-        self._direct = maxsize <= 0
+        self._words[MAXSIZE] = maxsize
+        self._maxsize = maxsize
+        self._direct = not maxsize
         self._is_shared = False
 
     def _open(self, fds: list[int]) -> None:
@@ -217,6 +219,17 @@ class Line(Handle):
     def _bytes_inside(self) -> int:
         fcntl.ioctl(self._in, termios.FIONREAD, self._count_buffer)
         return self._count_buffer[0]
+
+
+def check_maxsize(maxsize: object) -> int:
+    """A bound; 0: there is none."""
+    try:
+        number = operator.index(maxsize)  # type: ignore[arg-type]
+    except TypeError:
+        raise TypeError(f"maxsize must be a whole number of items, or 0 for no bound, not {maxsize!r}") from None
+    if number >= 2**63:
+        raise ValueError(f"maxsize must be below 2**63, not {number}: 0 is for no bound")
+    return max(0, number)
 
 
 def nonblocking(fd: int) -> socket.socket:

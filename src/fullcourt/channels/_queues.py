@@ -108,6 +108,7 @@ class Queue(Iterable_[T]):
         maxsize: :meth:`put` waits while so many items are in it; 0 or less: no bound.
 
     Raises:
+        TypeError, ValueError: ``maxsize`` is not a whole number, or 2**63 or more.
         NotSupported: this is not Linux.
 
     Example:
