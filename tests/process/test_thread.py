@@ -127,3 +127,19 @@ def test_its_arguments_live_no_longer_than_the_call():
     go.set()
     thread.result(T)
     assert gone() is None
+
+
+def test_a_start_that_failed_can_be_tried_again(monkeypatch):
+    thread = Thread(target=tasks.double, args=(4,), kwargs={"plus": 1})
+    name = "_start_joinable_thread" if hasattr(threading, "_start_joinable_thread") else "_start_new_thread"
+
+    def refuse(*args, **kwargs):
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading, name, refuse)
+        for _ in range(2):
+            with pytest.raises(RuntimeError, match="can't start"):
+                thread.start()
+    thread.start()
+    assert thread.result(T) == 9

@@ -68,7 +68,8 @@ class Thread(threading.Thread, Generic[R]):
             raise RuntimeError("threads can only be started once")
         body = self.run
         self.run = lambda: self._note(body)  # type: ignore[assignment, return-value, method-assign]
-        self._outcome.set_running_or_notify_cancel()
+        if not self._outcome.running():  # as after a start that failed
+            self._outcome.set_running_or_notify_cancel()
         self._target = self._args = self._kwargs = None
         try:
             super().start()
