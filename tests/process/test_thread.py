@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import gc
 import threading
 
@@ -143,3 +144,13 @@ def test_a_start_that_failed_can_be_tried_again(monkeypatch):
                 thread.start()
     thread.start()
     assert thread.result(T) == 9
+
+
+def test_it_runs_in_the_context_that_it_is_given():
+    variable = contextvars.ContextVar("variable", default="none")
+    context = contextvars.copy_context()
+    context.run(variable.set, "its own")
+    with Thread(target=variable.get, context=context) as thread:
+        assert thread.result(T) == "its own"
+    with Thread(target=variable.get) as thread:
+        assert thread.result(T) == "none"

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Generator, Iterable, Mapping
+from contextvars import Context
+from functools import partial
 from types import TracebackType
 from typing import Any, Generic, NoReturn, Self, TypeVar, cast
 
@@ -28,6 +30,8 @@ class Thread(threading.Thread, Generic[R]):
         args: the target's positional arguments.
         kwargs: its keyword arguments.
         daemon: True: the program's end does not wait for it. None: as the thread that makes it.
+        context: the context variables that it runs with, as from Python 3.14 on, here on all. None: the interpreter's
+            choice, which is an empty context, or a copy of the starter's (``sys.flags.thread_inherit_context``).
 
     All methods may be called from any thread.
 
@@ -47,12 +51,14 @@ class Thread(threading.Thread, Generic[R]):
         kwargs: Mapping[str, Any] | None = None,
         *,
         daemon: bool | None = None,
+        context: Context | None = None,
     ) -> None:
         if cast("object", group) is not None:
             raise TypeError(f"group must be None, not {group!r}; the function to run is given as target=")
         if target is not None and not callable(target):
             raise TypeError(f"target must be callable, not {target!r}")
         super().__init__(None, target, name, tuple(args), dict(kwargs or {}), daemon=daemon)
+        self._runs_in = context
         self._outcome: Future[R] = Future()
         self._retrieved = False
         self._call: tuple[Any, tuple[Any, ...], dict[str, Any]] | None = (target, tuple(args), dict(kwargs or {}))
@@ -66,7 +72,7 @@ class Thread(threading.Thread, Generic[R]):
         """Start it. Once only."""
         if "run" in vars(self):
             raise RuntimeError("threads can only be started once")
-        body = self.run
+        body = self.run if self._runs_in is None else partial(self._runs_in.run, self.run)
         self.run = lambda: self._note(body)  # type: ignore[assignment, return-value, method-assign]
         if not self._outcome.running():  # as after a start that failed
             self._outcome.set_running_or_notify_cancel()
