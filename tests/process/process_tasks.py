@@ -106,3 +106,9 @@ class Counter(Process):
 
     def run(self):
         return list(range(self.n))
+
+
+def own_authkey():
+    import multiprocessing
+
+    return bytes(multiprocessing.current_process().authkey)

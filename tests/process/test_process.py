@@ -385,3 +385,16 @@ def test_a_sibling_that_asks_leaves_the_news_to_the_parent(start_method):
     assert process.exitcode == 3
     os.close(told)
     os.close(its)
+
+
+def test_its_authkey_is_the_parents_or_what_it_is_given(start_method):
+    mine = multiprocessing.current_process().authkey
+    process = Process(target=tasks.own_authkey, start_method=start_method)
+    assert process.authkey == mine
+    other = Process(target=tasks.own_authkey, start_method=start_method)
+    other.authkey = b"another"
+    assert other.authkey == b"another"
+    with process, other:
+        assert process.result(T) == bytes(mine)
+        assert other.result(T) == b"another"
+    assert multiprocessing.current_process().authkey == mine

@@ -60,6 +60,7 @@ class Process(Generic[R]):
 
     _running: Running | None = None
     _closed = False
+    _authkey: bytes | None = None
     _home = __name__  # the module of ours that has the class
     _tells = False  # whether the child itself says what it has raised
     _must_answer = True  # whether a result that cannot be sent is a failure
@@ -184,6 +185,22 @@ class Process(Generic[R]):
         if self._running is not None:
             raise ValueError("daemon can be set only before start()")
         self._daemon = bool(daemon)
+
+    @property
+    def authkey(self) -> bytes:
+        """The key by which the processes of ``multiprocessing``'s managers and listeners know each other.
+
+        By default this process's. Can be set until it is started; the child then has it as its own.
+        """
+        if self._authkey is not None:
+            return self._authkey
+        from multiprocessing.process import current_process
+
+        return current_process().authkey
+
+    @authkey.setter
+    def authkey(self, authkey: bytes) -> None:
+        self._authkey = bytes(authkey)
 
     @property
     def pid(self) -> int | None:
@@ -312,7 +329,7 @@ class Process(Generic[R]):
 
     def __getstate__(self) -> dict[str, Any]:
         """What goes to a fresh interpreter: all but what concerns this side."""
-        return {key: value for key, value in vars(self).items() if key not in ("_running", "_closed")}
+        return {key: value for key, value in vars(self).items() if key not in ("_running", "_closed", "_authkey")}
 
     def __repr__(self) -> str:
         parts = [type(self).__name__, f"name={self._name!r}"]

@@ -81,6 +81,10 @@ class Running:
             running.clear()
             self._its_news.close()
             be_a_child(self.name)
+            if process._authkey is not None:
+                from multiprocessing.process import current_process
+
+                current_process().authkey = process._authkey
             adopt_main()
             # of the link's two directions, a fork needs but one
             run_process(process, WorkerEnd(socket.socket(), self._results, 1), Codec(shares_main=True))
@@ -93,8 +97,8 @@ class Running:
         with self._undone_on_failure():
             payload, buffers = Codec(runs_main=True).encode(process)
             setup = Setup(1, self.name, sys_path=list(sys.path), argv=list(sys.argv), cwd=os.getcwd())
-            if "multiprocessing.process" in sys.modules:
-                setup.authkey = bytes(sys.modules["multiprocessing.process"].current_process().authkey)
+            if process._authkey is not None or "multiprocessing.process" in sys.modules:
+                setup.authkey = bytes(process.authkey)
             frame = make_frame(frames.CALL, 0, 0, 0, 1, 0.0, pickle.dumps(setup), payload, buffers)
             self._link.send(frame)
             fds = [self._tasks.fileno(), self._results.fileno(), self._its_news.fileno()]
