@@ -308,6 +308,30 @@ def test_groups_wait_for_room_and_say_how_many_were_put() -> None:
         items.get_many(0)
 
 
+@pytest.mark.parametrize("filled", [0, MANY], ids=["socket", "log"])
+def test_an_item_that_cannot_be_read_costs_a_group_only_itself(filled: int) -> None:
+    items = fullcourt.Queue()
+    items.put_many(range(filled))
+    for item in ("a", Unreadable(), "b", Unreadable(), "c"):
+        items.put(item)
+    got: list[Any] = []
+    n_errors = 0
+    while got[-1:] != ["c"] or n_errors < 2:
+        try:
+            got += items.get_many(MANY, timeout=5)
+        except ZeroDivisionError:
+            n_errors += 1
+    assert got == [*range(filled), "a", "b", "c"]
+    assert n_errors == 2
+
+
+class Unreadable:
+    """Can be pickled; reading it raises ZeroDivisionError."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return divmod, (1, 0)
+
+
 def test_groups_go_through_in_order_between_processes() -> None:
     items = fullcourt.Queue(50)
     pid = fork(lambda: (items.put_many(range(2000)), items.close()))

@@ -178,18 +178,22 @@ class Channel(Putting):
         """An item was taken. With the lock held."""
 
     def _get_more(self, found: list[Any], n: int) -> None:
-        """Take what is there, until there are ``n``."""
+        """Take what is there, until there are ``n``, or until one cannot be read: that is told by the next call."""
         while len(found) < n:
             if self._words[IN_LOG]:
                 messages = self._monitor.locked(partial(self._take_group, n - len(found)), ring=True)
-                if not messages:
-                    return
-                found += [read(*message) for message in messages]
             else:
                 message = self._try_to_take()
-                if message is None:
-                    return
-                found.append(read(*message))
+                messages = [] if message is None else [message]
+            if not messages:
+                return
+            for message in messages:
+                try:
+                    found.append(read(*message))
+                except Exception as error:  # noqa: BLE001  unpickling is user code
+                    self._unread.append(error)
+            if self._unread:
+                return
 
     def _take_group(self, n: int) -> list[tuple[bytes, Rights | None]]:
         """Take up to so many messages. With the lock held."""

@@ -122,6 +122,7 @@ class Line(Handle):
         self._n_users = 0
         self._closed = False
         self._has_put = False
+        self._unread: list[Exception] = []  # what was raised by items that get_many took beside good ones
         self._mark = 0  # when so many items were taken from the log, ours were
         self._stalled = False  # waiting for the readers was in vain
         self._far_ahead = 0  # how far ahead in the log this handle last waited for the readers in vain
@@ -170,6 +171,7 @@ class Line(Handle):
         self._lock = threading.Lock()
         self._n_users = 0
         self._has_put = False
+        self._unread = []
         listeners, self._listeners = self._listeners, []
         for listener in listeners:  # they are our parent's, too
             listener.close()

@@ -207,10 +207,14 @@ class Queue(Iterable_[T]):
 
         Raises:
             queue.Empty: there was none; and as :meth:`get`.
+            Exception: what reading an item raised. If there were others beside it, they are returned first, and the
+                next call raises this.
         """
         if n < 1:
             raise ValueError(f"get_many takes at least 1 item, not {n}")
         self._check_open()
+        if self._unread:
+            raise self._unread.pop(0)
         found: list[Any] = [self.get(block, timeout)]
         with self._use:
             self._get_more(found, n)
