@@ -308,6 +308,17 @@ def test_groups_wait_for_room_and_say_how_many_were_put() -> None:
         items.get_many(0)
 
 
+@pytest.mark.parametrize("bound", [1, 3, 40, 600])
+def test_of_an_iterator_no_more_is_read_than_there_is_room_for(bound: int) -> None:
+    items, numbers = fullcourt.Queue(bound), iter(range(bound + 100))
+    assert items.put_many(numbers, timeout=0.001) == bound
+    assert next(numbers) == bound + 1  # one was read ahead, to see whether there is one
+    assert items.put_many(iter([]), timeout=0) == 0
+    assert [items.get() for _ in range(bound)] == list(range(bound))
+    assert items.put_many(iter(range(bound))) == bound  # does not wait for room that it need not have
+    assert [items.get() for _ in range(bound)] == list(range(bound))
+
+
 @pytest.mark.parametrize("filled", [0, MANY], ids=["socket", "log"])
 def test_an_item_that_cannot_be_read_costs_a_group_only_itself(filled: int) -> None:
     items = fullcourt.Queue()

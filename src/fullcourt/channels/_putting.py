@@ -206,6 +206,21 @@ class Putting(Line):
         self._direct = False
         self._mark = self._log.add(items, self._fds[CAME] if self._words[LISTENED] else -1)
 
+    def _wait_for_room(self, block: bool, timeout: float | None) -> int:
+        """Wait for room in a queue with a bound. Returns for how many items there is some; 0: the time was up."""
+        n = 0
+
+        def attempt() -> tuple[bool, Iterable[int]]:
+            nonlocal n
+            self._check_shut()
+            n = max(0, self._maxsize - self._count())
+            return n > 0, ()
+
+        with self._use:
+            self._check_open()
+            self._monitor.wait_until(attempt, block=block, timeout=timeout, room=self._fds[OUT])
+        return n
+
     def _put_group(self, items: list[bytes], block: bool, timeout: float | None) -> int:
         """Put items into the log together, or as many as there is room for within the time. Returns how many."""
         n_put = 0

@@ -164,7 +164,8 @@ class Queue(Iterable_[T]):
         """Put many items in, at about a third of the cost each.
 
         Args:
-            items: read as they are put.
+            items: read as they are put. Of an iterator no more are read than there is room for, but for one, which
+                is lost if no room comes; or up to 256, if other producers take the room meanwhile.
             block: whether to wait for room.
             timeout: for at most how many seconds in all; None: for ever.
 
@@ -175,7 +176,10 @@ class Queue(Iterable_[T]):
         until = None if timeout is None else monotonic() + timeout
         source = iter(items)
         n_put = 0
-        while group := list(islice(source, GROUP)):
+        while group := list(islice(source, 1 if self._maxsize and source is items else GROUP)):
+            if len(group) == 1 and self._maxsize:  # what is read of an iterator cannot be given back to it
+                left = None if until is None else until - monotonic()
+                group += islice(source, max(0, min(GROUP, self._wait_for_room(block, left)) - 1))
             messages = [encode(item, self._blocks) for item in group]
             left = None if until is None else until - monotonic()
             small = [message for message in messages if type(message) is bytes]
