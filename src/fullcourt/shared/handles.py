@@ -94,7 +94,8 @@ def share(obj: Any, *, writable: bool = False) -> Shared[Any]:
 
     Args:
         obj: a NumPy array, something bytes-like, or anything else that pickles: an Arrow table, a dictionary of arrays,
-            a model. Its buffers (pickle protocol 5) are shared; the rest is unpickled by each that opens it.
+            a model. Its buffers (pickle protocol 5) are shared; the rest is unpickled by each that opens it. What
+            pickles without buffers, as an ``array.array`` does, is each opener's own: share a `memoryview` of it.
         writable: whether what is opened can be written to. If not, the memory is sealed: nobody can.
 
     Returns:
