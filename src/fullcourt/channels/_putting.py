@@ -48,7 +48,8 @@ class Putting(Line):
 
         Args:
             obj: the item; it is pickled at once.
-            block: whether to wait for room.
+            block: whether to wait for room. There is a bound, of some hundred, also for items that hold descriptors
+                (queues, pipes, locks, sockets): the kernel keeps these nowhere but in the queue's socket.
             timeout: for at most how many seconds; None: for ever.
 
         Raises:
