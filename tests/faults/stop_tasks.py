@@ -110,6 +110,19 @@ def take_memory(n_bytes: int, seconds: float) -> int:
     return len(taken)
 
 
+def grow_and_fail_first(path: str, i: int, n_bytes: int) -> int:
+    """The first item of three takes memory, keeps it, and fails when it is told; the second waits for ever."""
+    if i == 0:
+        globals().setdefault("kept", []).append(b"x" * n_bytes)
+        while not os.path.getsize(path):
+            time.sleep(0.005)
+        raise ValueError(i)
+    if i == 1:
+        note(path, "begun")
+        time.sleep(60)
+    return i
+
+
 def pid_after_taking(n_bytes: int) -> int:
     globals().setdefault("kept", []).append(bytearray(os.urandom(1)) * n_bytes)
     return os.getpid()

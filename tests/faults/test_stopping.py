@@ -555,6 +555,39 @@ def test_a_map_goes_on_without_the_item_that_takes_too_much(new_pool: Any) -> No
     assert isinstance(results[5].exception, fullcourt.TaskMemoryExceeded)
 
 
+@pytest.mark.parametrize("timed", [{}, {"timeout": 60}], ids=["untimed", "timed"])
+def test_what_is_stopped_for_its_memory_is_the_item_that_runs(
+    timed: dict[str, Any], new_pool: Any, notes: Notes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And not one that failed by itself before the worker was killed."""
+    pool = new_pool("fork", processes=1)
+    engine = pool._driver.engine
+    kill = engine.kill
+
+    def kill_at_second_item(worker_id: int) -> bool:
+        tasks.note(notes.path, "fail")
+        notes.wait_for("begun")
+        return bool(kill(worker_id))
+
+    monkeypatch.setattr(engine, "kill", kill_at_second_item)
+    items = [(notes.path, i, 300_000_000) for i in range(3)]
+    results = pool.starmap(tasks.grow_and_fail_first, items, 3, max_memory="150M", on_error="return", **timed)
+    assert isinstance(results[0].exception, ValueError)
+    stopped = results[1].exception
+    assert isinstance(stopped, fullcourt.TaskMemoryExceeded)
+    assert str(stopped).startswith(f"grow_and_fail_first({notes.path!r}, 1, 300000000) was stopped: its worker had")
+    assert results[2] == 2
+
+
+def test_an_item_that_takes_too_much_costs_the_others_in_its_chunk_nothing_beside_threads(new_pool: Any) -> None:
+    pool = new_pool("fork-x-threads", processes=1)
+    items = [(300_000_000 if i == 2 else 1000, 20 if i == 2 else 0) for i in range(6)]
+    future = pool.starmap_async(tasks.take_memory, items, 6, max_memory="150M", on_error="return")
+    results = future.result(30)
+    assert isinstance(results[2].exception, fullcourt.TaskMemoryExceeded)
+    assert all(result == 1000 or isinstance(result, fullcourt.Failure) for result in results[:2] + results[3:])
+
+
 def test_a_pool_under_pressure_runs_fewer_tasks_at_a_time(new_pool: Any) -> None:
     pool = new_pool("fork", processes=4, memory_limit="400M")
     sizes = [200_000_000] * 6  # any two fit, and no three

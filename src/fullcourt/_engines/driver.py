@@ -300,7 +300,7 @@ class Driver:
 
     def cannot_part(self, options: Options | None) -> bool:
         """Whether items with these options must travel one by one: a stuck one cannot be parted from others here."""
-        return options is not None and options.is_timed and (self.engine.n_slots > 1 or not self.engine.can_kill)
+        return options is not None and options.is_watched and (self.engine.n_slots > 1 or not self.engine.can_kill)
 
     def _estimate_of(self, fn: Callable[..., Any]) -> Estimate:
         """What is known of a function's duration, where functions are not pickled and so not kept.

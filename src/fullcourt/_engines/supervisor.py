@@ -153,6 +153,8 @@ class Supervisor:
             return problem
         if stop.offset is None and problem is None and index < chunk.start + chunk.count - 1:
             return None  # an item that had ended before; the stop is for what of the chunk still runs
+        if isinstance(stop.error, TaskMemoryExceeded):
+            return problem  # its own: what the worker dies of is told by its death
         self._forget(stop)
         for pid, since in stop.below:
             if started_at(pid) == since:
@@ -172,7 +174,7 @@ class Supervisor:
         if stop is None or (stop.offset is not None and chunk.start + stop.offset != index):
             return error
         self._forget(stop)
-        return stop.error
+        return named(stop.error, chunk, index)
 
     def not_started(self, chunk: Any) -> None:
         """The worker died to which a chunk was sent, before any task of it began: it goes elsewhere."""
@@ -334,7 +336,8 @@ class Supervisor:
         if self._engine.codec is not None:
             self._scheduler.worker_orphaned(stop.worker_id, now)
             self.condemned.add(stop.worker_id)
-        settlements: list[Settlement] = self._driver._task_failed(chunk, chunk.start, stop.error, handle)
+        error = named(stop.error, chunk, chunk.start)
+        settlements: list[Settlement] = self._driver._task_failed(chunk, chunk.start, error, handle)
         self.execute(now)
         return settlements
 
@@ -377,13 +380,11 @@ class Supervisor:
         if options.max_memory is not None and (running is not None or not options.is_timed):
             taken = self._memory_of(watch.worker_id, options.max_memory)
             if taken > options.max_memory and self._engine.started_by(watch.worker_id, chunk.id):
-                offset = running[0] if running is not None else None
-                call = describe_task(chunk, offset or 0, plainly=True)
                 too_much = TaskMemoryExceeded(
-                    f"{call} was stopped: its worker had {taken / 2**20:.0f} MiB resident, "
+                    f"was stopped: its worker had {taken / 2**20:.0f} MiB resident, "
                     f"and {options.max_memory / 2**20:.0f} MiB are allowed (max_memory=)"
                 )
-                return self._begin(chunk, offset, too_much, now, 0.0, KILL)
+                return self._begin(chunk, None, too_much, now, 0.0, KILL)
         limit = options.limit_s(chunk.estimate.durations)
         if limit is None or running is None:
             return []
@@ -464,9 +465,8 @@ class Supervisor:
                 self._requeue.add(other.id)
             self._engine.kill(chunk.worker_id)
             return []
-        call = describe_task(chunk, 0, plainly=True)
         error = TaskMemoryExceeded(
-            f"{call} was stopped: alone, its worker took {own / 2**20:.0f} MiB, with idle ones "
+            f"was stopped: alone, its worker took {own / 2**20:.0f} MiB, with idle ones "
             f"{total / 2**20:.0f} MiB, and the whole pool may take {limit / 2**20:.0f} MiB (memory_limit=)"
         )
         return self._begin(chunk, None, error, now, 0.0, KILL)
@@ -492,6 +492,13 @@ class Supervisor:
         for stop in self.stops.values():
             due = min(due, stop.due)
         self.due = due
+
+
+def named(error: BaseException, chunk: Any, index: int) -> BaseException:
+    """What stopped a task: with its name if the worker was killed, whatever it ran, for only now that is known."""
+    if isinstance(error, TaskMemoryExceeded):
+        error.args = (f"{describe_task(chunk, index - chunk.start, plainly=True)} {error}",)
+    return error
 
 
 def processes_since(pid: int | None, since: float) -> list[tuple[int, float]]:
