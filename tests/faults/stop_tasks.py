@@ -9,6 +9,7 @@ import subprocess
 import time
 from typing import Any
 
+from fullcourt import WorkerDied
 from fullcourt._os.soft_stop import STOP_SIGNAL
 
 
@@ -94,6 +95,16 @@ def fail_until(path: str, n: int) -> int:
     if attempt < n:
         raise ValueError(f"attempt {attempt}")
     return attempt
+
+
+def end_each_time(path: str, ends: list[str], _: object) -> None:
+    """Each attempt ends as it is said."""
+    note(path, "attempt")
+    with open(path, encoding="ascii") as file:
+        end = ends[len(file.readlines()) - 1]
+    if end == "die":
+        os.kill(os.getpid(), 9)
+    raise WorkerDied("of another pool", pid=1) if end == "raise" else ValueError(end)
 
 
 def die_if(x: int, which: int = 3) -> int:

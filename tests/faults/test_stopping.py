@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from concurrent.futures import CancelledError
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -507,6 +508,21 @@ def test_an_item_that_ends_its_worker_on_every_attempt_is_set_aside(engine: str,
     assert any("set aside" in note for note in failure.exception.__notes__)
     assert exit_name(failure.exception.exitcode) == "was killed by SIGKILL"
     assert goes_on(pool)
+
+
+@pytest.mark.parametrize("ends", [["fail", "die"], ["die", "fail", "die"], ["raise"] * 2], ids="-".join)
+def test_only_what_ended_its_worker_on_every_attempt_is_said_to_have(
+    ends: list[str], new_pool: Any, notes: Notes
+) -> None:
+    pool = new_pool("fork", processes=1)
+    retrying = pool.options(retries=len(ends) - 1)
+    in_map = retrying.map_async(partial(tasks.end_each_time, notes.path, ends), [0], on_error="return")
+    died = [in_map.result(30)[0].exception]
+    os.truncate(notes.path, 0)
+    died.append(retrying.submit(tasks.end_each_time, notes.path, ends, 0).exception(30))
+    for error in died:
+        assert isinstance(error, fullcourt.WorkerDied)
+        assert not any("set aside" in note for note in error.__notes__)
 
 
 def test_a_task_that_is_stopped_can_be_tried_again(new_pool: Any, notes: Notes) -> None:

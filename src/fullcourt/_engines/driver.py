@@ -954,9 +954,10 @@ class Driver:
         options = chunk.options
         if options is not None and options.retries and handle is not None:
             attempt = chunk.attempt
-            if self.supervisor.tries_again(chunk, index, error, monotonic()):
+            died = isinstance(error, WorkerDied) and error.pid == handle.pid  # not that of a pool that the task has
+            if self.supervisor.tries_again(chunk, index, error, monotonic(), died=died):
                 return []
-            if attempt > options.retries and isinstance(error, WorkerDied):
+            if attempt > options.retries and died and chunk.only_deaths:
                 error.add_note(f"fullcourt: set aside, since it ended its worker on each of {attempt} attempts")
         self.n_failed += 1
         if call is None:

@@ -62,6 +62,7 @@ class Call(Chunk):
     stream: Any = None
     cancelled = False
     attempt = 1
+    only_deaths = True
     options: Options | None = None
 
     def __init__(
@@ -130,13 +131,17 @@ class CallStream:
 
 
 class MapChunk(Chunk):
-    """Some consecutive items of a map."""
+    """Some consecutive items of a map.
 
-    __slots__ = ("attempt", "items", "job")
+    ``only_deaths``, here and of a call: whether each attempt before this one has ended its worker.
+    """
+
+    __slots__ = ("attempt", "items", "job", "only_deaths")
 
     def __init__(self, job: MapJob, chunk_id: int, start: int, items: Sequence[Any], attempt: int = 1) -> None:
         super().__init__(chunk_id, start, len(items), job.estimate)
         self.attempt = attempt
+        self.only_deaths = True
         self.job = job
         self.items = items
 

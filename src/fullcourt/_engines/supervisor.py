@@ -188,8 +188,8 @@ class Supervisor:
 
     # -- retries ---------------------------------------------------------------------------------------------------
 
-    def tries_again(self, chunk: Any, index: int, error: BaseException, now: float) -> bool:
-        """Whether a task that failed is to run again; then it is taken care of."""
+    def tries_again(self, chunk: Any, index: int, error: BaseException, now: float, *, died: bool) -> bool:
+        """Whether a task that failed is to run again; then it is taken care of. ``died``: it has ended its worker."""
         options = chunk.options
         if (
             options is None
@@ -212,6 +212,7 @@ class Supervisor:
                 return False
             item = chunk.items[index - chunk.start]
             again = MapChunk(chunk.job, driver.new_id(), index, [item], chunk.attempt + 1)
+        again.only_deaths = chunk.only_deaths and died
         self.n_retried += 1
         delay = options.delay_s(again.attempt - 1, random.random())
         heapq.heappush(self._later, (now + delay, next(self._order), again))
