@@ -104,6 +104,22 @@ def wait_awake(event: threading.Event, timeout_s: float) -> bool:
     return event.is_set()
 
 
+class NotIterated(list[int]):
+    """A list that is read at once, by its own `__iter__`."""
+
+    def __iter__(self) -> Iterator[int]:
+        raise KeyboardInterrupt("not now")
+
+
+def test_a_list_that_cannot_be_iterated_leaves_nothing_open(method: str, new_pool: Callable[..., Any]) -> None:
+    pool = new_pool()
+    with pytest.raises(KeyboardInterrupt):
+        getattr(pool, method)(tasks.square, NotIterated([1]))
+    pool.close()
+    assert pool._driver.ended.wait(30)
+    pool.join()
+
+
 def test_an_abandoned_iterator_closes_its_input_and_the_pool_goes_on(method: str, new_pool: Callable[..., Any]) -> None:
     pool = new_pool()
     source = Endless()

@@ -117,13 +117,16 @@ class Feeder:
         self._pulling = threading.Lock()  # several consumers may refill at once; never waited for
         self._iterator: Iterator[Any] | None = None
         job.refill = self.refill
-        if own_thread:
-            self._iterable: Iterable[Any] | None = iterable
-            make_thread(self._run, f"{driver.name}-input").start()
-        else:
-            self._iterable = None
-            self._iterator = iter(iterable)
-            self._pull_here()
+        self._iterable: Iterable[Any] | None = iterable if own_thread else None
+        try:
+            if own_thread:
+                make_thread(self._run, f"{driver.name}-input").start()
+            else:
+                self._iterator = iter(iterable)
+                self._pull_here()
+        except BaseException:  # there will be no iterator of results whose end would be this job's
+            driver.stop_job(job)
+            raise
 
     def refill(self) -> None:
         """Pull more, if there is room for a good portion."""
