@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import contextlib
 import os
 import signal
@@ -95,6 +96,10 @@ def fail_until(path: str, n: int) -> int:
     if attempt < n:
         raise ValueError(f"attempt {attempt}")
     return attempt
+
+
+def fail_with(kind: str) -> None:
+    raise getattr(builtins, kind)(kind)
 
 
 def end_each_time(path: str, ends: list[str], _: object) -> None:

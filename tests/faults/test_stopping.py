@@ -540,6 +540,25 @@ def test_a_call_that_waits_for_its_next_attempt_can_be_cancelled(new_pool: Any, 
     assert pool.statistics().n_in_flight == 0
 
 
+@pytest.mark.parametrize("engine", ["fork", "threads"])
+def test_a_map_that_is_over_keeps_nothing_that_waits_for_its_next_attempt(engine: str, new_pool: Any) -> None:
+    pool = new_pool(engine)
+    cancelled = pool.map_async(tasks.fail_with, ["ValueError"] * 3, chunksize=1, retries=3, backoff=50)
+    dropped = pool.imap(tasks.fail_with, ["ValueError"] * 3, chunksize=1, retries=3, backoff=50)
+    assert wait_until(lambda: pool.statistics().n_retried == 6)
+    assert cancelled.cancel()
+    assert pool.statistics().n_in_flight == 3
+    dropped.close()
+    assert pool.statistics().n_in_flight == 0
+
+
+def test_a_map_in_the_caller_that_fails_waits_for_no_other_attempt() -> None:
+    begun = time.monotonic()
+    with fullcourt.Pool(processes=0) as pool, pytest.raises(KeyError):
+        pool.map(tasks.fail_with, ["ValueError", "KeyError"], retries=3, backoff=50, retry_on=ValueError)
+    assert time.monotonic() - begun < 20
+
+
 def test_a_pool_that_ends_forgets_what_waits_for_its_next_attempt(new_pool: Any, notes: Notes) -> None:
     for engine in ("fork", "threads"):
         pool = new_pool(engine)

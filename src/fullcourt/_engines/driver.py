@@ -982,6 +982,7 @@ class Driver:
             if job.outer is not None:
                 self.lending.ended(job.outer)
             if job.stopped_early:
+                self.supervisor.withdraw_job(job)
                 self._stop_sent(job)
 
     def _worker_lost(self, event: Lost, now: float) -> list[Settlement]:

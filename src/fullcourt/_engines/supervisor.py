@@ -29,7 +29,7 @@ from typing import Any
 
 from fullcourt._core.options import DEFAULT_GRACE_S
 from fullcourt._engines.accounts import describe_task
-from fullcourt._engines.jobs import Call, MapChunk, Settlement
+from fullcourt._engines.jobs import Call, MapChunk, MapJob, Settlement
 from fullcourt._os.system import descendants, kill_tree, private_bytes, resident_bytes, started_at
 from fullcourt._transport.journal import ANY, CANCELLED, token
 from fullcourt.errors import TaskCancelled, TaskMemoryExceeded, TaskTimeout
@@ -131,8 +131,7 @@ class Supervisor:
         back: list[Any] = []
         while self._later and self._later[0][0] <= now:
             chunk = heapq.heappop(self._later)[2]
-            if type(chunk) is Call or chunk.job.open:
-                back.append(chunk)
+            back.append(chunk)
         if back:
             self._scheduler.came_back(back, now)
         for watch in list(self._watches.values()):
@@ -227,6 +226,14 @@ class Supervisor:
                 heapq.heapify(self._later)
                 return True
         return False
+
+    def withdraw_job(self, job: MapJob) -> None:
+        """A map is over before its end: what of it waits here for its next attempt shall not run."""
+        kept = [entry for entry in self._later if type(entry[2]) is Call or entry[2].job is not job]
+        if len(kept) < len(self._later):
+            self._later = kept
+            heapq.heapify(kept)
+            self._set_due()
 
     def n_waiting(self) -> int:
         """How many tasks wait for their next attempt."""
