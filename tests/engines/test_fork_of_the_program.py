@@ -1,5 +1,6 @@
 """The program forks while a pool is open: the child leaves its parent's pool alone, and says so."""
 
+import faulthandler
 import os
 import time
 
@@ -38,6 +39,22 @@ def pool(request):
 def test_a_forked_child_is_told_that_the_pool_is_not_its_own(pool):
     assert "belongs to process" in run_in_a_fork(lambda: pool.map(abs, [-1]))
     assert pool.map(abs, [-1]) == [1]
+
+
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
+@pytest.mark.parametrize("use", ["submit", "apply", "statistics"])
+def test_a_child_that_was_forked_while_the_pools_lock_was_held_is_told_too(use, pool):
+    uses = {"submit": lambda: pool.submit(abs, -1), "apply": lambda: pool.apply(abs, (-1,))}
+    uses["statistics"] = pool.statistics
+    assert pool.apply(abs, (-1,)) == 1
+
+    def use_it():
+        faulthandler.dump_traceback_later(20, exit=True)  # it would wait for ever
+        return uses[use]()
+
+    with pool._driver._lock:
+        told = run_in_a_fork(use_it)
+    assert "belongs to process" in told
 
 
 @pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")

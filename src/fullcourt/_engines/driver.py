@@ -234,8 +234,11 @@ class Driver:
             priority = call.options.priority
         if self.functions is None and call.payload is not None:
             priority += nested_priority(call.payload.outer)
-        with self._lock:
+        if self.pid != os.getpid():  # a fork, in which the lock may be held by a thread that is not there
             self._check_open()
+        with self._lock:
+            if self.closed:
+                self._check_open()
             now = monotonic()
             if self._limited and not self._n_open:
                 self.supervisor.work_came(now)
@@ -317,6 +320,8 @@ class Driver:
 
     def want_worker(self) -> None:
         """Have one worker more be started, if it waits for demand."""
+        if self.is_foreign():
+            raise PoolClosed(self._foreign_message())
         with self.roles.shield, self._lock:
             if not self.closed:
                 self.scheduler.worker_wanted(monotonic())
@@ -1436,6 +1441,8 @@ class Driver:
 
     def statistics(self) -> dict[str, Any]:
         """Take a snapshot; see :func:`take_statistics`. Waits until the workers that are being started have pids."""
+        if self.is_foreign():
+            raise PoolClosed(self._foreign_message())
         until = monotonic() + 5.0
         while self.engine.needs_driving and not self.closed and monotonic() < until:
             if all(handle.pid is not None for handle in list(self.engine.handles.values())):

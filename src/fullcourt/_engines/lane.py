@@ -12,6 +12,7 @@ A caller's cost of a call: about 225 lines of Python rather than 318, and 0.6 of
 from __future__ import annotations
 
 from concurrent.futures._base import FINISHED, PENDING
+from os import getpid
 from threading import get_ident
 from time import monotonic
 from typing import TYPE_CHECKING, Any
@@ -55,11 +56,12 @@ class Lane:
         driver, scheduler = self._driver, self._scheduler
         if call.options is not None or driver._arrived or driver._outcomes or driver._deferred or driver._abandoned:
             return False
+        if driver.pid != getpid():
+            return False
         future: Any = call.future
         with driver._lock:
-            if driver._n_open or scheduler.look_again_at is not None or self._supervisor.due < NEVER:
+            if driver._n_open or driver.closed or scheduler.look_again_at is not None or self._supervisor.due < NEVER:
                 return False
-            driver._check_open()
             call.id = chunk_id = driver.new_id()
             worker = scheduler.placed_alone(call, monotonic())
             if worker is None:
