@@ -72,21 +72,25 @@ class TaskGroup:
         for future in futures:
             future.request_cancel()
 
-    def _close(self, state: str) -> None:
+    def _close(self, state: str) -> bool:
+        """Returns whether it was open until now."""
         with self._lock:
-            if self._state in ("open", "leaving"):
+            was_open = self._state in ("open", "leaving")
+            if was_open:
                 self._state = state
+        return was_open
 
     def _ended(self, future: Future[Any]) -> None:
-        if not future.cancelled() and future.exception() is not None:
-            with self._lock:
-                first = self._state in ("open", "leaving")
-            if first:
-                self.cancel()
+        if not future.cancelled() and future.exception() is not None and self._close("cancelled"):
+            self.cancel()
 
     def _expire(self) -> None:
         with self._lock:
-            self._too_late = any(not future.done() for future in self._futures) or self._state == "open"
+            # If a failure or `cancel` came first, that is what has ended the group.
+            left = self._state == "leaving" and any(not future.done() for future in self._futures)
+            self._too_late = left or self._state == "open"
+            if self._too_late:
+                self._state = "cancelled"
         if self._too_late:
             self.cancel()
 

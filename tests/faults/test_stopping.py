@@ -761,6 +761,18 @@ def test_a_group_has_a_deadline(new_pool: Any, notes: Notes) -> None:
         group.start(abs, -1)
 
 
+def test_a_group_that_had_failed_before_its_deadline_tells_only_that(new_pool: Any, notes: Notes) -> None:
+    """Though it is not over yet: a task that cannot be stopped softly takes its time."""
+    pool = new_pool("fork")
+    with pytest.raises(ExceptionGroup) as caught, pool.task_group(deadline=60) as group:
+        group.start(tasks.sleep_deaf, notes.path, 2)
+        notes.wait_for("begun")
+        group.start(tasks.fail_with, "LookupError").wait()
+        assert wait_until(lambda: group._state == "cancelled")
+        group._expire()  # as the timer does
+    assert [type(error) for error in caught.value.exceptions] == [LookupError]
+
+
 def test_what_the_body_of_a_group_raises_is_told_with_the_rest(new_pool: Any, notes: Notes) -> None:
     pool = new_pool("fork")
     with pytest.raises(ExceptionGroup) as caught, pool.task_group() as group:
