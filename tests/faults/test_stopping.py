@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import itertools
 import os
+import signal
 import sys
 import threading
 import time
@@ -452,6 +453,31 @@ def test_a_call_that_is_cancelled_on_its_way_to_a_busy_worker_does_not_wait_for_
     submitter.join()
     assert not busy.done()
     assert busy.cancel()
+    assert goes_on(pool)
+
+
+@pytest.mark.parametrize("grace", [60, 0], ids=["softly", "at-once"])
+@pytest.mark.parametrize("engine", PROCESSES)
+def test_a_worker_that_dies_by_itself_when_its_time_is_over_is_said_to_have(
+    engine: str, grace: float, new_pool: Any, notes: Notes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pool = new_pool(engine, processes=1)
+    end = pool._driver.engine
+    pid = pool.apply(os.getpid)
+    kill = end.kill
+
+    def die(*_: object) -> None:
+        with contextlib.suppress(ProcessLookupError):  # it is killed when it is dead, too
+            os.kill(pid, signal.SIGSEGV)
+        assert wait_until(lambda: not is_alive(pid))
+
+    monkeypatch.setattr(end, "interrupt", die)
+    monkeypatch.setattr(end, "kill", lambda worker_id: (die(), kill(worker_id)))
+    error = pool.options(timeout=0.1, grace=grace).submit(tasks.sleep_then_note, notes.path, 20).exception(30)
+    assert isinstance(error, fullcourt.WorkerDied)
+    assert error.exitcode == -signal.SIGSEGV
+    assert any("ran longer than its timeout" in note for note in error.__notes__)
+    monkeypatch.undo()
     assert goes_on(pool)
 
 

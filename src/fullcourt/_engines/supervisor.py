@@ -30,6 +30,7 @@ from typing import Any
 from fullcourt._core.options import DEFAULT_GRACE_S
 from fullcourt._engines.accounts import describe_task
 from fullcourt._engines.jobs import Call, MapChunk, MapJob, Settlement
+from fullcourt._os.soft_stop import STOP_SIGNAL
 from fullcourt._os.system import descendants, kill_tree, private_bytes, resident_bytes, started_at
 from fullcourt._transport.journal import ANY, CANCELLED, token
 from fullcourt.errors import TaskCancelled, TaskMemoryExceeded, TaskTimeout
@@ -173,6 +174,9 @@ class Supervisor:
         if stop is None or (stop.offset is not None and chunk.start + stop.offset != index):
             return error
         self._forget(stop)
+        if not has_killed(stop, error):
+            error.add_note(f"fullcourt: it died by itself just when it was to be stopped: {stop.error}")
+            return error
         return named(stop.error, chunk, index)
 
     def not_started(self, chunk: Any) -> None:
@@ -500,6 +504,20 @@ class Supervisor:
         for stop in self.stops.values():
             due = min(due, stop.due)
         self.due = due
+
+
+def has_killed(stop: Stop, death: BaseException) -> bool:
+    """Whether a stop is what a worker has died of, for all that is known. A cancelled task is cancelled in either way.
+
+    Of being asked softly it dies only where the task has taken the signal's handler away. At SIGTERM, it may do what it
+    wants.
+    """
+    exitcode = getattr(death, "exitcode", None)
+    if isinstance(stop.error, TaskCancelled) or exitcode is None or sys.platform == "win32":
+        return True
+    if stop.stage != SOFT and stop.grace > 0:
+        return True
+    return exitcode == -STOP_SIGNAL or (stop.stage == KILL and exitcode == -signal.SIGKILL)
 
 
 def named(error: BaseException, chunk: Any, index: int) -> BaseException:
