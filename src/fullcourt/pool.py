@@ -774,13 +774,13 @@ class Pool(concurrent.futures.Executor):
         An ``imap`` whose iterator is still held, and whose input may be endless (it is no list, tuple, range or the
         like), ends with what was read of it; its iterator then raises :class:`PoolClosed`.
         """
-        if kind is not None:
-            self.terminate()
-        else:
-            self.close()
-        if self._driver.is_foreign():
-            return
         try:
+            if kind is not None:
+                self.terminate()
+            else:
+                self.close()
+            if self._driver.is_foreign():
+                return
             self._driver.lift_windows(all_inputs=False)
             self._wait_for_end()
         except BaseException:

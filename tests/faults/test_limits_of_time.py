@@ -116,6 +116,30 @@ def spin_until_stopped() -> None:
         time.sleep(0.01)
 
 
+@pytest.mark.parametrize("how", ["close", "terminate"])
+def test_an_interrupt_at_the_beginning_of_leaving_with_leaves_no_worker(
+    how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pool = Pool(1)
+    future = pool.submit(time.sleep, 600)
+    driver = pool._driver
+    end = getattr(driver, how)
+    interrupts = iter([signal.SIGINT])
+
+    def end_and_interrupt() -> None:
+        for number in interrupts:
+            signal.raise_signal(number)
+        end()
+
+    monkeypatch.setattr(driver, how, end_and_interrupt)
+    with pytest.raises(KeyboardInterrupt), pool:
+        if how == "terminate":
+            raise ValueError("the body's")
+    assert driver._terminated
+    pool.join()
+    assert future.cancelled()
+
+
 def test_an_interrupt_while_a_pool_is_terminated_comes_after_that() -> None:
     pool = Pool(1)
     futures = [pool.submit(time.sleep, 60) for _ in range(4)]
