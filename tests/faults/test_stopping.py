@@ -259,6 +259,28 @@ def test_a_thread_that_runs_python_hears_that_its_time_is_over(new_pool: Any) ->
     assert heard.wait(30)
 
 
+def test_a_thread_hears_that_its_time_is_over_before_its_task_begins(new_pool: Any) -> None:
+    """It is found as soon as it is entered."""
+    pool = new_pool("threads", threads=1)
+    engine = pool._driver.engine
+    heard: list[bool] = []
+
+    class AbandonAtOnce(dict[int, Any]):
+        def __setitem__(self, chunk_id: int, watched: Any) -> None:
+            super().__setitem__(chunk_id, watched)
+            abandoning = threading.Thread(target=lambda: heard.append(engine.abandon(1, chunk_id, TimeoutError)))
+            abandoning.start()
+            abandoning.join()
+
+    engine._watched = AbandonAtOnce()
+    begun: list[int] = []
+    pool.options(timeout=60).submit(begun.append, 1)
+    pool.apply(abs, (-1,))  # by the thread that has taken the other's place
+    engine.threads[0].join(30)
+    assert heard == [True]
+    assert not begun
+
+
 def test_tasks_that_end_just_as_their_time_does(new_pool: Any) -> None:
     """The exception must hit the task, or nothing: never the worker's own loop."""
     pool = new_pool("fork")

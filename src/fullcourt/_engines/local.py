@@ -136,11 +136,11 @@ class LocalEngine:
             args, kwargs = (chunk.items[0],), {}
         error: BaseException | None = None
         values: list[Any] = []
-        self._watched[chunk.id] = watched
         self._here.chunk = chunk
         try:
             try:
-                watched.slot.running = chunk.id
+                watched.slot.running = chunk.id  # before it can be found: an exception for it would be lost
+                self._watched[chunk.id] = watched
                 values.append(fn(*args, **kwargs))
             finally:
                 watched.slot.leave()
