@@ -478,6 +478,32 @@ def test_a_call_that_is_cancelled_on_its_way_to_a_busy_worker_does_not_wait_for_
     assert goes_on(pool)
 
 
+@pytest.mark.parametrize("grace", [0.1, 0], ids=["SIGTERM", "SIGKILL"])
+@pytest.mark.parametrize("engine", ["fork", "forkserver", "spawn"])
+def test_what_waits_behind_a_task_that_is_stopped_is_not_killed_in_its_place(
+    engine: str, grace: float, new_pool: Any, notes: Notes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The task ends just when its worker is killed."""
+    pool = new_pool(engine, processes=1)
+    pool.apply(abs, (-1,))
+    behind = Notes(tmp_path / "behind")
+    end = pool._driver.engine
+    signalled, kill = end.signal, end.kill
+
+    def let_end_first() -> None:
+        tasks.note(notes.path, "end")
+        wait_until(lambda: bool(behind.lines()), 1.0)
+
+    monkeypatch.setattr(end, "interrupt", lambda *_: None)
+    monkeypatch.setattr(end, "signal", lambda *arguments: (let_end_first(), signalled(*arguments)))
+    monkeypatch.setattr(end, "kill", lambda worker_id: (let_end_first(), kill(worker_id))[1])
+    stopped = pool.options(timeout=0.3, grace=grace).submit(tasks.sleep_deaf_until_told, notes.path)
+    waiting = pool.submit(tasks.sleep_then_note, behind.path, 1.5)
+    assert waiting.result(30) == "done"
+    assert stopped.exception(30) is None or isinstance(stopped.exception(), fullcourt.TaskTimeout)
+    assert [line.split()[0] for line in behind.lines()] == ["begun", "ended"]
+
+
 @pytest.mark.parametrize("grace", [60, 0], ids=["softly", "at-once"])
 @pytest.mark.parametrize("engine", PROCESSES)
 def test_a_worker_that_dies_by_itself_when_its_time_is_over_is_said_to_have(

@@ -662,13 +662,17 @@ class Driver:
     def _take_back(self, worker_id: int) -> None:
         ids = self.engine.take_back(worker_id)
         with self._lock:
-            worker = self.scheduler.workers.get(worker_id)
-            if worker is not None:
-                chunks = [worker.sent[i] for i in ids if i in worker.sent]
-                self._forget_functions(worker_id, chunks)
-                self._requeue(chunks, monotonic())
+            self._taken_back(worker_id, ids, monotonic())
         if self._outcomes:
             self._settle([])
+
+    def _taken_back(self, worker_id: int, ids: list[int], now: float) -> None:
+        """These chunks lay unread in a worker's link. Under the lock."""
+        worker = self.scheduler.workers.get(worker_id)
+        if worker is not None:
+            chunks = [worker.sent[i] for i in ids if i in worker.sent]
+            self._forget_functions(worker_id, chunks)
+            self._requeue(chunks, now)
 
     def _requeue(self, chunks: list[Any], now: float) -> None:
         """Chunks that did not start go elsewhere, unless their job is over."""

@@ -27,6 +27,7 @@ from dataclasses import dataclass, field
 from time import monotonic, perf_counter
 from typing import Any
 
+from fullcourt._core.model import Worker
 from fullcourt._core.options import DEFAULT_GRACE_S
 from fullcourt._engines.accounts import describe_task
 from fullcourt._engines.jobs import Call, MapChunk, MapJob, Settlement
@@ -67,6 +68,7 @@ class Stop:
     grace: float
     due: float
     stage: int = SOFT
+    is_alone: bool = False  # whether its worker was rid of what it had not begun
     told: bool = False  # whether the task was asked softly: it had begun
     below: list[tuple[int, float]] = field(default_factory=list)  # processes that it had started: pid, start
 
@@ -323,6 +325,9 @@ class Supervisor:
             return []
         if engine.n_slots > 1 or not engine.can_kill:
             return self._abandon(stop, now)
+        if not self._is_alone(stop, worker, now):
+            stop.due = now + UNBEGUN_S
+            return []
         if stop.stage == SOFT and stop.grace > 0:
             stop.stage = TERM
             engine.signal(stop.worker_id, signal.SIGTERM)
@@ -332,6 +337,20 @@ class Supervisor:
             engine.kill(stop.worker_id)
             stop.due = now + 1.0  # a process in an uninterruptible wait dies late
         return []
+
+    def _is_alone(self, stop: Stop, worker: Worker, now: float) -> bool:
+        """Before a worker is killed: have what lies unread in its link go elsewhere.
+
+        Else the task might end, and another begin and be killed in its place. False: something that the worker was
+        sent is not there, so it may be just about to begin; if the task still runs a moment later, it was not.
+        """
+        if stop.is_alone or not self._scheduler.may_take_back or not self._engine.takes_back_at_once:
+            return True
+        stop.is_alone = True
+        self._scheduler.worker_orphaned(worker.id, now)  # else it would be sent there again
+        if len(worker.sent) > 1:
+            self._driver._taken_back(worker.id, self._engine.take_back(worker.id), now)
+        return len(worker.sent) <= 1
 
     def _abandon(self, stop: Stop, now: float) -> list[Settlement]:
         """The task's future ends though the task does not."""
