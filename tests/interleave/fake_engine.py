@@ -111,6 +111,7 @@ class FakeEngine:
     can_stop = can_kill = True
     abandons_at_once = False
     awaits_one = takes_back_at_once = True
+    has_lane = False
     n_slots = 1
 
     def __init__(self, world: Interleaver) -> None:

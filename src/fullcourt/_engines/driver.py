@@ -45,6 +45,7 @@ from fullcourt._engines.nested import Lending, Relay, Relays, nested_priority
 from fullcourt._engines.roles import Roles, wait_aside
 from fullcourt._engines.state import Broadcast, new_key
 from fullcourt._engines.supervisor import NEVER, Limits, Supervisor
+from fullcourt._engines.thread_lane import ThreadLane
 from fullcourt._engines.timekeeper import Timekeeper
 from fullcourt._os.system import n_oom_kills
 from fullcourt._transport import frames
@@ -122,6 +123,7 @@ class Driver:
         self._n_oom_kills = n_oom_kills() if engine.needs_driving else 0
         self.supervisor = Supervisor(self, limits or Limits())
         self._lane = Lane(self) if Lane.fits(self) else None
+        self.thread_lane = ThreadLane(self) if engine.has_lane and limits is None else None
         self._estimates: dict[object, Estimate] = {}  # where functions are not pickled
         # An engine whose own threads settle futures has nobody who waits for the moment that something is due.
         self.timekeeper = Timekeeper(self.tend, lambda: self.supervisor.due, name)
@@ -147,6 +149,8 @@ class Driver:
         options: Options | None = None,
     ) -> bool:
         """Have ``fn(*args, **kwargs)`` run, and the future settled. False: it will not pickle, and has failed."""
+        if self.thread_lane is not None and options is None and self.thread_lane.submit(fn, args, kwargs, future):
+            return True
         call = self._prepare(fn, args, kwargs, future, options)
         if call is None:
             return False
@@ -168,6 +172,13 @@ class Driver:
     ) -> R:
         """:meth:`submit` and wait: under one shield, and without the background thread."""
         future: Future[R] = Future(self)
+        if self.thread_lane is not None and options is None:
+            ended = threading.Lock()
+            ended.acquire()
+            future._blocked = [ended]  # nobody else knows it yet
+            if self.thread_lane.submit(fn, args, kwargs, future):
+                ended.acquire()
+                return future.result()
         call = self._prepare(fn, args, kwargs, future, options)
         if call is not None:
             with self.roles.shield:
@@ -240,6 +251,8 @@ class Driver:
             if self.closed:
                 self._check_open()
             now = monotonic()
+            if self.thread_lane is not None:
+                self.thread_lane.fold(now)
             if self._limited and not self._n_open:
                 self.supervisor.work_came(now)
             self._n_open += 1
@@ -335,6 +348,8 @@ class Driver:
         with self.roles.shield:
             with self._lock:
                 self._check_open()
+                if self.thread_lane is not None:
+                    self.thread_lane.fold(monotonic())
                 self._jobs.add(job)
                 if self._limited and not self._n_open:
                     self.supervisor.work_came(monotonic())
@@ -1080,6 +1095,8 @@ class Driver:
     def _fail_all(self, error: BaseException | None) -> list[Settlement]:
         settlements: list[Settlement] = []
         calls: list[Any] = [call for stream in self._streams.values() for call in stream.drain()]
+        if self.thread_lane is not None:
+            calls += self.thread_lane.take_all()
         others: list[Any] = [*self.scheduler.returned, *self.supervisor.drain()]
         self.scheduler.returned.clear()
         for stream in list(self.scheduler.streams):
@@ -1241,8 +1258,17 @@ class Driver:
 
     # -- cancelling and ending -------------------------------------------------------------------------------------
 
+    def _fold_lane(self) -> None:
+        """Have all that is open be the scheduler's: it is to be looked at, or changed."""
+        if self.thread_lane is not None and self.thread_lane.open:
+            with self.roles.shield:
+                with self._lock:
+                    self.thread_lane.fold(monotonic())
+                self._perform_held()
+
     def is_running(self, future: Future[Any]) -> bool:
         """Whether a worker has begun a future's task."""
+        self._fold_lane()
         work = future.work
         worker_id = work.worker_id if isinstance(work, Call) else None
         handle = None if worker_id is None else self.engine.handles.get(worker_id)
@@ -1253,9 +1279,10 @@ class Driver:
 
         ``waits``: until what runs has ended, so that the answer is the truth. ``running``: also a call that runs.
         """
-        work = future.work
         if self.is_foreign():
             return False
+        self._fold_lane()
+        work = future.work
         if isinstance(work, MapJob):
             with self.roles.shield:
                 with self._lock:
@@ -1269,7 +1296,7 @@ class Driver:
             self._look_at_clock()
             self._settle(settlements)
             return future.cancelled()
-        if not isinstance(work, Call):
+        if not isinstance(work, Call) or not work.id:  # that one has just left the lane: it has ended
             return future.cancelled()
         while True:
             with self.roles.shield, self._lock:
@@ -1371,6 +1398,7 @@ class Driver:
                 self._end_unstarted(error)
 
     def _end_unstarted(self, error: BaseException) -> None:
+        self._fold_lane()
         with self._lock:
             calls = [call for stream in self._streams.values() for call in stream.drain()]
             calls += [chunk for chunk in self.scheduler.returned if type(chunk) is Call]
@@ -1415,6 +1443,9 @@ class Driver:
                 if self.closed:
                     return
                 self.closed = True
+            with self._lock:  # who uses the lane looks for that word after it has entered a call
+                if self.thread_lane is not None:
+                    self.thread_lane.fold(monotonic())
                 self._after_event()
             self._perform_held()
             if not self.ended.done():
@@ -1454,6 +1485,8 @@ class Driver:
             if not self.roles.try_step(0.1):
                 wait_aside(Future(), 0.01)
         with self._lock:
+            if self.thread_lane is not None:
+                self.thread_lane.settle_tallies()
             return take_statistics(self, monotonic())
 
     def n_unfinished(self) -> int:
@@ -1462,7 +1495,8 @@ class Driver:
         waiting = sum(stream.n_live for stream in self._streams.values())
         returned = sum(chunk.count - chunk.done for chunk in scheduler.returned)
         returned += self.supervisor.n_waiting()
-        return scheduler.n_sent_tasks + waiting + returned + sum(job.available() for job in self._jobs)
+        in_lane = len(self.thread_lane.open) if self.thread_lane is not None else 0
+        return scheduler.n_sent_tasks + waiting + returned + in_lane + sum(job.available() for job in self._jobs)
 
     def abandon(self, error: BaseException | None = None) -> None:
         """Nobody holds the pool any more. Called by the garbage collector: takes no lock that another may hold.

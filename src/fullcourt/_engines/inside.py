@@ -206,6 +206,7 @@ class NestedEngine:
     abandons_at_once = False
     awaits_one = False
     takes_back_at_once = True
+    has_lane = False
 
     def __init__(self, place: Place) -> None:
         self.n_slots = place.face.n_slots

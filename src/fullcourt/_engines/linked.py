@@ -122,6 +122,7 @@ class RemoteEngine(abc.ABC):
     can_kill = True  # whether a worker can be
     abandons_at_once = False  # whether not even a soft way is tried, or its end waited for
     awaits_one = False  # whether it has `sole_frame`
+    has_lane = False
     takes_back_at_once = True  # without waiting for the worker
     _make_frame: Callable[..., Any]
     _make_frame_for_all: Callable[..., Any]  # for more than one receiver, so not in a block that comes back

@@ -14,8 +14,10 @@ from collections.abc import Callable
 from time import monotonic, perf_counter
 from typing import Any, Protocol
 
+from fullcourt._core.model import Chunk
 from fullcourt._engines.jobs import STARMAP, Call
 from fullcourt._engines.state import WorkerState, enter_slot, leave_slot
+from fullcourt._engines.thread_lane import ThreadLane
 from fullcourt._os.budget import limit_this_thread
 from fullcourt._os.cpus import set_share
 from fullcourt._os.soft_stop import Slot
@@ -29,6 +31,8 @@ FLUSH_S = 0.002  # results of a chunk are handed over at least this often
 class LocalDriver(Protocol):
     """What these engines call."""
 
+    @property
+    def thread_lane(self) -> ThreadLane | None: ...
     def finished(
         self, handle: Any, chunk: Any, start: int, values: list[Any], error: BaseException | None, seconds: float
     ) -> None: ...
@@ -82,6 +86,7 @@ class LocalEngine:
     abandons_at_once = True
     awaits_one = False
     takes_back_at_once = True
+    has_lane = False
     codec = None
 
     def __init__(
@@ -91,7 +96,7 @@ class LocalEngine:
         self.name = name
         self.handles: dict[int, LocalHandle] = {}
         self.driver: LocalDriver
-        self._here = Here()
+        self.here = Here()
         self._initializer = initializer
         self._initargs = initargs
         self.state = WorkerState()
@@ -136,7 +141,7 @@ class LocalEngine:
             args, kwargs = (chunk.items[0],), {}
         error: BaseException | None = None
         values: list[Any] = []
-        self._here.chunk = chunk
+        self.here.chunk = chunk
         try:
             try:
                 watched.slot.running = chunk.id  # before it can be found: an exception for it would be lost
@@ -146,7 +151,7 @@ class LocalEngine:
                 watched.slot.leave()
         except BaseException as problem:  # noqa: BLE001  it is that task's outcome
             error = problem
-        self._here.chunk = None
+        self.here.chunk = None
         if self._watched.pop(chunk.id, None) is None:
             return False
         self.driver.finished(handle, chunk, chunk.start, values, error, perf_counter() - watched.since)
@@ -167,7 +172,7 @@ class LocalEngine:
 
     def current_chunk(self) -> Any:
         """The chunk that the calling thread runs, None if it is none of the pool's."""
-        return self._here.chunk
+        return self.here.chunk
 
     def grow(self, worker_id: int) -> None:
         """A slot is lent by a task that waits for nested ones: another shall run them."""
@@ -177,7 +182,7 @@ class LocalEngine:
 
     def run_chunk(self, handle: LocalHandle, chunk: Any) -> None:
         """Run a chunk's tasks and report them."""
-        here = self._here
+        here = self.here
         outer, here.chunk = here.chunk, chunk
         try:
             self._run_chunk(handle, chunk)
@@ -233,6 +238,8 @@ class LocalEngine:
 
 class ThreadEngine(LocalEngine):
     """Runs tasks on threads of this process: all of them from the start, or each when a task finds none free."""
+
+    has_lane = True
 
     def __init__(
         self,
@@ -293,6 +300,8 @@ class ThreadEngine(LocalEngine):
         else:
             get = self._get_on_demand if self._on_demand else self._queue.get
             run = self.run_chunk
+            lane = self.driver.thread_lane
+            tally = lane.new_tally() if lane is not None else None
             while True:
                 chunk = get()
                 if chunk is None:
@@ -300,7 +309,9 @@ class ThreadEngine(LocalEngine):
                 if len(sys.modules) != n_modules:  # a library with threads of its own may have come
                     n_modules = len(sys.modules)
                     limit_this_thread()
-                if callable(chunk):
+                if lane is not None and tally is not None and type(chunk) is Call and not chunk.id:
+                    lane.run(handle, chunk, tally)
+                elif callable(chunk):
                     chunk()
                 elif chunk.options is not None and chunk.options.is_timed:
                     if not self.run_watched(handle, chunk):
@@ -336,28 +347,39 @@ class ThreadEngine(LocalEngine):
 
     def send(self, worker_id: int, chunk: Any) -> None:
         """Give a chunk to whichever thread is free."""
+        self.give(chunk)
+
+    def give(self, chunk: Any) -> None:
+        """:meth:`send`; there is one worker here."""
         self._queue.put(chunk)
+        if not self._on_demand:
+            return
         n_threads = self.n_slots + self._n_grown
-        if self._on_demand and len(self.threads) < n_threads and not self._free.acquire(blocking=False):
+        if len(self.threads) < n_threads and not self._free.acquire(blocking=False):
             with self._count_lock:
                 if not self._stopped and len(self.threads) < n_threads:
-                    self._start_thread(self.handles[worker_id])
+                    self._start_thread(next(iter(self.handles.values())))
 
     def call_soon(self, act: Callable[[], None]) -> None:
         self._queue.put(act)
 
     def take_back(self, worker_id: int) -> list[int]:
-        """Take back what no thread has begun."""
-        chunks: list[Any] = []
+        """Take back what no thread has begun, but for the lane's calls."""
+        return [chunk.id for chunk in self.drain(lambda what: isinstance(what, Chunk) and what.id != 0)]
+
+    def drain(self, is_meant: Callable[[Any], bool]) -> list[Any]:
+        """Take what is meant out of the queue of what no thread has begun; the rest stays, in its order."""
+        taken: list[Any] = []
+        others: list[Any] = []
         while True:
             try:
-                chunks.append(self._queue.get_nowait())
+                what = self._queue.get_nowait()
             except queue.Empty:
                 break
-        for chunk in chunks:
-            if chunk is None or callable(chunk):
-                self._queue.put(chunk)
-        return [chunk.id for chunk in chunks if chunk is not None and not callable(chunk)]
+            (taken if is_meant(what) else others).append(what)
+        for what in others:
+            self._queue.put(what)
+        return taken
 
     def stop(self, worker_id: int) -> None:
         """Have the threads end when they have done what they were given."""

@@ -561,6 +561,8 @@ class Lending:
     def _lend(self, outer: Any) -> Lent:
         scheduler = self._driver.scheduler
         with self._driver._lock:
+            if self._driver.thread_lane is not None:
+                self._driver.thread_lane.fold(monotonic())  # the task that asks may be there
             n = self._n_of_outer.get(outer.id, 0)
             if not n:
                 if scheduler.n_lent >= MAX_LENT:

@@ -122,7 +122,8 @@ class Process(OurProcess[Any], Base):
         assert self._running is None, "process has already started"
         self._config["daemon"] = daemon
 
-    authkey = _inner.BaseProcess.authkey  # which is kept in its _config
+    # Which is kept in its _config.
+    authkey = _inner.BaseProcess.authkey  # pyright: ignore[reportIncompatibleMethodOverride]
 
     @property
     def _daemon(self) -> bool:  # type: ignore[override]
