@@ -183,3 +183,17 @@ def read_until_stopped() -> None:
 def wait_for_ever(_: object) -> None:
     while True:
         time.sleep(0.01)
+
+
+def use_the_pool_for_ever(pool: Any) -> None:
+    """Ask its own pool for this and that."""
+    while True:
+        assert pool.map(abs, [-1, -2, -3]) == [1, 2, 3]
+        assert pool.submit(abs, -4).result() == 4
+        assert pool.apply(abs, (-5,)) == 5
+        assert list(pool.imap(abs, [-6, -7])) == [6, 7]
+
+
+def use_the_pool(pool: Any, i: int) -> list[int]:
+    future = pool.submit(abs, -i)
+    return [*pool.map(abs, [-i, -i]), future.result()]

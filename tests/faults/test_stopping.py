@@ -424,6 +424,17 @@ def test_a_cancelled_map_keeps_no_worker(engine: str, new_pool: Any) -> None:
     assert {worker.pid for worker in pool.statistics().workers} == pids
 
 
+@pytest.mark.parametrize("engine", PROCESSES | MANY_SLOTS)
+def test_a_task_is_stopped_while_it_uses_its_own_pool(engine: str, new_pool: Any) -> None:
+    pool = new_pool(engine)
+    pool.starmap(tasks.use_the_pool, [(pool, 1)] * 4)
+    for i in range(60):
+        with pytest.raises(fullcourt.TaskTimeout):  # softly: the grace is longer than this test may take
+            pool.options(timeout=0.002 + 0.0002 * i, grace=1000).apply(tasks.use_the_pool_for_ever, (pool,))
+        assert pool.starmap(tasks.use_the_pool, [(pool, i)] * 2) == [[i] * 3] * 2
+    assert pool.statistics().n_abandoned == 0
+
+
 def test_cancelling_again_and_again_from_many_threads(new_pool: Any, notes: Notes) -> None:
     pool = new_pool("fork")
     for _ in range(30):

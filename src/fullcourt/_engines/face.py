@@ -36,6 +36,7 @@ class Place:
         end: the worker's end of the link.
         codec: pickles for the other workers.
         current: gives the pool's number of the chunk that the calling thread runs; 0: it cannot be told.
+        journal: gives that of the slot whose thread calls; None for another thread.
         pool_pid: the pool's process.
         is_ready: whether the initializer has run.
         driver: the pool's driver here, once a task has asked for it.
@@ -45,6 +46,7 @@ class Place:
     end: Any
     codec: Any
     current: Callable[[], int]
+    journal: Callable[[], Any]
     pool_pid: int
     pid: int = field(default_factory=os.getpid)
     is_ready: bool = False

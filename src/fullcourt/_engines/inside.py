@@ -16,9 +16,10 @@ import pickle
 import queue
 import socket
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from time import monotonic
+from types import TracebackType
 from typing import Any
 
 from fullcourt._core.model import Stream
@@ -31,9 +32,11 @@ from fullcourt._engines.jobs import Call, MapChunk, MapJob
 from fullcourt._engines.linked import Event, FrameArrived, with_function_rights
 from fullcourt._engines.mailbox import Mailbox
 from fullcourt._engines.nested import STOPPING, Request
+from fullcourt._os.interrupts import Shield
 from fullcourt._os.threads import make_thread
 from fullcourt._transport import frames
 from fullcourt._transport.frames import unpack
+from fullcourt._transport.journal import Journal
 from fullcourt._transport.link import receive_with_fd
 from fullcourt.errors import NotSupported, PicklingError, PoolClosed, TaskCancelled
 
@@ -106,6 +109,52 @@ class NestedHandle:
         self.started_at = monotonic()
 
 
+class TaskShield(Shield):
+    """Holds back, beside SIGINT, the exception that stops the task which uses its own pool.
+
+    Else it would come in the midst of the driver's work, whose state outlives the task; and where the driver passes
+    over an OSError, which TaskTimeout is, it would be lost.
+    """
+
+    __slots__ = ("_journal",)
+
+    def __init__(self, journal: Callable[[], Journal | None]) -> None:
+        super().__init__()
+        self._journal = journal
+
+    def __enter__(self) -> None:
+        journal = self._journal()
+        if journal is not None:
+            journal.hold()  # first: an exception that comes just before it has changed nothing yet
+        super().__enter__()
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        super().__exit__(kind, error, tb)
+        journal = self._journal()
+        if journal is not None:
+            journal.resume()
+
+    def wait_begins(self) -> None:
+        """As of any shield."""
+        super().wait_begins()
+        journal = self._journal()
+        if journal is not None and journal.n_holds:
+            try:
+                journal.let_through()
+            except BaseException:
+                super().wait_ends()
+                raise
+
+    def wait_ends(self) -> None:
+        """As of any shield."""
+        try:
+            journal = self._journal()
+            if journal is not None and journal.n_holds:
+                journal.hold_again()
+        finally:
+            super().wait_ends()
+
+
 class NestedDriver(Driver):
     """The pool's driver in one of its workers."""
 
@@ -135,6 +184,7 @@ class NestedDriver(Driver):
 
     def __init__(self, engine: NestedEngine, scheduler: Scheduler, name: str) -> None:
         super().__init__(engine, scheduler, name)
+        self.roles.shield = TaskShield(engine.journal)
         self._stopping: set[int] = set()  # calls that the pool has said it is stopping
 
     def _watch(self, chunk: Any, worker_id: int) -> None:
@@ -159,9 +209,10 @@ class NestedDriver(Driver):
         return future.cancelled()
 
     def _cancel_sent(self, call: Call, worker_id: int) -> bool:
-        answer = self.engine.ask_to_cancel(call.id)
-        if answer == STOPPING:
-            self._stopping.add(call.id)
+        with self.roles.shield:  # or the answer to this question would be taken for that to the next
+            answer = self.engine.ask_to_cancel(call.id)
+            if answer == STOPPING:
+                self._stopping.add(call.id)
         if answer != 1:
             return False
         with self._lock:
@@ -213,6 +264,7 @@ class NestedEngine:
         self.name = place.face.name
         self.codec = place.codec
         self.current = place.current
+        self.journal = place.journal
         self.handles: dict[int, Any] = {}
         self._pool_pid = place.pool_pid
         self._end = place.end

@@ -87,16 +87,21 @@ class Worker:
         self._functions: dict[int, Callable[..., Any]] = {}
         self._journals: list[Journal] = []
         self._slot_of: dict[int, int] = {}  # a thread's ident: its slot's index
+        self._journal_of: dict[int, Journal] = {}  # likewise
 
     def enter(self, of: Face | None, pool_pid: int) -> None:
         """Let this worker's tasks use its pool."""
         if of is not None:
-            face.enter(Place(of, self._end, self._codec, self.current_chunk, pool_pid))
+            face.enter(Place(of, self._end, self._codec, self.current_chunk, self.current_journal, pool_pid))
 
     def current_chunk(self) -> int:
         """The id of the chunk whose task calls; 0: it cannot be told, for a thread of the task's own calls."""
         slot_index = 0 if self._n_slots == 1 else self._slot_of.get(threading.get_ident(), -1)
         return started_chunk(self._page, slot_index) if slot_index >= 0 else 0
+
+    def current_journal(self) -> Journal | None:
+        """That of the slot whose thread calls; None for any other thread."""
+        return self._journal_of.get(threading.get_ident())
 
     def run(self, initializer: Callable[..., object] | None, initargs: tuple[Any, ...]) -> bool:
         """Serve until the pool says stop or is gone. Returns False if the initializer failed."""
@@ -144,6 +149,7 @@ class Worker:
         self._slot_of[threading.get_ident()] = slot_index
         journal.slot = Slot()
         self._journals.append(journal)
+        self._journal_of[threading.get_ident()] = journal
         receive = self._end.receive
         if self._forwarder is not None:
             self._forwarder.slots[threading.get_ident()] = journal
@@ -177,6 +183,7 @@ class Worker:
             if self._forwarder is not None:
                 self._forwarder.slots.pop(threading.get_ident(), None)
             self._journals.remove(journal)
+            del self._journal_of[threading.get_ident()]
             journal.close()
 
     def become_fork(self) -> None:

@@ -55,6 +55,22 @@ class Slot:
         if hit:
             self._take_back()
 
+    def pause(self) -> int | None:
+        """No exception comes from here on, until ``running`` is set again. Returns the token that it had.
+
+        None: an exception was on its way just now, and has been taken back; it is the caller's to raise.
+        """
+        if self.is_main:
+            running, self.running = self.running, 0
+            return running
+        with self._lock:
+            running, self.running = self.running, 0
+            hit, self._hit = self._hit, False
+        if hit:
+            self._take_back()
+            return None
+        return running
+
     def _take_back(self) -> None:
         """See to it that no exception is on its way to this thread any more.
 

@@ -95,6 +95,8 @@ class Journal:
         self._used = 0
         self._view = view
         self.slot: Any = None  # the worker's: what this slot's thread runs
+        self.n_holds = 0  # how many times its thread has asked for no exception to stop its task
+        self._held = 0  # the task that was running then
 
     def start(self, chunk_id: int, n_items: int, phase: int) -> None:
         """Record what is done now with a chunk, of which no item has ended. For a single call, n_items is 0."""
@@ -140,6 +142,37 @@ class Journal:
         if stop and is_meant(stop, self.slot.running):
             self.slot.running = 0
             raise stop_class(stop)("the pool stopped this task")
+
+    def hold(self) -> None:
+        """Have no exception raised in this slot's task, until it is resumed as many times.
+
+        Raises:
+            TaskTimeout, TaskCancelled: one was on its way. Then nothing is held.
+        """
+        if not self.n_holds:
+            self._pause()
+        self.n_holds += 1
+
+    def resume(self) -> None:
+        """The other half of :meth:`hold`. Raises what has come meanwhile."""
+        self.n_holds -= 1
+        if not self.n_holds:
+            self.let_through()
+
+    def let_through(self) -> None:
+        """Let an exception come, though it is held back: this thread only waits. Raises what has come meanwhile."""
+        self.slot.running, self._held = self._held, 0
+        self.heed()
+
+    def hold_again(self) -> None:
+        """The other half of :meth:`let_through`. If one has come, there is nothing to hold back any more."""
+        self._pause()
+
+    def _pause(self) -> None:
+        running = self.slot.pause()
+        if running is None:
+            raise stop_class(self.words[STOP_WORD])("the pool stopped this task")
+        self._held = running
 
     def close(self) -> None:
         self.words.release()
