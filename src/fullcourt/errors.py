@@ -65,6 +65,10 @@ class TaskCancelled(FullcourtError, concurrent.futures.CancelledError):
     """The task was cancelled before it gave a result."""
 
 
+# What is raised in a task to stop it. Whoever passes over what the user's code raises lets these through.
+STOPS = (TaskTimeout, TaskCancelled)
+
+
 class TaskMemoryExceeded(FullcourtError, MemoryError):
     """The task's worker had more memory resident than was allowed, and was killed before the kernel did it."""
 

@@ -197,3 +197,25 @@ def use_the_pool_for_ever(pool: Any) -> None:
 def use_the_pool(pool: Any, i: int) -> list[int]:
     future = pool.submit(abs, -i)
     return [*pool.map(abs, [-i, -i]), future.result()]
+
+
+def use_a_channel_for_ever(how: str, queue: Any, lock: Any, event: Any, condition: Any) -> None:
+    """Use one of them all the time, so that a stop comes in the midst of that."""
+    while True:
+        if how == "put, get":
+            queue.put("item")
+            queue.get()
+        elif how == "put_many, get_many":
+            queue.put_many([1, 2, 3])
+            queue.get_many(3)
+        elif how == "with lock":
+            with lock:
+                pass
+        elif how == "set, wait, clear":
+            event.set()
+            event.wait()
+            event.clear()
+        else:
+            with condition:
+                condition.notify_all()
+                condition.wait(0.0001)

@@ -435,6 +435,28 @@ def test_a_task_is_stopped_while_it_uses_its_own_pool(engine: str, new_pool: Any
     assert pool.statistics().n_abandoned == 0
 
 
+@pytest.mark.parametrize("how", ["put, get", "put_many, get_many", "with lock", "set, wait, clear", "notify, wait"])
+def test_a_task_that_is_stopped_while_it_uses_a_channel_leaves_it_in_order(how: str, new_pool: Any) -> None:
+    pool = new_pool("fork")
+    queue, lock, event, condition = fullcourt.Queue(10), fullcourt.Lock(), fullcourt.Event(), fullcourt.Condition()
+    for i in range(150):
+        with pytest.raises(fullcourt.TaskTimeout):  # softly: the grace is longer than this test may take
+            pool.options(timeout=0.002 + 0.00002 * i, grace=1000).apply(
+                tasks.use_a_channel_for_ever, (how, queue, lock, event, condition)
+            )
+        assert lock.acquire(timeout=30)
+        lock.release()
+        assert condition.acquire(timeout=30)
+        condition.release()
+        event.set()
+        assert event.wait(30)
+        event.clear()
+        while not queue.empty():
+            queue.get(timeout=30)
+        queue.put("more", timeout=30)
+        assert queue.get(timeout=30) == "more"
+
+
 def test_cancelling_again_and_again_from_many_threads(new_pool: Any, notes: Notes) -> None:
     pool = new_pool("fork")
     for _ in range(30):

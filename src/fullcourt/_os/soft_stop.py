@@ -17,8 +17,12 @@ import contextlib
 import signal
 import threading
 from collections.abc import Callable
+from types import CodeType, FrameType
+from typing import Any, TypeVar
 
-__all__ = ["STOP_SIGNAL", "Slot", "on_stop_signal"]
+__all__ = ["STOP_SIGNAL", "Slot", "heed", "on_stop_signal", "whole"]
+
+F = TypeVar("F", bound=Callable[..., Any])
 
 # A signal that programs do not use; its default is to end the process, so it is sent only to who has a handler.
 STOP_SIGNAL: int = signal.SIGRTMIN + 9 if hasattr(signal, "SIGRTMIN") else 0
@@ -105,6 +109,37 @@ def set_async_exception(thread_id: int, error: type[BaseException]) -> None:
 
 def on_stop_signal(act: Callable[[], None]) -> None:
     """Call this when the stop signal comes. Does nothing outside of the main thread, or where there are no signals."""
+
+    def handle(_number: int, frame: FrameType | None) -> None:
+        global put_off  # noqa: PLW0603
+        if frame is not None and frame.f_code in whole_codes:
+            put_off = act
+        else:
+            act()
+
     if STOP_SIGNAL:
         with contextlib.suppress(ValueError):
-            signal.signal(STOP_SIGNAL, lambda _number, _frame: act())
+            signal.signal(STOP_SIGNAL, handle)
+
+
+whole_codes: set[CodeType] = set()
+put_off: Callable[[], None] | None = None  # what is to be called when such a function ends
+
+
+def whole(function: F) -> F:
+    """Mark a function in which no stop is to come before its first line: it gives something back. It calls `heed` last.
+
+    CPython looks for signals at the beginning of each Python function, also where a ``finally`` or the end of a
+    ``with`` calls it. What the function calls can still be interrupted.
+    """
+    whole_codes.add(function.__code__)
+    return function
+
+
+def heed() -> None:
+    """Do what was put off: in the main thread, where it came."""
+    global put_off
+    if threading.current_thread() is threading.main_thread():
+        act, put_off = put_off, None
+        if act is not None:
+            act()

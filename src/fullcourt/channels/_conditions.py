@@ -14,6 +14,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from fullcourt._os.identity import is_alive, me, pid_of
+from fullcourt._os.soft_stop import whole
 from fullcourt.channels._locks import COUNT, OWNER, THREAD, Lock, Monitored, RLock
 from fullcourt.channels._monitor import FIRST_WORD, Room
 from fullcourt.errors import OwnerDied
@@ -120,6 +121,7 @@ class Condition(Monitored):
     def __enter__(self) -> bool:
         return self._lock.__enter__()
 
+    @whole
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:

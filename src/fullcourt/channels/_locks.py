@@ -13,7 +13,9 @@ from collections.abc import Iterable
 from functools import partial
 from typing import Any, Literal, Self
 
+from fullcourt._os import soft_stop
 from fullcourt._os.identity import is_alive, me, pid_of
+from fullcourt._os.soft_stop import whole
 from fullcourt.channels._handle import Handle, check_supported
 from fullcourt.channels._monitor import FIRST_WORD, Monitor, Room
 from fullcourt.errors import OwnerDied
@@ -99,6 +101,7 @@ class Acquirable(Monitored):
                 self.release()
             raise
 
+    @whole
     def release(self) -> None:
         """Give it back.
 
@@ -115,19 +118,25 @@ class Acquirable(Monitored):
             if not done:
                 self._monitor.locked(partial(self._give_back, done), ring=True)
             raise
+        finally:
+            if soft_stop.put_off is not None:
+                soft_stop.heed()
 
     def _give_back(self, done: list[bool]) -> None:
         """Give it back, and say so in the list. With the monitor's lock held."""
         raise NotImplementedError
 
     def __enter__(self) -> Literal[True]:
+        attempt = Attempt(self)  # what `acquire` does; after a call of that, an exception could come before the return
         try:
-            self.acquire()
-        except OwnerDied:
-            self.release()
+            attempt.outcome(self._monitor.wait_until(attempt))
+        except BaseException:  # OwnerDied, or a signal's
+            if attempt.taken:
+                self.release()
             raise
         return True
 
+    @whole
     def __exit__(self, *args: object) -> None:
         done: list[bool] = []
         try:
@@ -136,6 +145,9 @@ class Acquirable(Monitored):
             if not done:
                 self._monitor.locked(partial(self._give_back, done), ring=True)
             raise
+        finally:
+            if soft_stop.put_off is not None:
+                soft_stop.heed()
 
 
 class Attempt:

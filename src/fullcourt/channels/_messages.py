@@ -15,7 +15,6 @@ Cost: a plain item 0.5 us to pickle, 0.6 us to read; with a block about 15 us an
 from __future__ import annotations
 
 import array
-import contextlib
 import io
 import os
 import pickle
@@ -29,7 +28,7 @@ from fullcourt._transport.arena import Arena
 from fullcourt._transport.blocks import open_block, raw_views, write_block
 from fullcourt._transport.carried import MAX_DESCRIPTORS, Rights, arriving, collecting, give, take
 from fullcourt._transport.codec import MAX_BUFFERS, Codec, is_small, keep_large
-from fullcourt.errors import PicklingError
+from fullcourt.errors import STOPS, PicklingError
 
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection
@@ -78,9 +77,12 @@ def encode(obj: object, blocks: Blocks) -> bytes | Message:
         PicklingError: it cannot be pickled; the message names the attribute in the way.
     """
     buffers: list[pickle.PickleBuffer] = []
-    data = b""
-    with contextlib.suppress(Exception):  # it has descriptors, or cloudpickle may know better
+    try:
         data = pickle.dumps(obj, PROTOCOL, buffer_callback=buffers.append)
+    except STOPS:
+        raise
+    except Exception:  # noqa: BLE001  it has descriptors, or cloudpickle may know better
+        data = b""
     if not data or b"multiprocessing.connection" in data:
         return encode_with_rights(obj, blocks)
     if b"__main__" in data:
@@ -136,6 +138,8 @@ def encode_with_rights(obj: object, blocks: Blocks) -> bytes | Message:
             file = io.BytesIO()
             ForeignPickler(file, PROTOCOL, buffer_callback=keep_large(buffers)).dump(obj)
             data = file.getvalue()
+        except STOPS:
+            raise
         except Exception:  # noqa: BLE001  cloudpickle may know better
             rights.close()
             buffers.clear()
@@ -171,6 +175,8 @@ def encode_both_ways(obj: object, blocks: Blocks) -> bytes | Message:
         from fullcourt._transport.by_value import dumps
 
         by_value = dumps(obj, PROTOCOL)
+    except STOPS:
+        raise
     except Exception:  # noqa: BLE001  a string that merely contains "__main__", beside something cloudpickle refuses
         by_value = by_name
     data = pickle.dumps(EitherWay(by_name, by_value), PROTOCOL)
@@ -183,6 +189,8 @@ def in_one_piece(obj: object) -> bytes:
         data = pickle.dumps(obj, PROTOCOL)
         if b"__main__" not in data:
             return data
+    except STOPS:
+        raise
     except Exception:  # noqa: BLE001
         data = b""
     from fullcourt._transport.by_value import dumps
