@@ -140,6 +140,18 @@ def test_what_no_slot_has_begun_is_taken_back_from_here_and_from_there(pair: Pai
     assert set(pair.pool._in_flight) == {1, 8}
 
 
+def test_a_nested_task_s_number_is_not_the_pool_s(pair: Pair) -> None:
+    pair.begin()
+    for chunk_id in (1, 2, 3):
+        pair.pool.send(call(chunk_id))
+    assert pair.worker.receive()[0][3] == 1
+    for kind in (frames.NESTED, frames.NESTED_CANCEL, frames.NESTED_REVOKE, frames.NESTED_STOP):
+        pair.worker.send(answer(kind, 2))
+        pair.arrived.get(timeout=10)
+    assert set(pair.pool._in_flight) == {1, 2, 3}
+    assert sorted(pair.pool.take_back()) == [2, 3]
+
+
 def test_a_worker_told_to_stop_stops_also_when_work_was_taken_back(pair: Pair) -> None:
     pair.begin()
     for chunk_id in (1, 2, 3):

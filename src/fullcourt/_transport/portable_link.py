@@ -304,7 +304,7 @@ class PoolEnd:
             elif kind == frames.READY:
                 self.is_ready = True
                 self._unread_bytes -= self._start_bytes
-            else:
+            elif kind < frames.NESTED:  # nested tasks, and what is printed, are not of the pool's chunk of that number
                 entry = self._in_flight.get(chunk_id)
                 if entry is not None:
                     # RESULT, RESULTS, ERROR tell of some tasks' ends; any other kind, that the chunk will not run.
