@@ -67,7 +67,9 @@ def driver_inside(key: str, name: str) -> Driver:
         )
     if not place.is_ready:
         raise PoolClosed(f"the initializer of pool {name!r} uses the pool itself: only its tasks can do that")
-    with making:
+    if place.driver is not None:
+        return place.driver  # type: ignore[no-any-return]
+    with TaskShield(place.journal), making:  # a task that is stopped here must not leave half of it
         if place.driver is None:
             driver = NestedDriver(NestedEngine(place), NestedScheduler(place.face), place.face.name)
             driver.open()
