@@ -451,15 +451,16 @@ def test_an_interrupt_while_a_call_is_handed_on_is_the_callers_and_the_call_is_n
 ) -> None:
     pool.apply(abs, (-1,))
     driver = pool._driver.drivers.trial()  # type: ignore[attr-defined]
-    hand_in = driver._hand_in
+    submit = driver.submit
     calls: list[Any] = []
 
-    def hand_in_and_interrupt(call: Any) -> None:
-        hand_in(call)
-        calls.append(call.future)
+    def submit_and_interrupt(fn: Any, args: Any, kwargs: Any, future: Any, **options: Any) -> bool:
+        done: bool = submit(fn, args, kwargs, future, **options)
+        calls.append(future)
         signal.raise_signal(signal.SIGINT)
+        return done
 
-    monkeypatch.setattr(driver, "_hand_in", hand_in_and_interrupt)
+    monkeypatch.setattr(driver, "submit", submit_and_interrupt)
     ends: list[Any] = []
     with pytest.raises(KeyboardInterrupt):
         pool.submit(time.sleep, 0.1)

@@ -1258,7 +1258,7 @@ class Driver:
 
     # -- cancelling and ending -------------------------------------------------------------------------------------
 
-    def _fold_lane(self) -> None:
+    def fold_lane(self) -> None:
         """Have all that is open be the scheduler's: it is to be looked at, or changed."""
         if self.thread_lane is not None and self.thread_lane.open:
             with self.roles.shield:
@@ -1268,7 +1268,7 @@ class Driver:
 
     def is_running(self, future: Future[Any]) -> bool:
         """Whether a worker has begun a future's task."""
-        self._fold_lane()
+        self.fold_lane()
         work = future.work
         worker_id = work.worker_id if isinstance(work, Call) else None
         handle = None if worker_id is None else self.engine.handles.get(worker_id)
@@ -1281,7 +1281,7 @@ class Driver:
         """
         if self.is_foreign():
             return False
-        self._fold_lane()
+        self.fold_lane()
         work = future.work
         if isinstance(work, MapJob):
             with self.roles.shield:
@@ -1398,7 +1398,7 @@ class Driver:
                 self._end_unstarted(error)
 
     def _end_unstarted(self, error: BaseException) -> None:
-        self._fold_lane()
+        self.fold_lane()
         with self._lock:
             calls = [call for stream in self._streams.values() for call in stream.drain()]
             calls += [chunk for chunk in self.scheduler.returned if type(chunk) is Call]
