@@ -85,9 +85,8 @@ class Worker:
         self._forwarder = forwarder  # of what tasks print and log; None: it stays here
         self._flush = flush_streams if forwarder is None else forwarder.finish
         self._functions: dict[int, Callable[..., Any]] = {}
-        self._journals: list[Journal] = []
-        self._slot_of: dict[int, int] = {}  # a thread's ident: its slot's index
-        self._journal_of: dict[int, Journal] = {}  # likewise
+        # By the ident of the slot's thread; the forwarder's map, where there is one.
+        self._journals: dict[int, Journal] = {} if forwarder is None else forwarder.slots
 
     def enter(self, of: Face | None, pool_pid: int) -> None:
         """Let this worker's tasks use its pool."""
@@ -96,12 +95,14 @@ class Worker:
 
     def current_chunk(self) -> int:
         """The id of the chunk whose task calls; 0: it cannot be told, for a thread of the task's own calls."""
-        slot_index = 0 if self._n_slots == 1 else self._slot_of.get(threading.get_ident(), -1)
-        return started_chunk(self._page, slot_index) if slot_index >= 0 else 0
+        if self._n_slots == 1:
+            return started_chunk(self._page, 0)
+        journal = self.current_journal()
+        return 0 if journal is None else int(journal.words[0])
 
     def current_journal(self) -> Journal | None:
         """That of the slot whose thread calls; None for any other thread."""
-        return self._journal_of.get(threading.get_ident())
+        return self._journals.get(threading.get_ident())
 
     def run(self, initializer: Callable[..., object] | None, initargs: tuple[Any, ...]) -> bool:
         """Serve until the pool says stop or is gone. Returns False if the initializer failed."""
@@ -146,13 +147,9 @@ class Worker:
 
     def _serve(self, slot_index: int) -> None:
         journal = Journal(self._page, slot_index)
-        self._slot_of[threading.get_ident()] = slot_index
         journal.slot = Slot()
-        self._journals.append(journal)
-        self._journal_of[threading.get_ident()] = journal
+        self._journals[threading.get_ident()] = journal
         receive = self._end.receive
-        if self._forwarder is not None:
-            self._forwarder.slots[threading.get_ident()] = journal
         # Where there is one slot, its own thread has heard whatever came before.
         waits_for = self._forwarder.wait_for if self._forwarder is not None and self._n_slots > 1 else None
         if slot_index:
@@ -180,10 +177,7 @@ class Worker:
         except OSError:
             return  # the pool is gone
         finally:
-            if self._forwarder is not None:
-                self._forwarder.slots.pop(threading.get_ident(), None)
-            self._journals.remove(journal)
-            del self._journal_of[threading.get_ident()]
+            del self._journals[threading.get_ident()]
             journal.close()
 
     def become_fork(self) -> None:
@@ -193,7 +187,7 @@ class Worker:
     def _stop_tasks(self) -> None:
         """The pool has signalled that tasks are to be stopped: raise an exception in each of them."""
         mine: type[BaseException] | None = None
-        for journal in list(self._journals):
+        for journal in list(self._journals.values()):
             slot = journal.slot
             stop = journal.words[STOP_WORD]
             if not is_meant(stop, slot.running):

@@ -150,7 +150,7 @@ class Journal:
             TaskTimeout, TaskCancelled: one was on its way. Then nothing is held.
         """
         if not self.n_holds:
-            self._pause()
+            self.hold_again()
         self.n_holds += 1
 
     def resume(self) -> None:
@@ -166,9 +166,6 @@ class Journal:
 
     def hold_again(self) -> None:
         """The other half of :meth:`let_through`. If one has come, there is nothing to hold back any more."""
-        self._pause()
-
-    def _pause(self) -> None:
         running = self.slot.pause()
         if running is None:
             raise stop_class(self.words[STOP_WORD])("the pool stopped this task")
