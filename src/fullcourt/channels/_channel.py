@@ -80,12 +80,8 @@ class Channel(Putting):
                 made = tried = False
                 if shut != self._words[SHUT]:  # only now: what was put before that is taken before it is told
                     continue
-                try:
-                    left = self._time_left(shut, at_end, block, until)
-                except queue.Empty:  # that there will be none is told also to who does not wait
-                    at_end = listener.wait(self._words, 0)
-                    if not at_end:
-                        raise
+                left, at_end = self._time_left(listener, shut, at_end, block, until)
+                if at_end:
                     continue
                 try:
                     at_end = listener.wait(self._words, left)
@@ -108,12 +104,8 @@ class Channel(Putting):
                     return found
                 if shut != self._words[SHUT]:
                     continue
-                try:
-                    left = self._time_left(shut, at_end, True, until)
-                except queue.Empty:  # that there will be none is told also to who does not wait
-                    at_end = listener.wait(self._words, 0)
-                    if not at_end:
-                        raise
+                left, at_end = self._time_left(listener, shut, at_end, True, until)
+                if at_end:
                     continue
                 await readable(listener.fileno(), left)
                 at_end = listener.wait(self._words, 0)
@@ -132,16 +124,23 @@ class Channel(Putting):
         os.eventfd_write(self._fds[CAME], 1)
         return listener, True
 
-    def _time_left(self, shut: int, at_end: bool, block: bool, until: float | None) -> float | None:
-        """For how long to wait for an item where there is none; raises what is to be said if not at all."""
+    def _time_left(
+        self, listener: Listener, shut: int, at_end: bool, block: bool, until: float | None
+    ) -> tuple[float | None, bool]:
+        """For how long to wait for an item where there is none; raises what is to be said if not at all.
+
+        And whether there will be none any more, as is seen only now: that is told also to who does not wait.
+        """
         if shut:
             raise ShutDown
         if at_end:
             raise EOFError("the queue is empty, and all who might put something into it have closed it or ended")
         left = None if until is None else until - monotonic()
-        if not block or (left is not None and left <= 0):
+        if block and (left is None or left > 0):
+            return left, False
+        if not listener.wait(self._words, 0):
             raise queue.Empty
-        return left
+        return 0.0, True
 
     def _try_to_take(self) -> tuple[bytes, Rights | None] | None:
         """Take a message if there is one."""
