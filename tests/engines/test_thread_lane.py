@@ -8,25 +8,15 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError, wait
-from pathlib import Path
 from typing import Any
 
 import pytest
-from conformance_harness import Gate
 
 import fullcourt
 from fullcourt import Pool, PoolClosed
 from fullcourt.futures import ThreadPoolExecutor
 
 pytestmark = pytest.mark.timeout(60)
-
-
-@pytest.fixture
-def gate(tmp_path: Path) -> Iterator[Gate]:
-    gate = Gate(tmp_path)
-    yield gate
-    gate.release()
-    gate.close()
 
 
 @pytest.fixture
@@ -190,33 +180,29 @@ def submit_squares(pool: Pool, futures: list[Any]) -> None:
         futures.extend(pool.submit(pow, k, 2) for k in range(2000))
 
 
+def futures_of_ended(end: Callable[[Pool], None], n: int) -> list[Any]:
+    """The futures of what was submitted to a pool until it was ended, after about so many."""
+    pool = Pool(threads=2)
+    futures: list[Any] = []
+    submitter = threading.Thread(target=submit_squares, args=(pool, futures))
+    submitter.start()
+    while len(futures) < n and submitter.is_alive():
+        submitter.join(0)
+    end(pool)
+    pool.join()
+    submitter.join(30)
+    return futures
+
+
 def test_closing_beside_submitters_loses_nothing() -> None:
     for i in range(100):
-        pool = Pool(threads=2)
-        futures: list[Any] = []
-
-        submitter = threading.Thread(target=submit_squares, args=(pool, futures))
-        submitter.start()
-        while len(futures) < 5 * i and submitter.is_alive():
-            submitter.join(0)
-        pool.close()
-        pool.join()
-        submitter.join(30)
+        futures = futures_of_ended(Pool.close, 5 * i)
         assert [future.result(30) for future in futures] == [k * k for k in range(len(futures))]
 
 
 def test_terminating_beside_submitters_ends_every_future() -> None:
     for i in range(100):
-        pool = Pool(threads=2)
-        futures: list[Any] = []
-
-        submitter = threading.Thread(target=submit_squares, args=(pool, futures))
-        submitter.start()
-        while len(futures) < 5 * i and submitter.is_alive():
-            submitter.join(0)
-        pool.terminate()
-        pool.join()
-        submitter.join(30)
+        futures = futures_of_ended(Pool.terminate, 5 * i)
         assert not wait(futures, 30).not_done
         for k, future in enumerate(futures):
             assert future.cancelled() or future.result() == k * k
