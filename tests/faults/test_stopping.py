@@ -264,19 +264,22 @@ def test_a_thread_hears_that_its_time_is_over_before_its_task_begins(new_pool: A
     pool = new_pool("threads", threads=1)
     engine = pool._driver.engine
     heard: list[bool] = []
+    abandoners: list[threading.Thread] = []
 
     class AbandonAtOnce(dict[int, Any]):
         def __setitem__(self, chunk_id: int, watched: Any) -> None:
             super().__setitem__(chunk_id, watched)
             abandoning = threading.Thread(target=lambda: heard.append(engine.abandon(1, chunk_id, TimeoutError)))
+            abandoners.append(abandoning)
             abandoning.start()
-            abandoning.join()
+            abandoning.join()  # the exception may come in here, before that thread has told what it did
 
     engine._watched = AbandonAtOnce()
     begun: list[int] = []
     pool.options(timeout=60).submit(begun.append, 1)
     pool.apply(abs, (-1,))  # by the thread that has taken the other's place
     engine.threads[0].join(30)
+    abandoners[0].join(30)
     assert heard == [True]
     assert not begun
 
