@@ -404,7 +404,9 @@ class Pool(concurrent.futures.Executor):
         Args:
             func: called with one item at a time.
             iterable: read to its end before the first task starts; see :meth:`imap` for what does not fit in memory.
-            chunksize: items that travel together; None: found from the time that tasks take.
+            chunksize: items that travel together; None: found from the time that tasks take. To worker processes they
+                go in one pickle: an object that several of them hold arrives as one, so a task that changes its
+                argument in place should change a copy, or 1 be given here.
             progress: show a bar on stderr.
             on_error: ``"raise"``: the first failure stops the map and is raised. ``"return"``: a :class:`Failure`
                 stands in the place of each item that failed.

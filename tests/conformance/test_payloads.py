@@ -214,7 +214,7 @@ def test_a_task_may_write_into_its_argument_and_the_source_stays(
     assert pool.submit(tasks.is_writable, source).result(30)
     for result in [pool.submit(tasks.double_in_place, source) for _ in range(6)]:
         assert (result.result(30) == 2).all()
-    for result in pool.map(tasks.double_in_place, [source] * 6):
+    for result in pool.map(tasks.double_in_place, [source] * 6, chunksize=1):  # those that travel together share it
         assert (result == 2).all()
     assert (source == 1).all()
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fullcourt._core.chunking import GROWTH, MAX_CHUNK, SMALLEST_S, TARGET_S, chunk_size
+from fullcourt._core.chunking import GROWTH, MAX_CHUNK, MAX_LAZY_CHUNK, SMALLEST_S, TARGET_S, chunk_size
 
 MEANS = st.floats(0.0, 100.0)
 PREVIOUS = st.integers(0, MAX_CHUNK)
@@ -49,11 +49,16 @@ def test_with_much_to_come_a_chunk_is_about_two_milliseconds_of_work(mean_s: flo
 
 
 def test_the_first_chunk_after_one_that_was_timed_is_bounded_by_growth() -> None:
-    assert [chunk_size(1e-6, previous, None, 2) for previous in (1, 16, 256)] == [16, 256, 2000]
+    assert [chunk_size(1e-6, previous, 10**9, 2) for previous in (1, 16, 256)] == [16, 256, 2000]
 
 
 def test_tasks_too_quick_for_the_clock_give_the_largest_chunk() -> None:
-    assert chunk_size(0.0, MAX_CHUNK, None, 2) == MAX_CHUNK
+    assert chunk_size(0.0, MAX_CHUNK, 10**9, 2) == MAX_CHUNK
+
+
+@given(MEANS, PREVIOUS, SLOTS)
+def test_of_an_input_without_a_known_end_chunks_stay_small(mean_s: float, previous: int, n_slots: int) -> None:
+    assert chunk_size(mean_s, previous, None, n_slots) <= MAX_LAZY_CHUNK == 1024
 
 
 @given(st.floats(1e-7, 0.01), REMAINING, SLOTS)

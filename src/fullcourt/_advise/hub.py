@@ -35,6 +35,7 @@ from fullcourt._engines.state import Broadcast
 from fullcourt._os.cpus import usable_cores
 from fullcourt._os.interrupts import Shield
 from fullcourt._os.threads import make_thread
+from fullcourt._os.waits import acquire
 from fullcourt.errors import PoolClosed, TaskCancelled
 
 __all__ = ["Hub"]
@@ -408,7 +409,7 @@ class Hub:
             leg = course.leg if course is not None else None
             moved = leg is not None and leg.driver is not driver
             if not moved and future._settler is cast("Any", self) and future.block(mine):
-                mine.acquire(timeout=-1 if timeout is None else max(0.0, timeout))
+                acquire(mine, timeout)
         finally:
             self._sleepers.pop(mine, None)
             future.unblock(mine)

@@ -14,6 +14,7 @@ __all__ = ["MAX_CHUNK", "chunk_size"]
 TARGET_S = 0.002
 SMALLEST_S = 0.00005
 MAX_CHUNK = 8192  # as many as a worker's journal has places for
+MAX_LAZY_CHUNK = 1024  # of an input whose end is not known: some such portions are read ahead of the results' consumer
 GROWTH = 16
 
 
@@ -27,7 +28,7 @@ def chunk_size(mean_s: float | None, previous: int, remaining: int | None, n_slo
         n_slots: places where tasks run, in the whole pool.
 
     Returns:
-        A number from 1 to :data:`MAX_CHUNK`.
+        A number from 1 to :data:`MAX_CHUNK`, or :data:`MAX_LAZY_CHUNK` where it is not known what is to come.
     """
     if mean_s is None:
         return 1
@@ -35,7 +36,9 @@ def chunk_size(mean_s: float | None, previous: int, remaining: int | None, n_slo
     size = int(TARGET_S / mean_s)
     if previous and size > GROWTH * previous:
         size = GROWTH * previous
-    if remaining is not None:
+    if remaining is None:
+        size = min(size, MAX_LAZY_CHUNK)
+    else:
         share = remaining // (2 * n_slots)
         if size > share:
             size = max(share, min(size, int(SMALLEST_S / mean_s)))

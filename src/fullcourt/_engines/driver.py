@@ -48,6 +48,7 @@ from fullcourt._engines.supervisor import NEVER, Limits, Supervisor
 from fullcourt._engines.thread_lane import ThreadLane
 from fullcourt._engines.timekeeper import Timekeeper
 from fullcourt._os.system import n_oom_kills
+from fullcourt._os.waits import acquire
 from fullcourt._transport import frames
 from fullcourt._transport.codec import decode
 from fullcourt._transport.functions import FunctionTable, with_fallback
@@ -177,7 +178,7 @@ class Driver:
             ended.acquire()
             future._blocked = [ended]  # nobody else knows it yet
             if self.thread_lane.submit(fn, args, kwargs, future):
-                ended.acquire()
+                acquire(ended, None)
                 return future.result()
         call = self._prepare(fn, args, kwargs, future, options)
         if call is not None:

@@ -25,7 +25,7 @@ from fullcourt._engines.jobs import MapChunk
 from fullcourt._engines.output import Output, OutputSettings
 from fullcourt._os.inherited import note_holder
 from fullcourt._os.soft_stop import STOP_SIGNAL
-from fullcourt._os.waits import bounded
+from fullcourt._os.waits import LOOK_UP_S, bounded
 from fullcourt._transport import frames
 from fullcourt._transport.arena import pool_arena
 from fullcourt._transport.codec import Buffers, Codec, Encoded
@@ -394,6 +394,12 @@ class LinkedEngine(RemoteEngine):
         if len(self._sources) <= 1:  # only the wake-up: another thread is ending the pool, and may close it under us
             timeout = 0.05 if timeout is None else min(timeout, 0.05)
         try:
+            if timeout is None or timeout > LOOK_UP_S:
+                ready = self._epoll.poll(LOOK_UP_S)
+                if ready:
+                    return ready
+                if timeout is not None:
+                    timeout -= LOOK_UP_S
             return self._epoll.poll(bounded(timeout))
         except ValueError:  # closed by another thread, which saw the last worker end
             return ()

@@ -9,6 +9,7 @@ from collections import deque
 from time import monotonic
 
 from fullcourt._engines.linked import Event
+from fullcourt._os.waits import acquire
 
 __all__ = ["Mailbox"]
 
@@ -37,7 +38,7 @@ class Mailbox:
         until = monotonic() + min(LONGEST_WAIT_S if timeout is None else timeout, LONGEST_WAIT_S)
         # A ring may be that of a letter which is gone already. Of a letter that comes after this look, the ring comes
         # after it too.
-        while not self._arrived and self._bell.acquire(timeout=max(0.0, until - monotonic())):
+        while not self._arrived and acquire(self._bell, until - monotonic()):
             pass
 
     def empty(self) -> list[Event]:

@@ -23,6 +23,7 @@ from typing import Any
 from fullcourt._engines.future import ENDED, Future, let_go
 from fullcourt._os.interrupts import Shield
 from fullcourt._os.threads import make_thread
+from fullcourt._os.waits import acquire
 
 __all__ = ["Roles"]
 
@@ -147,7 +148,7 @@ class Roles:
         try:
             if future.block(mine):
                 self.shield.wait_begins()
-                mine.acquire(timeout=-1 if deadline is None else max(0.0, deadline - monotonic()))
+                acquire(mine, None if deadline is None else deadline - monotonic())
         finally:
             self.shield.wait_ends()
             with self._lock:
@@ -248,6 +249,6 @@ def wait_aside(future: Future[Any], timeout: float | None) -> bool:
     mine = threading.Lock()
     mine.acquire()
     if future.block(mine):
-        mine.acquire(timeout=-1 if timeout is None else max(0.0, timeout))
+        acquire(mine, timeout)
     future.unblock(mine)
     return future.done()

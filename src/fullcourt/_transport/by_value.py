@@ -83,8 +83,9 @@ def reduce_cached_property(made: Any) -> Any:
 
 
 def reduce_code(code: CodeType) -> Any:
-    """As cloudpickle does it, but with the file's name: from 3.1.3 on it leaves that out, and with it the lines of code
-    in tracebacks and warnings.
+    """As cloudpickle does it, but with the file's name.
+
+    From 3.1.3 on it leaves that out, and with it the lines of code in tracebacks and warnings.
     """
     base: Any = cloudpickle.Pickler
     make, args = base._dispatch_table[CodeType](code)
