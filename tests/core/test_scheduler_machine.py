@@ -231,6 +231,13 @@ class SchedulerMachine(RuleBasedStateMachine):
     def not_waiting(self) -> list[Piece]:
         return [piece for player in self.players.values() for piece in player.slots if piece not in player.lent]
 
+    def is_spent(self, player: Player) -> bool:
+        """It was given its last task."""
+        return any(w is player and self.scheduler.workers[i].retiring for i, w in self.players.items())
+
+    def lends_all(self, player: Player) -> bool:
+        return len(player.lent) >= self.n_slots or (bool(player.lent) and self.is_spent(player))
+
     def waiting(self) -> list[Piece]:
         return [piece for player in self.players.values() for piece in player.lent]
 
@@ -241,9 +248,8 @@ class SchedulerMachine(RuleBasedStateMachine):
         piece = data.draw(st.sampled_from(self.not_waiting()))
         lender = self.players[piece.worker_id]
         if not self.scheduler.slot_lent(piece, self.now):
-            others = [player for player in self.players.values() if player is not lender]
-            assert all(len(player.lent) >= self.n_slots for player in others)
-            assert len(self.players) >= self.max_workers
+            others = [player for player in self.players.values() if player is not lender and not player.told_to_stop]
+            assert sum(map(self.lends_all, others)) + 1 >= self.max_workers
             return
         self.ever_lent = True
         lender.lent.append(piece)
@@ -454,7 +460,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         for player in self.players.values():
             if player.told_to_stop or player.n_given == self.max_tasks or player.n_left:
                 continue
-            if len(player.lent) >= self.n_slots and not self.grows:
+            if self.lends_all(player) and not self.grows:
                 continue
             # A successor waits for the worker in whose place it comes; all others have a link full.
             in_reserve = not player.held and n_holders >= self.n_workers
@@ -494,9 +500,8 @@ class SchedulerMachine(RuleBasedStateMachine):
             assert len(alive) == self.n_workers
             assert all(player.n_grown == len(player.lent) for player in alive)
             return
-        n_waiting = sum(len(player.lent) >= self.n_slots for player in alive)
-        workers = [self.scheduler.workers[i] for i, player in self.players.items() if player in alive]
-        n_retiring = sum(worker.retiring and len(worker.lent) < self.n_slots for worker in workers)
+        n_waiting = sum(map(self.lends_all, alive))
+        n_retiring = sum(self.is_spent(player) and not player.lent for player in alive)
         assert len(alive) - n_waiting - n_retiring >= min(self.n_workers, self.max_workers - n_waiting)
         assert self.scheduler.n_active <= self.n_workers + n_retiring + (self.n_slots > 1) * len(self.waiting())
 

@@ -139,7 +139,7 @@ class Scheduler:
         if resumed is not None:
             lender = self.workers.get(resumed.worker_id or 0)
             if lender is not None and resumed.id in lender.lent:
-                self._unlend(lender, resumed)
+                self._unlend(lender, resumed, now)
         self._place(worker)
         if self.returned or self.streams:
             self._dispatch(now)
@@ -158,7 +158,8 @@ class Scheduler:
         self._take_off(worker, chunk, now)
         if self.returned or self.streams:
             self._dispatch(now)
-        self._look_out(now)
+        else:
+            self._look_out(now)
 
     def taken_back(self, chunks: list[Chunk], now: float) -> None:
         """Chunks that had not started came back from workers; they go elsewhere, before all else."""
@@ -171,7 +172,6 @@ class Scheduler:
             self._take_off(worker, chunk, now)
             self.returned.append(chunk)
         self._dispatch(now)
-        self._look_out(now)
 
     def came_back(self, chunks: list[Chunk], now: float) -> None:
         """Chunks that belong to no worker (the rest of one whose worker died, a retry) wait to be sent."""
@@ -215,6 +215,9 @@ class Scheduler:
         worker = self.workers.get(chunk.worker_id or 0)
         if worker is None or chunk.id in worker.lent:
             return True
+        lends_all = worker.retiring or len(worker.lent) + 1 >= self.n_slots
+        if lends_all and not (self.grows or worker.stopping) and self._n_lent_out() + 1 >= self.max_workers:
+            return False  # there must always be room for one that serves
         was_active = self._is_active(worker)
         worker.lent[chunk.id] = None
         self.n_lent += 1
@@ -236,18 +239,15 @@ class Scheduler:
             self._count_wanted()
             self._promote(now, sends=False)
             self._fill_up(now, sends=False)
-        if not self.n_active and not self.n_unasked and all(self._is_lent(other) for other in self.workers.values()):
-            self._unlend(worker, chunk)
-            return False
+        self._look_out(now)  # who serves for it may have more slots than there are nested tasks
         return True
 
     def slot_returned(self, chunk: Chunk, now: float) -> None:
         """What the task of this chunk waited for has ended."""
         worker = self.workers.get(chunk.worker_id or 0)
         if worker is not None and chunk.id in worker.lent:
-            self._unlend(worker, chunk)
+            self._unlend(worker, chunk, now)
             self._dispatch(now)
-            self._look_out(now)
 
     def time_passed(self, now: float) -> None:
         """The moment ``look_again_at`` has come: a slot is free while work lies still in another worker's link."""
@@ -284,8 +284,12 @@ class Scheduler:
         return sum(not (w.stopping or w.retiring or self._is_lent(w)) for w in self.workers.values())
 
     def _is_lent(self, worker: Worker) -> bool:
-        """Whether all its slots are lent."""
-        return len(worker.lent) >= self.n_slots and not self.grows
+        """Whether all its slots are lent, or some of one whose others will get nothing more."""
+        return (len(worker.lent) >= self.n_slots or (worker.retiring and bool(worker.lent))) and not self.grows
+
+    def _n_lent_out(self) -> int:
+        """How many workers that go on have lent all their slots."""
+        return sum(self._is_lent(worker) and not worker.stopping for worker in self.workers.values())
 
     def _is_active(self, worker: Worker) -> bool:
         return not worker.stopping and worker.id not in self.reserve and not self._is_lent(worker)
@@ -301,7 +305,7 @@ class Scheduler:
         """Start as many workers as are missing."""
         n_wanted = self.n_wanted
         if self.n_lent:
-            n_wanted = min(n_wanted, self.max_workers - sum(map(self._is_lent, self.workers.values())))
+            n_wanted = min(n_wanted, self.max_workers - self._n_lent_out())
         while self._n_serving() < n_wanted:
             self._start_worker(now, sends=sends)
 
@@ -309,7 +313,7 @@ class Scheduler:
         """Where workers have several slots, another one serves for lent slots of workers that serve on."""
         n_lent = 0
         if self.n_lent and self.n_slots > 1 and not self.grows:
-            n_lent = sum(len(w.lent) for w in self.workers.values() if not self._is_lent(w))
+            n_lent = sum(len(w.lent) for w in self.workers.values() if not (w.stopping or self._is_lent(w)))
         self.n_wanted = self.n_workers - self.n_unasked + -(-n_lent // self.n_slots)
 
     def _bench(self) -> None:
@@ -326,14 +330,14 @@ class Scheduler:
             if len(worker.sent) > self.n_slots and self.may_take_back:
                 self.actions.append(("take_back", worker.id))
 
-    def _unlend(self, worker: Worker, chunk: Chunk) -> None:
+    def _unlend(self, worker: Worker, chunk: Chunk, now: float) -> None:
         was_lent = self._is_lent(worker)
         del worker.lent[chunk.id]
         self.n_lent -= 1
         if self.grows:
             worker.n_grown -= 1
             self.actions.append(("shrink", worker.id))
-        elif was_lent:
+        elif was_lent and not self._is_lent(worker):
             worker.resting = False
             self.n_active += not worker.stopping
         self._place(worker)
@@ -341,6 +345,8 @@ class Scheduler:
         self._bench()
         if not self.n_lent:
             self._send_home()
+        elif (worker.retiring or worker.stopping) and not self.closing:
+            self._fill_up(now, sends=False)  # it does not serve again itself, and one more may be there now
 
     def _send_home(self) -> None:
         """No slot is lent any more: keep some of the workers that served for lent ones, and stop the others."""
@@ -396,7 +402,7 @@ class Scheduler:
     def _drop(self, worker: Worker, chunk: Chunk, now: float) -> None:
         del worker.sent[chunk.id]
         if chunk.id in worker.lent:
-            self._unlend(worker, chunk)
+            self._unlend(worker, chunk, now)
         chunk.worker_id = None
         if worker.sent:
             worker.load_s -= chunk.expected_s
@@ -463,6 +469,7 @@ class Scheduler:
                     streams.popleft()
                     self._enqueue(stream)
             self._give(worker, chunk, now)
+        self._look_out(now)
 
     def _is_busy(self) -> bool:
         """Whether any task runs, or is about to, that waits for no nested ones."""
@@ -602,6 +609,7 @@ class Scheduler:
         self._hold(worker, chunk, now)
         self.actions.append(("send", worker.id, chunk))
         if worker.retiring and not self.closing:
+            self._promote(now)
             self._fill_up(now)
 
     def _hold(self, worker: Worker, chunk: Chunk, now: float) -> None:
@@ -617,6 +625,9 @@ class Scheduler:
         self.n_sent_tasks += n_tasks
         if self.max_tasks is not None and worker.n_given >= self.max_tasks:
             worker.retiring = True
+            if worker.lent and not worker.resting:  # it counts as wholly lent from now on
+                worker.resting = True
+                self.n_active -= 1
         self._place(worker)
 
     def _steal(self, now: float) -> None:
@@ -656,8 +667,7 @@ class Scheduler:
         assert self.n_active == len(active)
         if not self.closing:
             assert self.n_active <= self.n_wanted or all(w.retiring for w in active)
-            n_lent = sum(map(self._is_lent, self.workers.values()))
-            assert self.n_active >= min(self.n_wanted, self.max_workers - n_lent) or not self.reserve
+            assert self.n_active >= min(self.n_wanted, self.max_workers - self._n_lent_out()) or not self.reserve
         assert all(c.worker_id is None for c in self.returned)
         total = sum(c.count - c.done for w in self.workers.values() for c in w.sent.values())
         assert total == self.n_sent_tasks
