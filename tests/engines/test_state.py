@@ -6,12 +6,14 @@ import os
 import signal
 import sys
 import threading
+import time
 from pathlib import Path
 
 import pytest
 
 import fullcourt
 from fullcourt import NotSupported, PicklingError, Pool, PoolClosed, WorkerDied
+from fullcourt._transport import frames, link
 from tests.engines import state_tasks as tasks
 from tests.methods import start_methods
 
@@ -148,6 +150,34 @@ def test_it_is_sent_once_to_each_worker_also_to_replacements(method, tmp_path):
     assert len(set(pids)) >= 8
     assert set(map(str, pids)) <= set(loaded)
     assert len(loaded) == len(set(loaded))
+
+
+@pytest.mark.skipif(sys.platform != "linux" or PORTABLE, reason="there a worker gives back by itself")
+@pytest.mark.parametrize("threads", [None, 2])
+def test_a_task_that_overtakes_it_waits_for_it(threads, monkeypatch):
+    """It is taken out of a link beside tasks, to be put in again; the worker reads on meanwhile."""
+    took = threading.Event()
+    receive = link.receive_with_fd
+
+    def receive_slowly(sock, flags=0):
+        received = receive(sock, flags)
+        if received[0] and received[0][0] == frames.BROADCAST:
+            took.set()
+            time.sleep(1.0)
+        return received
+
+    with Pool(1, threads=threads, start_method="fork") as pool:
+        running = [pool.submit(time.sleep, 0.5) for _ in range(threads or 1)]
+        while not all(future.running() for future in running):
+            time.sleep(0.001)
+        handle = pool.broadcast(100)
+        behind = [pool.submit(tasks.add_value, handle, i) for i in range(2)]
+        monkeypatch.setattr(link, "receive_with_fd", receive_slowly)
+        taker = threading.Thread(target=pool._driver._take_back, args=(1,))
+        taker.start()
+        assert took.wait(T)
+        assert [future.result(T) for future in behind] == [100, 101]
+        taker.join()
 
 
 @pytest.mark.faults

@@ -24,7 +24,6 @@ from typing import Any, TextIO, cast
 from fullcourt._engines.forwarded_streams import ForwardedStream
 from fullcourt._engines.output import ERR, OUT, OutputSettings, get_filters
 from fullcourt._engines.records import ForwardingHandler, all_loggers, pack, take_handlers
-from fullcourt._engines.state import ARRIVAL_S
 from fullcourt._transport import frames
 from fullcourt._transport.codec import PROTOCOL, Codec
 from fullcourt._transport.frames import MAX_INLINE
@@ -55,7 +54,7 @@ class Forwarder:
             if type(stream) is io.TextIOWrapper and stream not in self._originals:
                 self._originals.append(stream)
         self._version = settings.version
-        self._heard = threading.Condition()
+        self._hearing = threading.Lock()
         self.slots: dict[int, Journal] = {}  # of the threads that run tasks
         self._saved = (sys.stdout, sys.stderr, warnings.showwarning, logging.lastResort)
         self._out = sys.stdout = cast("Any", ForwardedStream(self, OUT, sys.stdout))
@@ -168,22 +167,10 @@ class Forwarder:
     def hear(self, payload: bytes | memoryview) -> None:
         """The program's settings have changed."""
         settings = pickle.loads(payload)
-        with self._heard:
-            try:
-                if settings.version > self._version:  # two threads of the program may have sent theirs at once
-                    self.apply(settings)
-            finally:
-                self._version = max(self._version, settings.version)
-                self._heard.notify_all()
-
-    def wait_for(self, version: float) -> None:
-        """Wait until settings have been heard that came before a task: another slot's thread has received them.
-
-        Not for ever: the pool may have taken them out of the link with other frames, to put them in again behind it.
-        """
-        if self._version < version:
-            with self._heard:
-                self._heard.wait_for(lambda: self._version >= version, ARRIVAL_S)
+        with self._hearing:
+            if settings.version > self._version:  # two threads of the program may have sent theirs at once
+                self._version = settings.version
+                self.apply(settings)
 
     def apply(self, settings: OutputSettings) -> None:
         """Set levels, handlers and filters as the program has them; what a task has changed since stays."""

@@ -57,7 +57,7 @@ class Handle:
         self.pidfd = -1
         self.replies: Replies | None = None  # where answers to its nested tasks go, over the fast link
         self.known: set[int] = set()  # functions that it has
-        self.told = 0  # the version of the output settings that it was sent last
+        self.settings_version = 0  # of the output settings that it was sent last
         self.mid_line: set[int] = set()  # of its streams, those whose last line has not ended
         self.at_end = False  # its link has reported end-of-file
         self.ready = False
@@ -169,11 +169,12 @@ class RemoteEngine(abc.ABC):
                 handle.known.add(function.id)
             if function.rights is not None:
                 buffers = with_function_rights(buffers, function)
-        if self.output is not None and handle.told != self.output.look():
+        if self.output is not None and handle.settings_version != self.output.look():
             self._tell_settings(handle, self.output)
         try:
+            n_said = handle.link.n_said
             frame = self._make_frame(
-                chunk.kind, function.id, chunk.id, chunk.start, chunk.count, handle.told, data, payload, buffers
+                chunk.kind, function.id, chunk.id, chunk.start, chunk.count, n_said, data, payload, buffers
             )
         except OSError as error:  # no descriptor or no memory left for a block
             problem = PicklingError(f"a task's arguments could not be put into a memory block: {error}")
@@ -187,8 +188,8 @@ class RemoteEngine(abc.ABC):
         """What the program wants to have of logs and warnings has changed: the worker learns of it before the task."""
         settings = output.settings
         frame = self._make_frame(frames.SETTINGS, 0, 0, 0, 0, 0.0, b"", pickle.dumps(settings), [])
-        handle.link.send(frame)
-        handle.told = settings.version  # after it was sent: no other thread's task may come before it
+        handle.link.say(frame)
+        handle.settings_version = settings.version  # after it was sent: no other thread's task may come before it
 
     def take_back(self, worker_id: int) -> list[int]:
         """Take back what a worker has not read. Returns the chunks' ids."""
@@ -264,7 +265,7 @@ class RemoteEngine(abc.ABC):
         """Send a value to all workers, and to those that are started later. No worker is started meanwhile."""
         self._broadcasts[key] = frame
         for handle in list(self.handles.values()):
-            handle.link.send(frame.copy())
+            handle.link.say(frame.copy())
 
     def forget(self, key: int) -> None:
         """Have all workers forget a value. No worker is started meanwhile."""
@@ -272,12 +273,12 @@ class RemoteEngine(abc.ABC):
         if frame is not None:
             frame.close()
             for handle in list(self.handles.values()):
-                handle.link.send(self._make_frame(frames.BROADCAST, key & LOW_HALF, 0, key >> 32, 0, 0.0, b"", b"", []))
+                handle.link.say(self._make_frame(frames.BROADCAST, key & LOW_HALF, 0, key >> 32, 0, 0.0, b"", b"", []))
 
     def _greet(self, link: Any) -> None:
         """Send a new worker the values that the others have."""
         for frame in self._broadcasts.values():
-            link.send(frame.copy())
+            link.say(frame.copy())
 
     def _forget_all(self) -> None:
         while self._broadcasts:
@@ -441,10 +442,10 @@ class LinkedEngine(RemoteEngine):
         function_id = chunk.function.id
         if buffers or function_id not in handle.known or len(payload) > MAX_INLINE:
             return super().send_encoded(handle, chunk, payload, buffers)
-        if self.output is not None and handle.told != self.output.look():
+        if self.output is not None and handle.settings_version != self.output.look():
             self._tell_settings(handle, self.output)
         handle.n_due += 1
-        frame = pack(chunk.kind, 0, function_id, chunk.id, chunk.start, chunk.count, 0, handle.told) + payload
+        frame = pack(chunk.kind, 0, function_id, chunk.id, chunk.start, chunk.count, 0, handle.link.n_said) + payload
         handle.link.send_small(frame, chunk.id)
         return None
 
@@ -537,7 +538,7 @@ class LinkedEngine(RemoteEngine):
         size = page_bytes(self.n_slots)
         os.ftruncate(page_fd, size)
         handle = Handle(worker_id, f"{self.name}-{worker_id}", link, mmap.mmap(page_fd, size))
-        handle.told = self.version_at_start
+        handle.settings_version = self.version_at_start
         self.handles[worker_id] = handle
         self._watch(link.fileno(), lambda events: self._receive(handle, events))
         return handle, page_fd

@@ -132,7 +132,7 @@ class PortableEngine(RemoteEngine):
             on_failure.pop_all()
         handle = Handle(worker_id, f"{self.name}-{worker_id}", link, page.memory)
         handle.pid = process.pid
-        handle.told = self.version_at_start
+        handle.settings_version = self.version_at_start
         child = Child(process, handle, link, self._mailbox)
         try:
             child.start_threads()

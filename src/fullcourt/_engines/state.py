@@ -13,8 +13,6 @@ __all__ = ["Broadcast", "WorkerState", "enter_slot", "leave_slot", "worker_state
 
 T = TypeVar("T")
 
-# How long a task waits for another slot of its worker to say what it has received.
-ARRIVAL_S = 1.0
 
 
 class WorkerState:
@@ -170,7 +168,6 @@ class Kept:
         """Keep nothing. The condition is new, too: in a fork, a thread may hold it that is not here."""
         self._values: dict[int, Any] = {}
         self._expected: set[int] = set()  # frames that were received and are being read
-        self._forgotten: set[int] = set()
         self._changed = threading.Condition()
 
     def expect(self, key: int) -> None:
@@ -188,23 +185,11 @@ class Kept:
     def drop(self, key: int) -> None:
         with self._changed:
             self._values.pop(key, None)
-            self._forgotten.add(key)
-            self._changed.notify_all()
 
     def get(self, key: int) -> Any:
-        """The value. Waits where another slot of this worker is just reading it.
-
-        What was sent before a task was received before it; but another slot may be between receiving and saying so.
-        """
-        from fullcourt._engines import worker
-
+        """The value. Waits where another slot of this worker is just reading it."""
         with self._changed:
-            if worker.n_slots_here > 1:
-                seen = self._changed.wait_for(
-                    lambda: key in self._values or key in self._expected or key in self._forgotten, ARRIVAL_S
-                )
-                if seen:
-                    self._changed.wait_for(lambda: key not in self._expected)
+            self._changed.wait_for(lambda: key not in self._expected)
             try:
                 value = self._values[key]
             except KeyError:

@@ -56,6 +56,8 @@ __all__ = ["Worker"]
 
 # Results are sent at least this often while a chunk runs.
 FLUSH_S = 0.002
+ARRIVAL_S = 0.1  # a task waits so long for what was sent ahead of it and has not been heard
+SAID = frozenset((frames.SETTINGS, frames.BROADCAST))
 MAX_FUNCTIONS = 512
 
 
@@ -85,6 +87,8 @@ class Worker:
         self._forwarder = forwarder  # of what tasks print and log; None: it stays here
         self._flush = flush_streams if forwarder is None else forwarder.finish
         self._functions: dict[int, Callable[..., Any]] = {}
+        self._n_heard = 0  # of what is no task; under the condition, but may be read without
+        self._heard = threading.Condition()
         # By the ident of the slot's thread; the forwarder's map, where there is one.
         self._journals: dict[int, Journal] = {} if forwarder is None else forwarder.slots
 
@@ -150,8 +154,6 @@ class Worker:
         journal.slot = Slot()
         self._journals[threading.get_ident()] = journal
         receive = self._end.receive
-        # Where there is one slot, its own thread has heard whatever came before.
-        waits_for = self._forwarder.wait_for if self._forwarder is not None and self._n_slots > 1 else None
         if slot_index:
             limit_this_thread()  # the first has it from the program's main thread, or from the environment
         try:
@@ -162,23 +164,46 @@ class Worker:
                 fields, data, attached = received
                 if fields[0] == frames.STOP:
                     return
-                if fields[0] == frames.BROADCAST:
-                    keep_value(fields, data, attached)
-                    self._send(frames.KEPT, 0, 0, 0, 0.0, b"", [])
-                    continue
-                if fields[0] == frames.SETTINGS:
-                    if self._forwarder is not None:
-                        self._forwarder.hear(read_body(data, fields, attached).payload)
-                    continue
-                if waits_for is not None:
-                    waits_for(fields[7])
-                self._run_frame(journal, fields, data, attached)
+                if fields[0] in SAID:
+                    self._hear(fields, data, attached)
+                elif fields[7] > self._n_heard and not self._catches_up(fields[7]):
+                    self._send(frames.MISSING, fields[3], fields[4], fields[5], 0.0, b"", [])
+                else:
+                    self._run_frame(journal, fields, data, attached)
                 received = data = attached = None  # hold nothing while waiting
         except OSError:
             return  # the pool is gone
         finally:
             del self._journals[threading.get_ident()]
             journal.close()
+
+    def _hear(self, fields: Fields, data: bytes, attached: Attached) -> None:
+        """Something has come that is no task, but for all tasks that were sent after it."""
+        if fields[0] == frames.BROADCAST:
+            expect_value(fields)
+            self._count_heard()
+            keep_value(fields, data, attached)  # may take long: who needs it waits for it
+            self._send(frames.KEPT, 0, 0, 0, 0.0, b"", [])
+            return
+        try:
+            if self._forwarder is not None:
+                self._forwarder.hear(read_body(data, fields, attached).payload)
+        finally:
+            self._count_heard()
+
+    def _count_heard(self) -> None:
+        with self._heard:
+            self._n_heard += 1
+            self._heard.notify_all()
+
+    def _catches_up(self, n_said: float) -> bool:
+        """Whether so much of what was sent ahead of a task has been heard, or is within a moment.
+
+        Another slot's thread may have received it and be about to say so. Or the pool has taken it out of the link
+        together with tasks, to put it in again, while this task was read: then the task has to go back.
+        """
+        with self._heard:
+            return self._heard.wait_for(lambda: self._n_heard >= n_said, ARRIVAL_S if self._n_slots > 1 else 0.0)
 
     def become_fork(self) -> None:
         """This process is a fork of the worker, made by a task: it must not take tasks or answer in its name."""
@@ -501,13 +526,20 @@ class ForksEnd:
         os._exit(0)
 
 
-def keep_value(fields: Fields, data: bytes, attached: Attached) -> None:
-    """Keep a value that came for tasks to come, or forget it. If it cannot be read, those that use it are told."""
+def expect_value(fields: Fields) -> None:
+    """A value has come for tasks to come, or is to be forgotten: from here on they know."""
     key = fields[4] << 32 | fields[2]
-    if not fields[5]:
+    if fields[5]:
+        kept.expect(key)
+    else:
         kept.drop(key)
+
+
+def keep_value(fields: Fields, data: bytes, attached: Attached) -> None:
+    """Keep a value. If it cannot be read, those that use it are told."""
+    if not fields[5]:
         return
-    kept.expect(key)
+    key = fields[4] << 32 | fields[2]
     value: Any
     try:
         body = read_body(data, fields, attached)

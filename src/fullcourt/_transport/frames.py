@@ -14,8 +14,8 @@ A frame is one datagram of a ``SOCK_SEQPACKET`` socket (one message of the porta
          16-19 start            index of the first task in its job
          20-23 count            tasks in this frame
          24-27 function bytes   length of the function's pickle at the head of the body; 0: the worker has it
-         28-35 seconds          how long the tasks ran (worker to pool); the version of the SETTINGS that were sent
-                                before these tasks, which another slot's thread may have received (to a worker)
+         28-35 seconds          how long the tasks ran (worker to pool); how many SETTINGS and BROADCAST were sent
+                                before these tasks, and must be heard before them (to a worker)
          36-   body             inline: [function's pickle][payload's pickle]
                                 BLOCK: one u64 per part, the parts' lengths; in the block each part starts at a
                                 multiple of 64 bytes, in the order: function, payload, out-of-band buffers
@@ -29,7 +29,7 @@ that value. The number's lower half is in the place of the function id, the uppe
 
 To the pool: RESULT (of a call), RESULTS (list: the next ``count`` items of a map chunk from ``start`` on), ERROR (the
 task at ``start`` failed), READY (the process's id is in the place of the chunk's), INIT_FAILED. Where nothing ran:
-MISSING (the worker no longer has the function: send it again), UNLOADABLE (the payload of several items would not load:
+MISSING (the worker lacks the function, or what was sent before the task: send it again), UNLOADABLE (the payload of several items would not load:
 send them one by one), UNLOADABLE_FUNCTION (with the error), REVOKED (the rest of a chunk, as the pool told it in the
 journal), and over the portable link TAKEN_BACK (one u64 per chunk: its id; these will not run here). At any time, and
 always inline or as a block of their own: OUTPUT (text in UTF-8, of the stream ``start``: 1 stdout, 2 stderr; ``count``
@@ -71,7 +71,7 @@ TIMED_MAP = 6  # MAP and STARMAP + 4
 TIMED_STARMAP = 7
 SETTINGS = 8
 BROADCAST = 9
-# These do not come back when a link is emptied: the worker must still get them, and in their order.
+# These do not come back when a link is emptied: the worker must still get them.
 NOT_TAKEN_BACK = frozenset((STOP, SETTINGS, BROADCAST))
 
 RESULT = 16

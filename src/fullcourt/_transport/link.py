@@ -293,6 +293,7 @@ class PoolEnd:
         self._lent: weakref.WeakValueDictionary[int, Buffers] = weakref.WeakValueDictionary()
         self._descriptor_follows = False
         self.closed = False
+        self.n_said = 0
         self.bytes_out = 0
         self.bytes_in = 0
 
@@ -318,6 +319,15 @@ class PoolEnd:
         """Send a frame, or keep it until :meth:`flush` where the link is full. False: it waits, or the link is dead."""
         with self._lock:
             return self._put(frame)
+
+    def say(self, frame: Frame) -> None:
+        """Send a frame that is no task, and which the worker must have heard before the tasks that are sent after it.
+
+        ``n_said`` counts them; tasks bear that number, since such a frame may come to lie behind them (`take_back`).
+        """
+        with self._lock:
+            self._put(frame)
+            self.n_said += 1
 
     def _put(self, frame: Frame) -> bool:
         self.bytes_out += len(frame.data)
@@ -411,7 +421,7 @@ class PoolEnd:
                 ids.append(frame.chunk_id)
                 hold_rights(frame.kept)
                 frame.close()
-            for frame in others:  # before the lock is free: what comes after it must come after it
+            for frame in others:  # the worker may have read tasks meanwhile that were sent after it: `say`
                 self._put(frame)
         return ids
 

@@ -183,6 +183,7 @@ class PoolEnd:
         self._asked = False  # the worker was asked to give back, and has not answered
         self._answer: queue.SimpleQueue[list[int]] | None = None  # where somebody waits for its answer
         self._given_back: deque[int] = deque()  # chunks that came back when nobody waited any more
+        self.n_said = 0
         self.bytes_out = 0
         self.bytes_in = 0
 
@@ -198,12 +199,21 @@ class PoolEnd:
     def send(self, message: Message) -> bool:
         """Send a frame, or keep it until the worker needs it. Never blocks. False: it waits, or the link is dead."""
         with self._lock:
-            if self._at_end:
-                return False
-            self.bytes_out += message.n_bytes
-            self._waiting.append(message)
-            self._release()
-            return not self._waiting
+            return self._send(message)
+
+    def say(self, message: Message) -> None:
+        """Send a frame that is no task; ``n_said`` counts them, and tasks bear that number: see the fast link."""
+        with self._lock:
+            self._send(message)
+            self.n_said += 1
+
+    def _send(self, message: Message) -> bool:
+        if self._at_end:
+            return False
+        self.bytes_out += message.n_bytes
+        self._waiting.append(message)
+        self._release()
+        return not self._waiting
 
     def reply(self, message: Message) -> None:
         """Send the answer to a nested task: at once, whatever waits. Never blocks."""
