@@ -14,7 +14,6 @@ __all__ = ["Broadcast", "WorkerState", "enter_slot", "leave_slot", "worker_state
 T = TypeVar("T")
 
 
-
 class WorkerState:
     """A place for what is made once in a worker: models, connections, caches. From :func:`worker_state`.
 

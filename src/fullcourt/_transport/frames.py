@@ -29,11 +29,11 @@ that value. The number's lower half is in the place of the function id, the uppe
 
 To the pool: RESULT (of a call), RESULTS (list: the next ``count`` items of a map chunk from ``start`` on), ERROR (the
 task at ``start`` failed), READY (the process's id is in the place of the chunk's), INIT_FAILED. Where nothing ran:
-MISSING (the worker lacks the function, or what was sent before the task: send it again), UNLOADABLE (the payload of several items would not load:
-send them one by one), UNLOADABLE_FUNCTION (with the error), REVOKED (the rest of a chunk, as the pool told it in the
-journal), and over the portable link TAKEN_BACK (one u64 per chunk: its id; these will not run here). At any time, and
-always inline or as a block of their own: OUTPUT (text in UTF-8, of the stream ``start``: 1 stdout, 2 stderr; ``count``
-1: flush), LOG, WARNING (pickles). KEPT: a value was read; it lets the pool send what waits.
+MISSING (the worker lacks the function, or what was sent before the task: send it again), UNLOADABLE (the payload of
+several items would not load: send them one by one), UNLOADABLE_FUNCTION (with the error), REVOKED (the rest of a chunk,
+as the pool told it in the journal), and over the portable link TAKEN_BACK (one u64 per chunk: its id; these will not
+run here). At any time, and always inline or as a block of their own: OUTPUT (text in UTF-8, of the stream ``start``: 1
+stdout, 2 stderr; ``count`` 1: flush), LOG, WARNING (pickles). KEPT: a value was read; it lets the pool send what waits.
 
 Nested tasks, which a task hands to its own pool: to the pool NESTED (payload: a pickled
 :class:`fullcourt._engines.nested.Request`; its large buffers are the chunk's), NESTED_CANCEL, NESTED_REVOKE and
