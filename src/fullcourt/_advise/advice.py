@@ -82,8 +82,8 @@ def advise(fn: Callable[[Any], R], items: Iterable[Any]) -> Advice[R]:
 
     Example:
         >>> advice = advise(len, ["one", "three"] * 1000)
-        >>> advice.choice.kind
-        'serial'
+        >>> advice.choice.processes  # calls this short are not worth a way to another process
+        0
         >>> advice.results[:2]
         [3, 5]
     """

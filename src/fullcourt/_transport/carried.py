@@ -87,8 +87,10 @@ class Rights:
                 os.close(fd)
 
     def __del__(self) -> None:
-        with contextlib.suppress(Exception):
+        try:  # noqa: SIM105  at the interpreter's end modules are emptied, contextlib's name too
             self.close()
+        except Exception:  # noqa: BLE001
+            pass
 
 
 class Local(threading.local):

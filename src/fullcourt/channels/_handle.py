@@ -5,7 +5,6 @@ All state is the kernel's or lies in memory that all handles share; a handle add
 
 from __future__ import annotations
 
-import contextlib
 import os
 import sys
 from typing import Any, Self
@@ -91,8 +90,10 @@ class Handle:
                 os.close(fd)
 
     def __del__(self) -> None:
-        with contextlib.suppress(Exception):
+        try:  # noqa: SIM105  at the interpreter's end modules are emptied, contextlib's name too
             self._close_all()
+        except Exception:  # noqa: BLE001
+            pass
 
 
 def restore(cls: type[Handle], state: tuple[Any, ...], token: tuple[Any, ...]) -> Handle:

@@ -159,9 +159,11 @@ class Child:
         return self._exitcode
 
     def __del__(self) -> None:
-        with contextlib.suppress(Exception):
+        try:  # at the interpreter's end modules are emptied, contextlib's name too
             self._poll(0.0)
             self.close()
+        except Exception:  # noqa: BLE001
+            pass
 
     def __repr__(self) -> str:
         state = exit_name(self.exitcode) if self._poll(0.0) else "running"

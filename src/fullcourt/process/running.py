@@ -288,9 +288,11 @@ class Running:
         write(f"Process {self.name!r} (pid {self._pid}) failed, and nobody asked for its result:\n{text}")
 
     def __del__(self) -> None:
-        with contextlib.suppress(Exception):
+        try:  # at the interpreter's end modules are emptied, contextlib's name too
             self.report(sys.stderr.write)
             self._news.close()
+        except Exception:  # noqa: BLE001
+            pass
 
 
 def end_all() -> None:

@@ -13,7 +13,6 @@ KiB, 25 ms for 1 GB.
 
 from __future__ import annotations
 
-import contextlib
 import fcntl
 import mmap
 import os
@@ -125,10 +124,12 @@ class Block:
             os.close(fd)
 
     def __del__(self) -> None:
-        with contextlib.suppress(Exception):
+        try:  # at the interpreter's end modules are emptied, contextlib's name too
             fd, self._fd = self._fd, -1
             if fd >= 0:
                 os.close(fd)
+        except Exception:  # noqa: BLE001
+            pass
 
     def __reduce__(self) -> tuple[Any, ...]:
         if self._fd < 0:
