@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import time
+import weakref
 from typing import Any
 
 from fullcourt import WorkerDied
@@ -183,6 +184,30 @@ def read_until_stopped() -> None:
 def wait_for_ever(_: object) -> None:
     while True:
         time.sleep(0.01)
+
+
+class SlowToGo:
+    """Its collection takes a while, and lets no exception through."""
+
+    def __init__(self) -> None:
+        weakref.finalize(self, burn)
+
+    def __del__(self) -> None:
+        with contextlib.suppress(Exception):
+            burn()
+
+
+def burn() -> None:
+    for _ in range(2_000):
+        pass
+
+
+def collect_for_ever() -> None:
+    """A third of the time, objects are collected."""
+    while True:
+        SlowToGo()
+        for _ in range(4):
+            burn()
 
 
 def use_the_pool_for_ever(pool: Any) -> None:

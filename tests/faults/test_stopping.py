@@ -414,6 +414,17 @@ def test_a_stop_that_comes_before_the_task_does_is_not_lost(engine: str, new_poo
     assert pool.apply(os.getpid) == pid  # it was not the worker's end
 
 
+@pytest.mark.parametrize("engine", PROCESSES)
+def test_a_stop_that_comes_while_an_object_is_collected_is_not_lost(engine: str, new_pool: Any) -> None:
+    """An exception in a ``__del__``, or in what a weak reference calls, is dropped by Python, or by the user's code."""
+    pool = new_pool(engine, processes=1)
+    pid = pool.apply(os.getpid)
+    for _ in range(30):
+        with pytest.raises(fullcourt.TaskTimeout):
+            pool.options(timeout=0.01, grace=60).apply(tasks.collect_for_ever)
+    assert pool.apply(os.getpid) == pid
+
+
 @pytest.mark.parametrize("engine", PROCESSES | MANY_SLOTS)
 def test_a_cancelled_map_keeps_no_worker(engine: str, new_pool: Any) -> None:
     pool = new_pool(engine)

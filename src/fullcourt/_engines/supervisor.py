@@ -44,6 +44,7 @@ RECYCLE_S = 0.25  # how often workers' size and age are looked at, while there i
 CALM = 0.8  # of the pool's memory limit: below it, tasks start again
 PRESSED = 0.9  # above it, none start
 UNBEGUN_S = 0.05  # how often one looks whether a task that is to be stopped has begun
+ASK_AGAIN_S = 0.01  # a task that does not end is asked again so soon, and then each time after twice as long
 SLACK_S = 0.03  # a process's start is known to a hundredth of a second
 SOFT, TERM, KILL = 0, 1, 2
 
@@ -70,6 +71,8 @@ class Stop:
     stage: int = SOFT
     is_alone: bool = False  # whether its worker was rid of what it had not begun
     told: bool = False  # whether the task was asked softly: it had begun
+    until: float = 0.0  # and how long that is tried
+    again_s: float = ASK_AGAIN_S  # when it is asked once more
     below: list[tuple[int, float]] = field(default_factory=list)  # processes that it had started: pid, start
 
 
@@ -288,14 +291,20 @@ class Supervisor:
         return []
 
     def _ask(self, stop: Stop, now: float) -> None:
-        """Have an exception raised in the task."""
+        """Have an exception raised in the task: once, however often this is called.
+
+        Where it would be lost, in the midst of the collection of an object, none is raised, and this has to come again.
+        """
         chunk = stop.chunk
         where = 0 if type(chunk) is Call else ANY if stop.offset is None else stop.offset
         word = token(chunk.id, where)
         if isinstance(stop.error, TaskCancelled):
             word |= CANCELLED
-        stop.told = True
-        stop.due = now + stop.grace
+        if not stop.told:
+            stop.told = True
+            stop.until = now + stop.grace
+        stop.due = min(now + stop.again_s, stop.until)
+        stop.again_s *= 2
         self._engine.interrupt(stop.worker_id, chunk.id, word)
 
     def _since(self, chunk: Any) -> float:
@@ -320,7 +329,7 @@ class Supervisor:
                 self._scheduler.actions.append(("take_back", stop.worker_id))
             stop.due = now + UNBEGUN_S
             return []
-        if not stop.told and stop.stage == SOFT and stop.grace > 0:
+        if stop.stage == SOFT and stop.grace > 0 and (not stop.told or now < stop.until):
             self._ask(stop, now)
             return []
         if engine.n_slots > 1 or not engine.can_kill:

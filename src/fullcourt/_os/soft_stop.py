@@ -13,9 +13,11 @@ whose handler catches what arrives during the call itself.
 
 from __future__ import annotations
 
+import _weakrefset
 import contextlib
 import signal
 import threading
+import weakref
 from collections.abc import Callable
 from types import CodeType, FrameType
 from typing import Any, TypeVar
@@ -108,13 +110,16 @@ def set_async_exception(thread_id: int, error: type[BaseException]) -> None:
 
 
 def on_stop_signal(act: Callable[[], None]) -> None:
-    """Call this when the stop signal comes. Does nothing outside of the main thread, or where there are no signals."""
+    """Call this when the stop signal comes, unless it comes in the midst of the collection of an object.
+
+    Does nothing outside of the main thread, or where there are no signals.
+    """
 
     def handle(_number: int, frame: FrameType | None) -> None:
         global put_off  # noqa: PLW0603
         if frame is not None and frame.f_code in whole_codes:
             put_off = act
-        else:
+        elif not is_finalizing(frame):  # or else CPython would drop the exception; whoever signalled does so again
             act()
 
     if STOP_SIGNAL:
@@ -122,6 +127,17 @@ def on_stop_signal(act: Callable[[], None]) -> None:
             signal.signal(STOP_SIGNAL, handle)
 
 
+def is_finalizing(frame: FrameType | None) -> bool:
+    """Whether this code was called by the collection of an object: a ``__del__``, or what watches weak references."""
+    while frame is not None:
+        code = frame.f_code
+        if code.co_name == "__del__" or code.co_filename in WATCHES:
+            return True
+        frame = frame.f_back
+    return False
+
+
+WATCHES = frozenset((weakref.__file__, _weakrefset.__file__))
 whole_codes: set[CodeType] = set()
 put_off: Callable[[], None] | None = None  # what is to be called when such a function ends
 
