@@ -41,6 +41,7 @@ if TYPE_CHECKING:
         RemoteError,
         TaskCancelled,
         TaskMemoryExceeded,
+        TaskStopped,
         TaskTimeout,
         WorkerDied,
     )
@@ -85,6 +86,7 @@ __all__ = [
     "Stage",
     "TaskCancelled",
     "TaskMemoryExceeded",
+    "TaskStopped",
     "TaskTimeout",
     "Thread",
     "WorkerDied",

@@ -13,6 +13,8 @@
     |-- OwnerDied                                           the holder of a lock ended without releasing it
     `-- NotSupported        (NotImplementedError)           this Python or this system lacks what was asked for
 
+    TaskStopped             (KeyboardInterrupt)             raised inside a task that is to end
+
 An exception that the user's function raises is never wrapped: it reaches the caller as itself, with the worker's
 traceback as its ``__cause__`` (a :class:`RemoteTraceback`) and a note that names function, item, index and worker.
 """
@@ -40,6 +42,7 @@ __all__ = [
     "RemoteTraceback",
     "TaskCancelled",
     "TaskMemoryExceeded",
+    "TaskStopped",
     "TaskTimeout",
     "WorkerDied",
 ]
@@ -65,8 +68,22 @@ class TaskCancelled(FullcourtError, concurrent.futures.CancelledError):
     """The task was cancelled before it gave a result."""
 
 
-# What is raised in a task to stop it. Whoever passes over what the user's code raises lets these through.
-STOPS = (TaskTimeout, TaskCancelled)
+class TaskStopped(KeyboardInterrupt):
+    """Raised inside a running task to stop it: its time is over, or it was cancelled.
+
+    A task may catch it, to clean up or to return what it has. It is no `Exception`: it comes between any two
+    instructions, also inside of a library's ``try`` with ``except Exception`` or ``except OSError``, and must not be
+    lost there. It is a `KeyboardInterrupt`, since asyncio, unittest and others take care to let that one through. Who
+    waits for the task gets a :class:`TaskTimeout` or :class:`TaskCancelled` in its place.
+    """
+
+
+class StoppedByTimeout(TaskStopped):
+    """The task's time is over."""
+
+
+class StoppedByCancel(TaskStopped):
+    """The task was cancelled."""
 
 
 class TaskMemoryExceeded(FullcourtError, MemoryError):

@@ -11,6 +11,7 @@ import concurrent.futures
 import contextlib
 import itertools
 import os
+import queue
 import signal
 import sys
 import threading
@@ -464,9 +465,9 @@ def test_an_interrupt_while_a_call_is_handed_on_is_the_callers_and_the_call_is_n
         return done
 
     monkeypatch.setattr(driver, "submit", submit_and_interrupt)
-    ends: list[Any] = []
+    ends: queue.SimpleQueue[Any] = queue.SimpleQueue()
     with pytest.raises(KeyboardInterrupt):
         pool.submit(time.sleep, 0.1)
-    calls[0].add_done_callback(ends.append)
+    calls[0].add_done_callback(ends.put)  # who waits for the result may be told before the callbacks are called
     assert calls[0].result(30) is None
-    assert ends == [calls[0]]
+    assert ends.get(timeout=30) is calls[0]

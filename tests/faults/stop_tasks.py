@@ -11,7 +11,7 @@ import time
 import weakref
 from typing import Any
 
-from fullcourt import WorkerDied
+from fullcourt import TaskStopped, WorkerDied
 from fullcourt._os.soft_stop import STOP_SIGNAL
 
 
@@ -36,7 +36,7 @@ def sleep_deaf(path: str, seconds: float) -> str:
     note(path, f"begun {os.getpid()}")
     until = time.monotonic() + seconds
     while time.monotonic() < until:
-        with contextlib.suppress(Exception):
+        with contextlib.suppress(BaseException):
             time.sleep(0.02)
     note(path, "ended")
     return "done"
@@ -45,7 +45,7 @@ def sleep_deaf(path: str, seconds: float) -> str:
 def sleep_deaf_until_told(path: str) -> str:
     """Ends when something is noted there."""
     while not os.path.getsize(path):
-        with contextlib.suppress(Exception):
+        with contextlib.suppress(BaseException):
             time.sleep(0.002)
     return "done"
 
@@ -65,7 +65,7 @@ def give_what_there_is(path: str, seconds: float) -> str:
     note(path, f"begun {os.getpid()}")
     try:
         time.sleep(seconds)
-    except TimeoutError:
+    except TaskStopped:
         return "partial"
     return "done"
 
@@ -184,6 +184,32 @@ def read_until_stopped() -> None:
 def wait_for_ever(_: object) -> None:
     while True:
         time.sleep(0.01)
+
+
+def pass_over_errors_for_ever() -> None:
+    """As much code does that tries again, or does without."""
+    while True:
+        with contextlib.suppress(OSError):
+            os.stat("/does not exist")
+        with contextlib.suppress(Exception):
+            raise TimeoutError
+
+
+def run_an_event_loop_for_ever() -> None:
+    """Whatever a callback raises, the loop goes on."""
+    import asyncio
+
+    loop = asyncio.new_event_loop()
+
+    def call() -> None:
+        burn()
+        loop.call_soon(call)
+
+    loop.call_soon(call)
+    try:
+        loop.run_forever()
+    finally:
+        loop.close()
 
 
 class SlowToGo:

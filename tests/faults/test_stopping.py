@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import importlib
 import itertools
 import os
 import signal
@@ -250,7 +251,7 @@ def test_a_thread_that_runs_python_hears_that_its_time_is_over(new_pool: Any) ->
         try:
             while True:
                 pass
-        except fullcourt.TaskTimeout:
+        except fullcourt.TaskStopped:
             heard.set()
             raise
 
@@ -333,7 +334,7 @@ def test_cancelling_comes_too_late_for_a_task_that_gives_a_result(new_pool: Any,
 
     def insist(path: str) -> str:
         tasks.note(path, "begun")
-        with contextlib.suppress(fullcourt.TaskCancelled):
+        with contextlib.suppress(fullcourt.TaskStopped):
             time.sleep(20)
         return "done all the same"
 
@@ -412,6 +413,18 @@ def test_a_stop_that_comes_before_the_task_does_is_not_lost(engine: str, new_poo
     with pytest.raises(fullcourt.TaskTimeout):
         pool.options(timeout=0.05, grace=60).apply(tasks.wait_for_ever, (tasks.ReadUntilStopped(),))
     assert pool.apply(os.getpid) == pid  # it was not the worker's end
+
+
+@pytest.mark.parametrize("task", [tasks.pass_over_errors_for_ever, tasks.run_an_event_loop_for_ever])
+@pytest.mark.parametrize("engine", PROCESSES)
+def test_a_stop_comes_through_what_passes_over_errors(engine: str, task: Any, new_pool: Any) -> None:
+    pool = new_pool(engine, processes=1)
+    pool.apply(importlib.import_module, ("asyncio",))  # one that is stopped half-way leaves half of it
+    pid = pool.apply(os.getpid)
+    for i in range(20):
+        with pytest.raises(fullcourt.TaskTimeout):
+            pool.options(timeout=0.01 + 0.0001 * i, grace=60).apply(task)
+    assert pool.apply(os.getpid) == pid
 
 
 @pytest.mark.parametrize("engine", PROCESSES)

@@ -44,7 +44,7 @@ from fullcourt._engines.linked import Broken, FrameArrived, Handle, Lost, Orphan
 from fullcourt._engines.nested import Lending, Relay, Relays, nested_priority
 from fullcourt._engines.roles import Roles, wait_aside
 from fullcourt._engines.state import Broadcast, new_key
-from fullcourt._engines.supervisor import NEVER, Limits, Supervisor
+from fullcourt._engines.supervisor import NEVER, Limits, Supervisor, as_told
 from fullcourt._engines.thread_lane import ThreadLane
 from fullcourt._engines.timekeeper import Timekeeper
 from fullcourt._os.system import n_oom_kills
@@ -55,7 +55,7 @@ from fullcourt._transport.functions import FunctionTable, with_fallback
 from fullcourt._transport.journal import LOADING, LOADING_FUNCTION
 from fullcourt._transport.link import read_body
 from fullcourt._transport.remote_errors import RESULT_UNREADABLE, load_exception
-from fullcourt.errors import PicklingError, PoolBroken, PoolClosed, TaskCancelled, WorkerDied, exit_name
+from fullcourt.errors import PicklingError, PoolBroken, PoolClosed, TaskCancelled, TaskStopped, WorkerDied, exit_name
 
 __all__ = ["Driver"]
 
@@ -976,6 +976,8 @@ class Driver:
         """``call``: which one it is of, in words, if it could be asked without the lock."""
         if type(chunk) is Relay:
             return self.relays.failed(chunk, index, error, handle)
+        if isinstance(error, TaskStopped):  # it came just as the task ended, and its stop was thought to be over
+            error = as_told(error)
         options = chunk.options
         if options is not None and options.retries and handle is not None:
             attempt = chunk.attempt

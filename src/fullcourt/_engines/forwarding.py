@@ -61,8 +61,6 @@ class Forwarder:
         self._err = sys.stderr = cast("Any", ForwardedStream(self, ERR, sys.stderr))
         self._handler = ForwardingHandler(self)
         self._inherited = take_handlers()
-        self._make_record = logging.getLogRecordFactory()
-        logging.setLogRecordFactory(self._make_record_whole)
         warnings.showwarning = self._show_warning
         self.apply(settings)
 
@@ -83,7 +81,7 @@ class Forwarder:
         For so long, this thread runs nothing that may be stopped.
 
         Raises:
-            TaskTimeout, TaskCancelled: afterwards, if the task was to be stopped meanwhile.
+            TaskStopped: afterwards, if the task was to be stopped meanwhile.
         """
         journal = self.slots.get(threading.get_ident())
         running = journal.slot.running if journal is not None else 0
@@ -144,23 +142,11 @@ class Forwarder:
             warnings.showwarning = show
         if logging.lastResort is self._handler:
             logging.lastResort = last_resort
-        if logging.getLogRecordFactory() == self._make_record_whole:
-            logging.setLogRecordFactory(self._make_record)
         for logger in all_loggers().values():
             logger.removeHandler(self._handler)
         for logger, handlers in self._inherited:
             for handler in handlers:
                 logger.addHandler(handler)
-
-    def _make_record_whole(self, *args: Any, **kwargs: Any) -> logging.LogRecord:
-        """Make a log record, whole.
-
-        The standard library does part of that under an `except Exception` which passes: an exception that stops the
-        task would be lost in it, and the worker killed in the end.
-        """
-        made: list[logging.LogRecord] = []
-        self.unstopped(lambda: made.append(self._make_record(*args, **kwargs)))
-        return made[0]
 
     # -- what the program wants ------------------------------------------------------------------------------------
 

@@ -34,7 +34,14 @@ from fullcourt._engines.jobs import Call, MapChunk, MapJob, Settlement
 from fullcourt._os.soft_stop import STOP_SIGNAL
 from fullcourt._os.system import descendants, kill_tree, private_bytes, resident_bytes, started_at
 from fullcourt._transport.journal import ANY, CANCELLED, token
-from fullcourt.errors import TaskCancelled, TaskMemoryExceeded, TaskTimeout
+from fullcourt.errors import (
+    StoppedByCancel,
+    StoppedByTimeout,
+    TaskCancelled,
+    TaskMemoryExceeded,
+    TaskStopped,
+    TaskTimeout,
+)
 
 __all__ = ["Limits", "Supervisor"]
 
@@ -166,7 +173,7 @@ class Supervisor:
                 kill_tree(pid)
         if problem is None:
             return None
-        stop.error.__cause__ = problem.__cause__ if isinstance(problem, type(stop.error)) else problem
+        stop.error.__cause__ = problem.__cause__ if isinstance(problem, TaskStopped) else problem
         return stop.error
 
     def worker_lost(self, chunk: Any, index: int, error: BaseException) -> BaseException | None:
@@ -366,7 +373,8 @@ class Supervisor:
         chunk = stop.chunk
         self._forget(stop)
         handle = self._engine.handles.get(stop.worker_id)
-        if not self._engine.abandon(stop.worker_id, chunk.id, type(stop.error)):
+        kind = StoppedByCancel if isinstance(stop.error, TaskCancelled) else StoppedByTimeout
+        if not self._engine.abandon(stop.worker_id, chunk.id, kind):
             return []  # it has just ended
         self.n_abandoned += 1
         where = "its worker is replaced, and ends with its other tasks" if self._engine.can_kill else "it runs on"
@@ -546,6 +554,13 @@ def has_killed(stop: Stop, death: BaseException) -> bool:
     if stop.stage != SOFT and stop.grace > 0:
         return True
     return exitcode == -STOP_SIGNAL or (stop.stage == KILL and exitcode == -signal.SIGKILL)
+
+
+def as_told(stopped: TaskStopped) -> BaseException:
+    """What is told to who waits for a task that was stopped."""
+    error = (TaskCancelled if isinstance(stopped, StoppedByCancel) else TaskTimeout)("the task was stopped")
+    error.__cause__ = stopped.__cause__
+    return error
 
 
 def named(error: BaseException, chunk: Any, index: int) -> BaseException:

@@ -25,7 +25,7 @@ from fullcourt._transport.captures import SMALL_ATOMS, Cached, global_names, pla
 from fullcourt._transport.carried import Descriptor, NotCarried, Rights, arriving, collecting
 from fullcourt._transport.inheritance import sharing
 from fullcourt._transport.mainspace import InMain, main_source
-from fullcourt.errors import STOPS, PicklingError
+from fullcourt.errors import PicklingError
 
 __all__ = ["Buffers", "Codec", "Encoded", "decode"]
 
@@ -113,8 +113,6 @@ class Codec:
                     return named
         except NotCarried:
             return self._encode_carried(self.encode, obj)
-        except STOPS:
-            raise
         except Exception:  # noqa: BLE001  whatever the user's __reduce__ raised: cloudpickle may know better
             pass
         return self.encode_by_value(obj)
@@ -160,8 +158,6 @@ class Codec:
                 return dumps(obj, PROTOCOL, keep_large(buffers), self.reducers), buffers
         except NotCarried:
             return self._encode_carried(self.encode_by_value, obj)
-        except STOPS:
-            raise
         except Exception as error:
             where = find_unpicklable(obj)
             problem = str(error) or repr(error)

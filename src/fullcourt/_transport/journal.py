@@ -33,7 +33,7 @@ from collections.abc import Callable
 from typing import Any
 
 from fullcourt._core.chunking import MAX_CHUNK
-from fullcourt.errors import TaskCancelled, TaskTimeout
+from fullcourt.errors import StoppedByCancel, StoppedByTimeout, TaskStopped
 
 __all__ = [
     "HEAP_BYTES",
@@ -136,7 +136,7 @@ class Journal:
         To be called when ``slot.running`` has been set: the pool's signal may have come a moment before.
 
         Raises:
-            TaskTimeout, TaskCancelled: as the pool has said.
+            TaskStopped: as the pool has said.
         """
         stop = self.words[STOP_WORD]
         if stop and is_meant(stop, self.slot.running):
@@ -147,7 +147,7 @@ class Journal:
         """Have no exception raised in this slot's task, until it is resumed as many times.
 
         Raises:
-            TaskTimeout, TaskCancelled: one was on its way. Then nothing is held.
+            TaskStopped: one was on its way. Then nothing is held.
         """
         if not self.n_holds:
             self.hold_again()
@@ -177,9 +177,9 @@ class Journal:
         self._view.release()
 
 
-def stop_class(stop: int) -> type[TaskCancelled | TaskTimeout]:
+def stop_class(stop: int) -> type[TaskStopped]:
     """The class of the exception that such a STOP word has raised."""
-    return TaskCancelled if stop & CANCELLED else TaskTimeout
+    return StoppedByCancel if stop & CANCELLED else StoppedByTimeout
 
 
 def started_chunk(page: mmap.mmap, slot_index: int) -> int:

@@ -17,7 +17,6 @@ from fullcourt.channels._log import IN_LOG
 from fullcourt.channels._messages import ANCILLARY_BYTES, PLAIN, RECEIVE_BYTES, arrived, read, receive
 from fullcourt.channels._monitor import WANTED, eventfd_write, readable
 from fullcourt.channels._putting import Putting, ShutDown
-from fullcourt.errors import STOPS
 
 __all__ = ["Channel", "ShutDown"]
 
@@ -190,8 +189,6 @@ class Channel(Putting):
             for message in messages:
                 try:
                     found.append(read(*message))
-                except STOPS:
-                    raise
                 except Exception as error:  # noqa: BLE001  unpickling is user code
                     self._unread.append(error)
             if self._unread:

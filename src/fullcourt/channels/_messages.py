@@ -28,7 +28,7 @@ from fullcourt._transport.arena import Arena
 from fullcourt._transport.blocks import open_block, raw_views, write_block
 from fullcourt._transport.carried import MAX_DESCRIPTORS, Rights, arriving, collecting, give, take
 from fullcourt._transport.codec import MAX_BUFFERS, Codec, is_small, keep_large
-from fullcourt.errors import STOPS, PicklingError
+from fullcourt.errors import PicklingError
 
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection
@@ -79,8 +79,6 @@ def encode(obj: object, blocks: Blocks) -> bytes | Message:
     buffers: list[pickle.PickleBuffer] = []
     try:
         data = pickle.dumps(obj, PROTOCOL, buffer_callback=buffers.append)
-    except STOPS:
-        raise
     except Exception:  # noqa: BLE001  it has descriptors, or cloudpickle may know better
         data = b""
     if not data or b"multiprocessing.connection" in data:
@@ -138,8 +136,6 @@ def encode_with_rights(obj: object, blocks: Blocks) -> bytes | Message:
             file = io.BytesIO()
             ForeignPickler(file, PROTOCOL, buffer_callback=keep_large(buffers)).dump(obj)
             data = file.getvalue()
-        except STOPS:
-            raise
         except Exception:  # noqa: BLE001  cloudpickle may know better
             rights.close()
             buffers.clear()
@@ -175,8 +171,6 @@ def encode_both_ways(obj: object, blocks: Blocks) -> bytes | Message:
         from fullcourt._transport.by_value import dumps
 
         by_value = dumps(obj, PROTOCOL)
-    except STOPS:
-        raise
     except Exception:  # noqa: BLE001  a string that merely contains "__main__", beside something cloudpickle refuses
         by_value = by_name
     data = pickle.dumps(EitherWay(by_name, by_value), PROTOCOL)
@@ -189,8 +183,6 @@ def in_one_piece(obj: object) -> bytes:
         data = pickle.dumps(obj, PROTOCOL)
         if b"__main__" not in data:
             return data
-    except STOPS:
-        raise
     except Exception:  # noqa: BLE001
         data = b""
     from fullcourt._transport.by_value import dumps

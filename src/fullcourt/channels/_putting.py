@@ -13,7 +13,6 @@ from typing import Any
 from fullcourt.channels._line import CAME, DRAIN_WANTED, LEFT, LISTENED, OUT, SHUT, Line, pad
 from fullcourt.channels._messages import Message, encode, in_one_piece
 from fullcourt.channels._monitor import Waiter
-from fullcourt.errors import STOPS
 
 __all__ = ["Putting", "ShutDown"]
 
@@ -67,8 +66,6 @@ class Putting(Line):
                 plain = (
                     len(message) <= LONGEST_SHORT and b"__main__" not in message and b"multiprocessing" not in message
                 )
-            except STOPS:
-                raise
             except Exception:  # noqa: BLE001  it has buffers, descriptors, or what only cloudpickle can pickle
                 plain = False
             if not plain:

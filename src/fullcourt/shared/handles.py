@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, Self, TypeVar, cast, ov
 
 from fullcourt._transport.carried import NotCarried
 from fullcourt._transport.codec import PROTOCOL, Codec
-from fullcourt.errors import STOPS, NotSupported, PicklingError
+from fullcourt.errors import NotSupported, PicklingError
 from fullcourt.shared.block import Block, must_be_linux
 
 if TYPE_CHECKING:
@@ -150,8 +150,6 @@ def pickle_whole(obj: object) -> tuple[bytes, list[pickle.PickleBuffer]]:
         data = pickle.dumps(obj, PROTOCOL, buffer_callback=keep)
         if b"__main__" not in data:
             return data, buffers
-    except STOPS:
-        raise
     except Exception:  # noqa: BLE001  whatever the user's __reduce__ raised: cloudpickle may know better
         pass
     buffers.clear()
@@ -164,8 +162,6 @@ def pickle_whole(obj: object) -> tuple[bytes, list[pickle.PickleBuffer]]:
             "shared memory holds bytes, and this object holds descriptors (queues, pipes, locks, shared arrays). Share "
             "its parts, and send them together with those."
         ) from None
-    except STOPS:
-        raise
     except Exception as error:
         Codec().encode(obj)  # it fails as well, and its message names the culprit
         raise PicklingError(f"this object cannot be pickled, so it cannot be shared: {error}") from error
