@@ -10,9 +10,11 @@ Example:
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Any
 
+TYPE_CHECKING = False  # a fresh template imports this, and no `typing`
 if TYPE_CHECKING:
+    from typing import Any
+
     from fullcourt._advise.advice import Advice, advise
     from fullcourt._engines.state import worker_state
     from fullcourt.channels import (

@@ -202,7 +202,7 @@ def test_an_interrupt_at_its_end_leaves_nothing_undone(monkeypatch: pytest.Monke
 
     monkeypatch.setattr(Lane, "_arrived", arrived_beside_others)
     with pytest.raises(KeyboardInterrupt):
-        for _ in range(1000):  # while the background thread still leads, or the worker tells more, it goes the general way
+        for _ in range(1000):  # while the background thread still leads, it goes the general way
             pool.apply(square, (2,))
     assert not pool._driver.scheduler.actions
     pool.join()

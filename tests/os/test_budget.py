@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from fullcourt._os import budget, cpus
-from fullcourt._os.budget import LIBRARY_VARIABLES, libraries_limited, worker_environment
-from fullcourt._os.cpus import own_share, set_share, share_of, usable_cores
+from fullcourt._os import budget
+from fullcourt._os.budget import LIBRARY_VARIABLES, libraries_limited, own_share, set_share, worker_environment
+from fullcourt._os.cpus import share_of, usable_cores
 
 
 @pytest.fixture(autouse=True)
@@ -89,7 +89,7 @@ def test_a_thread_s_share_is_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_an_interpreter_s_share(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cpus, "share_of_interpreter", None)
+    monkeypatch.setattr(budget, "share_of_interpreter", None)
     set_share(5, of_thread=False)
     assert usable_cores().count == 5
 

@@ -17,10 +17,11 @@ from fullcourt._os.cpus import share_of
 from fullcourt.errors import NotSupported
 
 if sys.platform == "linux":  # what most pools need, now rather than when the first one is opened
-    for _name in ("forwarding", "processes", "worker"):
+    for _name in ("forwarding", "processes", "worker", "worker_process"):
         __import__(f"fullcourt._engines.{_name}")
-    with contextlib.suppress(ImportError):  # by which a forked template adopts orphans: see fullcourt._os.system
-        __import__("_ctypes")
+    for _name in ("_ctypes", "faulthandler", "resource"):  # the first is fullcourt._os.system's
+        with contextlib.suppress(ImportError):
+            __import__(_name)
 
 __all__ = ["build_driver"]
 
@@ -99,7 +100,7 @@ def build_driver(
             engine = InlineEngine(name, initializer, initargs)
         on_demand = False  # its threads are; its one worker is there
     else:
-        from fullcourt._engines.template import Setup
+        from fullcourt._engines.setup import Setup
 
         n_workers, n_slots = processes, threads or 1
         method = usable_start_method(start_method)

@@ -132,11 +132,11 @@ class Driver:
     def open(self) -> None:
         """Start the workers."""
         self.engine.open()
-        if self.engine.needs_driving:
-            self.roles.start()  # after the template was forked
         with self._lock:
             self.scheduler.opened(monotonic())
         self._perform()
+        if self.engine.needs_driving:
+            self.roles.start()  # after the template was forked, and while it starts the workers
 
     # -- work in ---------------------------------------------------------------------------------------------------
 

@@ -1,17 +1,15 @@
-"""What a worker knows of its pool, so that its tasks can use it. Light: every worker imports it."""
+"""What a worker knows of its pool, so that its tasks can use it. Every worker imports it: so no `dataclasses`."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 __all__ = ["Face", "Place", "enter", "leave", "ready"]
 
 
-@dataclass(frozen=True, slots=True)
-class Face:
+class Face(NamedTuple):
     """A pool, as its workers know it.
 
     Attributes:
@@ -27,7 +25,6 @@ class Face:
     chunk_limit: int | None
 
 
-@dataclass(slots=True)
 class Place:
     """This worker, and its way to its pool.
 
@@ -42,15 +39,24 @@ class Place:
         driver: the pool's driver here, once a task has asked for it.
     """
 
-    face: Face
-    end: Any
-    codec: Any
-    current: Callable[[], int]
-    journal: Callable[[], Any]
-    pool_pid: int
-    pid: int = field(default_factory=os.getpid)
-    is_ready: bool = False
-    driver: Any = None
+    def __init__(
+        self,
+        face: Face,
+        end: Any,
+        codec: Any,
+        current: Callable[[], int],
+        journal: Callable[[], Any],
+        pool_pid: int,
+    ) -> None:
+        self.face = face
+        self.end = end
+        self.codec = codec
+        self.current = current
+        self.journal = journal
+        self.pool_pid = pool_pid
+        self.pid = os.getpid()
+        self.is_ready = False
+        self.driver: Any = None
 
 
 here: Place | None = None  # a process, or an interpreter, is a worker at most once

@@ -19,9 +19,10 @@ from collections.abc import Callable
 from typing import Any
 
 from fullcourt._engines.face import Face
+from fullcourt._engines.fresh import in_fresh
 from fullcourt._engines.linked import Event, Handle, LinkedEngine, Lost
-from fullcourt._engines.template import Setup, enter_world, in_fresh, load_initializer, read_all, write_setup
-from fullcourt._os.cpus import set_share
+from fullcourt._engines.setup import Setup, enter_world, load_initializer, read_all, write_setup
+from fullcourt._os.budget import set_share
 from fullcourt._os.threads import make_thread
 from fullcourt._transport import frames
 from fullcourt._transport.carried import Rights

@@ -18,8 +18,7 @@ from fullcourt._core.model import Chunk
 from fullcourt._engines.jobs import STARMAP, Call
 from fullcourt._engines.state import WorkerState, enter_slot, leave_slot
 from fullcourt._engines.thread_lane import ThreadLane
-from fullcourt._os.budget import limit_this_thread
-from fullcourt._os.cpus import set_share
+from fullcourt._os.budget import limit_this_thread, set_share
 from fullcourt._os.soft_stop import Slot
 from fullcourt._os.threads import make_thread
 

@@ -19,8 +19,7 @@ import threading
 import traceback
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
-from typing import Any, TextIO, cast
+from typing import Any, NamedTuple, TextIO, cast
 
 from fullcourt._transport import frames
 from fullcourt._transport.remote_errors import load_exception
@@ -38,8 +37,7 @@ def get_filters() -> list[Any]:
     return cast("list[Any]", warnings.filters) if filters_of_context is None else filters_of_context()
 
 
-@dataclass(frozen=True, slots=True)
-class OutputSettings:
+class OutputSettings(NamedTuple):
     """What the program wants to have of its workers.
 
     Attributes:
@@ -56,7 +54,7 @@ class OutputSettings:
     disabled: int
     filters: tuple[bytes, ...]
     terminals: tuple[bool, bool]
-    version: int = field(default=0, compare=False)
+    version: int = 0
 
 
 class Output:
@@ -99,9 +97,9 @@ class Output:
             root.isEnabledFor(logging.CRITICAL)
             self._seen = (filters, len(filters), filters[0] if filters else None)
             self._n_handlers = len(root.handlers)
-            settings = read_settings(filters)
+            settings = read_settings(filters)._replace(version=self.version)
             if settings != self.settings:
-                self.settings = replace(settings, version=self.version + 1)
+                self.settings = settings._replace(version=self.version + 1)
                 self.version += 1
             return self.version
 

@@ -25,19 +25,14 @@ import threading
 from collections.abc import Sequence
 from typing import Any
 
+from fullcourt._engines.fresh import interpreter_command
 from fullcourt._engines.linked import Event, FrameArrived, Handle, Lost, RemoteEngine
 from fullcourt._engines.mailbox import Mailbox
-from fullcourt._engines.template import (
-    Setup,
-    enter_world,
-    interpreter_command,
-    pickle_setup,
-    quiet_signals,
-    record_faults,
-    run_worker,
-)
+from fullcourt._engines.setup import Setup, enter_world, pickle_setup
+from fullcourt._engines.template import quiet_signals
+from fullcourt._engines.worker_process import record_faults, run_worker
 from fullcourt._os.budget import worker_environment
-from fullcourt._os.interrupts import interrupts_blocked
+from fullcourt._os.masks import InterruptsBlocked
 from fullcourt._os.system import kill_tree
 from fullcourt._transport import frames
 from fullcourt._transport.codec import Codec
@@ -303,7 +298,7 @@ else:
         It is deaf to Ctrl-C until it calls `quiet_signals`.
         """
         command, environment = interpreter_command(code), os.environ | variables
-        with interrupts_blocked():
+        with InterruptsBlocked():
             return subprocess.Popen(command, stdin=subprocess.DEVNULL, pass_fds=descriptors, env=environment)
 
     def wait_only(process: subprocess.Popen[bytes]) -> bool:

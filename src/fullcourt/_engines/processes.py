@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import array
 import contextlib
+import marshal
 import os
-import pickle
 import signal
 import socket
 from functools import partial
 from typing import Any
 
+from fullcourt._engines.fresh import own_flags, spawn_interpreter
 from fullcourt._engines.linked import Broken, Event, Handle, LinkedEngine, Lost, Orphaned
-from fullcourt._engines.template import Setup, fork_template, spawn_interpreter, write_setup
+from fullcourt._engines.setup import Setup, write_setup
+from fullcourt._engines.template import fork_template
 from fullcourt._os.budget import worker_environment
 from fullcourt._os.system import open_pidfd
 from fullcourt._transport import frames
@@ -69,9 +71,11 @@ class ProcessEngine(LinkedEngine):
         inheritance = Inheritance(renumbered=True)
         setup_fd, _ = write_setup(self._setup, self.codec, inheritance)
         try:
-            code = f"from fullcourt._engines.template import main; main(3, 4, {self._method!r})"
-            descriptors = [template_end.fileno(), setup_fd, *inheritance.descriptors]
-            return spawn_interpreter(code, descriptors, self._setup.environment)
+            flags, descriptors = own_flags(), inheritance.descriptors
+            arguments = (3, 4, self._method, os.getpid(), flags, len(descriptors), inheritance.tracker)
+            code = f"from fullcourt._engines.template import main; main(*{arguments!r})"
+            handed_on = [template_end.fileno(), setup_fd, *descriptors]
+            return spawn_interpreter(code, handed_on, self._setup.environment, flags)
         finally:
             os.close(setup_fd)
 
@@ -88,7 +92,7 @@ class ProcessEngine(LinkedEngine):
             if not data:
                 self._template_lost(events)
                 return
-            what, worker_id, *rest = pickle.loads(data)
+            what, worker_id, *rest = marshal.loads(data)
             handle = self.handles.get(worker_id)
             if handle is None:
                 continue
@@ -163,7 +167,7 @@ class ProcessEngine(LinkedEngine):
             return False
         rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
         try:
-            control.sendmsg([pickle.dumps(message)], rights)
+            control.sendmsg([marshal.dumps(message)], rights)
         except OSError:
             return False
         return True

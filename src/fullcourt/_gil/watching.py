@@ -11,7 +11,7 @@ import sys
 import threading
 from typing import Any
 
-from fullcourt._os.interrupts import interrupts_blocked
+from fullcourt._os.masks import InterruptsBlocked
 from fullcourt._os.system import let_trace
 
 __all__ = ["SamplerError", "Watcher"]
@@ -59,7 +59,7 @@ class Watcher:
         self._lock = threading.Lock()  # a question and its answer
         arguments = [str(pid), str(rate_hz), "1" if children else "0", *map(str, ignore)]
         try:
-            with interrupts_blocked():  # for good: a SIGINT that Ctrl-C sends to the whole group is the program's
+            with InterruptsBlocked():  # for good: a SIGINT that Ctrl-C sends to the whole group is the program's
                 self._process = subprocess.Popen(
                     [sys.executable, "-S", "-E", "-c", CODE, HERE, *arguments],
                     stdin=subprocess.PIPE,
@@ -129,4 +129,4 @@ class Watcher:
                 raise SamplerError(f"the sampler's process (pid {self.pid}) has ended") from error
         if not data or len(data) < size:
             raise SamplerError(f"the sampler's process (pid {self.pid}) has ended")
-        return marshal.loads(data)  # noqa: S302  from our own child
+        return marshal.loads(data)

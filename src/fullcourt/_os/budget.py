@@ -22,10 +22,18 @@ from collections.abc import Iterator, Mapping
 from importlib import import_module
 from typing import Any
 
-from fullcourt._os.cpus import CORES_VARIABLE, own_share
+__all__ = [
+    "CORES_VARIABLE",
+    "LIBRARY_VARIABLES",
+    "libraries_limited",
+    "limit_this_thread",
+    "own_share",
+    "set_share",
+    "worker_environment",
+]
 
-__all__ = ["LIBRARY_VARIABLES", "libraries_limited", "limit_this_thread", "worker_environment"]
-
+# How many cores this process and what it starts may use; pools set it in their workers.
+CORES_VARIABLE = "FULLCOURT_CORES"
 # What the libraries read when they are loaded.
 LIBRARY_VARIABLES = (
     "OMP_NUM_THREADS",
@@ -53,6 +61,34 @@ BRINGERS = frozenset(
 lock = threading.Lock()
 # threadpoolctl's controller, and how many modules there were when it looked for libraries.
 looked: tuple[int, Any] = (0, None)
+
+
+class Shares(threading.local):
+    """What a pool of threads gave to each of its threads."""
+
+    of_thread: int | None = None
+
+
+shares = Shares()
+share_of_interpreter: int | None = None  # each sub-interpreter has a variable of its own
+
+
+def set_share(count: int, *, of_thread: bool) -> None:
+    """Note how many cores tasks in this thread, or in this interpreter, may use."""
+    global share_of_interpreter  # noqa: PLW0603
+    if of_thread:
+        shares.of_thread = count
+    else:
+        share_of_interpreter = count
+
+
+def own_share(environ: Mapping[str, str] | None = None) -> int | None:
+    """How many cores a pool has left for what runs here; None outside of pools."""
+    noted = shares.of_thread or share_of_interpreter
+    if noted is not None:
+        return noted
+    value = (os.environ if environ is None else environ).get(CORES_VARIABLE, "")
+    return int(value) if value.isascii() and value.isdigit() and int(value) > 0 else None
 
 
 def worker_environment(share: int, environ: Mapping[str, str]) -> dict[str, str]:

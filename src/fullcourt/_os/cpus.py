@@ -13,45 +13,15 @@ import math
 import os
 import re
 import sys
-import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from fullcourt._os.budget import CORES_VARIABLE, own_share
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-__all__ = ["CORES_VARIABLE", "UsableCores", "cgroup_folders", "own_share", "set_share", "share_of", "usable_cores"]
-
-# How many cores this process and what it starts may use; pools set it in their workers.
-CORES_VARIABLE = "FULLCOURT_CORES"
-
-
-class Shares(threading.local):
-    """What a pool of threads gave to each of its threads."""
-
-    of_thread: int | None = None
-
-
-shares = Shares()
-share_of_interpreter: int | None = None  # each sub-interpreter has a variable of its own
-
-
-def set_share(count: int, *, of_thread: bool) -> None:
-    """Note how many cores tasks in this thread, or in this interpreter, may use."""
-    global share_of_interpreter  # noqa: PLW0603
-    if of_thread:
-        shares.of_thread = count
-    else:
-        share_of_interpreter = count
-
-
-def own_share(environ: Mapping[str, str] | None = None) -> int | None:
-    """How many cores a pool has left for what runs here; None outside of pools."""
-    noted = shares.of_thread or share_of_interpreter
-    if noted is not None:
-        return noted
-    value = (os.environ if environ is None else environ).get(CORES_VARIABLE, "")
-    return int(value) if value.isascii() and value.isdigit() and int(value) > 0 else None
+__all__ = ["UsableCores", "cgroup_folders", "share_of", "usable_cores"]
 
 
 def share_of(n_slots: int) -> int:

@@ -8,38 +8,11 @@ delivered right after; while it waits, it comes through at once. A second Ctrl-C
 from __future__ import annotations
 
 import _signal  # the C module under `signal`: without the conversions to enums, which cost 20 us for a call
-import contextlib
-import signal
-import sys
 import threading
-from collections.abc import Iterator
 from types import FrameType, TracebackType
 from typing import Any
 
-__all__ = ["Shield", "interrupts_blocked", "unblock_interrupts"]
-
-
-@contextlib.contextmanager
-def interrupts_blocked() -> Iterator[None]:
-    """A process that this thread starts meanwhile is deaf to Ctrl-C until it calls :func:`unblock_interrupts`.
-
-    Ctrl-C goes to the whole foreground group. A process of ours that has not come to its own handling of signals would
-    print a KeyboardInterrupt among its first imports.
-    """
-    if sys.platform == "win32":
-        yield
-        return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-def unblock_interrupts() -> None:
-    """Once this process's handling of signals is its own: the other half of :func:`interrupts_blocked`."""
-    if sys.platform != "win32":
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
+__all__ = ["Shield"]
 
 
 class Shield:

@@ -5,11 +5,13 @@ The only door to ctypes, signals and /proc. Linux first; each function says what
 
 from __future__ import annotations
 
-import contextlib
+import _signal  # the C module under `signal`
 import os
-import signal
 import sys
-from typing import Any
+
+TYPE_CHECKING = False  # a fresh template imports this, and no `typing`
+if TYPE_CHECKING:
+    from typing import Any
 
 __all__ = [
     "become_subreaper",
@@ -22,6 +24,7 @@ __all__ = [
     "private_bytes",
     "punch_hole",
     "resident_bytes",
+    "send_signal",
     "started_at",
 ]
 
@@ -67,9 +70,9 @@ def die_with_parent(parent_pid: int) -> None:
 
     Only for a child of a single-threaded process: the signal comes when the *thread* that forked ends (prctl(2)).
     """
-    _prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    _prctl(PR_SET_PDEATHSIG, _signal.SIGKILL)
     if os.getppid() != parent_pid:  # it ended before the call
-        os.kill(os.getpid(), signal.SIGKILL)
+        os.kill(os.getpid(), _signal.SIGKILL)
 
 
 def children(pid: int) -> list[int]:
@@ -96,18 +99,21 @@ def descendants(pid: int) -> list[int]:
     return found
 
 
+def send_signal(pid: int, number: int) -> None:
+    """Send a signal to a process that may be gone, or be another user's by now."""
+    try:  # noqa: SIM105  a fresh template imports no `contextlib`
+        os.kill(pid, number)
+    except OSError:
+        pass
+
+
 def kill_tree(pid: int, *, itself: bool = True) -> None:
     """Kill a process and all below it with SIGKILL. It is stopped first, so that it cannot start others meanwhile."""
     if itself:
-        with contextlib.suppress(OSError):
-            os.kill(pid, signal.SIGSTOP)
+        send_signal(pid, _signal.SIGSTOP)
     below = descendants(pid)
-    if itself:
-        with contextlib.suppress(OSError):
-            os.kill(pid, signal.SIGKILL)
-    for child in below:
-        with contextlib.suppress(OSError):
-            os.kill(child, signal.SIGKILL)
+    for each in (pid, *below) if itself else below:
+        send_signal(each, _signal.SIGKILL)
 
 
 def punch_hole(fd: int, start: int, n_bytes: int) -> bool:
@@ -165,7 +171,7 @@ def n_oom_kills() -> int:
     """How often the kernel's out-of-memory killer has struck: in our memory cgroup, or else on this machine."""
     for path in (*_memory_events(), "/proc/vmstat"):
         try:
-            with open(path, encoding="ascii") as file:
+            with open(path, encoding="utf-8") as file:
                 for line in file:
                     name, _, value = line.partition(" ")
                     if name == "oom_kill":

@@ -13,8 +13,11 @@ import importlib
 import os
 import pickle
 import sys
-from collections.abc import Callable, Iterator
-from typing import Any
+
+TYPE_CHECKING = False  # a fresh template imports this, and no `typing`
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from typing import Any
 
 __all__ = ["Inheritance", "adopt", "dumps_inheriting", "fork_with_tracker", "sharing", "tracker_descriptor"]
 
@@ -42,6 +45,7 @@ class Inheritance:
 
     def __init__(self, *, renumbered: bool) -> None:
         self.descriptors: list[int] = []
+        self.tracker: int | None = None  # which of them leads to the resource tracker
         self._renumbered = renumbered
 
     def duplicate_for_child(self, fd: int) -> int:

@@ -10,8 +10,9 @@ import sys
 import threading
 from typing import Any, NoReturn
 
-from fullcourt._engines.template import Setup, be_a_child, enter_world, run_later_exit_functions
+from fullcourt._engines.setup import Setup, enter_world
 from fullcourt._engines.worker import flush_streams
+from fullcourt._engines.worker_process import be_a_child, run_later_exit_functions
 from fullcourt._transport import frames
 from fullcourt._transport.codec import Codec, decode
 from fullcourt._transport.inheritance import adopt

@@ -20,15 +20,16 @@ import array
 import contextlib
 import gc
 import itertools
+import marshal
 import os
-import pickle
 import signal
 import socket
 import threading
 from collections.abc import Callable
 from typing import Any
 
-from fullcourt._engines.template import Template, fork_quietly, quiet_signals, spawn_interpreter
+from fullcourt._engines.fresh import spawn_interpreter
+from fullcourt._engines.template import Template, fork_quietly, quiet_signals
 from fullcourt._os.system import become_subreaper, descendants, die_with_parent
 from fullcourt._transport.carried import drop_inherited
 from fullcourt._transport.inheritance import fork_with_tracker
@@ -74,7 +75,7 @@ class Keeper(Template):
 
     def _tell(self, message: tuple[Any, ...]) -> None:
         with contextlib.suppress(OSError):
-            self._news.send(pickle.dumps(message))
+            self._news.send(marshal.dumps(message))
         if message[0] != "started":
             self.done = True
 
@@ -141,7 +142,7 @@ class KeeperHandle:
         rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
         with self._lock:
             try:
-                self._control.sendmsg([pickle.dumps(message)], rights)
+                self._control.sendmsg([marshal.dumps(message)], rights)
             except OSError:
                 return False
             return True

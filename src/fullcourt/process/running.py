@@ -7,6 +7,7 @@ be able to end: its answer, whatever its size, is one frame with a memory block,
 from __future__ import annotations
 
 import contextlib
+import marshal
 import os
 import pickle
 import select
@@ -19,7 +20,8 @@ from collections.abc import Callable
 from time import monotonic
 from typing import Any
 
-from fullcourt._engines.template import Setup, be_a_child
+from fullcourt._engines.setup import Setup
+from fullcourt._engines.worker_process import be_a_child
 from fullcourt._os.inherited import note_holder
 from fullcourt._os.interrupts import Shield
 from fullcourt._os.sockets import Part
@@ -156,7 +158,7 @@ class Running:
             data = self._news.recv(4096, socket.MSG_DONTWAIT | socket.MSG_PEEK)
         except OSError:
             return None
-        message: tuple[Any, ...] = pickle.loads(data) if data else ("exited",)
+        message: tuple[Any, ...] = marshal.loads(data) if data else ("exited",)
         if message[0] == "started":
             self._pid = message[2]
         return self._pid
@@ -194,7 +196,7 @@ class Running:
                 except OSError:
                     data = b""
                 # the end of the file: the keeper was killed, and the kernel kills with it what it kept
-                message: tuple[Any, ...] = pickle.loads(data) if data else ("exited", 0, -signal.SIGKILL, None)
+                message: tuple[Any, ...] = marshal.loads(data) if data else ("exited", 0, -signal.SIGKILL, None)
                 if message[0] == "started":
                     self._pid = message[2]
                 elif message[0] == "exited":
@@ -263,7 +265,7 @@ class Running:
         """Send it a signal; with SIGKILL, what it started is killed, too. Nothing happens if it has ended."""
         keeper = self._keeper
         if keeper is not None:
-            keeper.order(("kill", THE_CHILD, number))
+            keeper.order(("kill", THE_CHILD, int(number)))
 
     def give_up(self) -> None:
         """In a forked child: close what is the parent's, and tell nobody."""

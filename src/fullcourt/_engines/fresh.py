@@ -1,0 +1,46 @@
+"""Starting fresh interpreters that find this package."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from fullcourt._os.masks import InterruptsBlocked
+
+__all__ = ["in_fresh", "interpreter_command", "own_flags", "spawn_interpreter"]
+
+
+def spawn_interpreter(code: str, fds: list[int], environment: dict[str, str], flags: list[str] | None = None) -> int:
+    """Start a fresh interpreter that runs this code and has these descriptors as 3, 4, ... Returns its pid.
+
+    The variables are set for it on top of this process's own; the flags are this interpreter's, unless some are given.
+    It is deaf to Ctrl-C until it calls `quiet_signals`.
+    """
+    n = len(fds)
+    # First out of the way of each other and of the targets, then to their places.
+    aside = max([*fds, 2 + n]) + 1
+    actions = [(os.POSIX_SPAWN_DUP2, fd, aside + i) for i, fd in enumerate(fds)]
+    actions += [(os.POSIX_SPAWN_DUP2, aside + i, 3 + i) for i in range(n)]
+    closing = [(os.POSIX_SPAWN_CLOSE, aside + i) for i in range(n)]
+    command = interpreter_command(code, flags)
+    with InterruptsBlocked():
+        return os.posix_spawn(sys.executable, command, os.environ | environment, file_actions=[*actions, *closing])
+
+
+def interpreter_command(code: str, flags: list[str] | None = None) -> list[str]:
+    """The command of a fresh interpreter that runs this code, with this one's flags, and finds this package."""
+    return [sys.executable, *(own_flags() if flags is None else flags), "-c", in_fresh(code)]
+
+
+def own_flags() -> list[str]:
+    """The flags with which this interpreter was started."""
+    import subprocess
+
+    flags: list[str] = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]
+    return flags
+
+
+def in_fresh(code: str) -> str:
+    """That code, for a fresh interpreter or sub-interpreter: it finds this package, and loads little of it."""
+    home = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+    return f"import sys; sys._fullcourt_lean = 1; sys.path.insert(0, {home!r}); {code}"
