@@ -18,8 +18,10 @@ ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 
 def environment() -> dict[str, str]:
+    """With our modules compiled and kept, as an installation leaves them."""
     path = os.pathsep.join(entry for entry in (ROOT, os.path.join(ROOT, "src"), os.environ.get("PYTHONPATH")) if entry)
-    return {**os.environ, "PYTHONPATH": path, "RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
+    inherited = {key: value for key, value in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"}
+    return {**inherited, "PYTHONPATH": path, "RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
 
 
 def in_program(function: str, *arguments: str) -> Callable[[], AbstractContextManager[Once]]:

@@ -7,6 +7,10 @@ import sys
 
 from fullcourt._os.masks import InterruptsBlocked
 
+TYPE_CHECKING = False  # see fullcourt._engines.template
+if TYPE_CHECKING:
+    from typing import Any
+
 __all__ = ["in_fresh", "interpreter_command", "own_flags", "spawn_interpreter"]
 
 
@@ -36,7 +40,8 @@ def own_flags() -> list[str]:
     """The flags with which this interpreter was started."""
     import subprocess
 
-    flags: list[str] = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]
+    given: Any = subprocess
+    flags: list[str] = given._args_from_interpreter_flags()
     return flags
 
 

@@ -13,7 +13,7 @@ from fullcourt._transport.carried import Rights, arriving, collecting
 from fullcourt._transport.inheritance import Inheritance, dumps_inheriting, tracker_descriptor
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Sequence
 
     from fullcourt._engines.face import Face
     from fullcourt._engines.output import OutputSettings
@@ -42,7 +42,6 @@ class Setup:
     adopt: Callable[[], None] | None = None  # called in a worker that inherits the pool's own objects by a fork
     rights: Any = None  # in a sub-interpreter: the descriptors that the initializer and its arguments hold
     share = 1  # cores that each slot may use
-    environment: Mapping[str, str] = {}  # set in workers on top of the program's
     output: OutputSettings | None = None  # None: what tasks print and log stays with the worker
     n_inherited = 0  # descriptors that a fresh interpreter is given beside its own
     tracker: int | None = None  # which of them leads to the resource tracker
@@ -51,6 +50,7 @@ class Setup:
     def __init__(self, n_slots: int, name: str, **others: Any) -> None:
         self.n_slots = n_slots
         self.name = name
+        self.environment: dict[str, str] = {}  # set in workers on top of the program's
         for key, value in others.items():
             getattr(type(self), key)  # there must be such a one
             setattr(self, key, value)
