@@ -88,9 +88,7 @@ def compare(name: str, truths: list[Truth], report: Report) -> dict:
             "queued": truth.queued_s / truth.wall_s,
         }
         seen = thread.times.shares()
-        if (
-            truth.waited_s
-        ):  # its system calls are Python's and the kernel's, and it is not known which waits are the GIL's
+        if truth.waits:  # its system calls are Python's and the kernel's, and which waits are the GIL's is not known
             known = {}
         errors = {key: 100 * (seen[key] - share) for key, share in known.items()}
         rows.append(
@@ -131,7 +129,7 @@ def cost(name: str, rate: float, rounds: int, seconds: float = 0.5) -> dict:
                 go.set()
                 truths = run(name, seconds, ready, go)
             speeds[watched] = sum(truth.n_steps / truth.wall_s for truth in truths)
-            prices[watched] = sum((t.python_s + t.native_s) / t.n_steps for t in truths)
+            prices[watched] = sum(t.cpu_s / t.n_steps for t in truths)
         wall.append(speeds[False] / speeds[True] - 1.0)
         if prices[False]:
             cpu.append(prices[True] / prices[False] - 1.0)
