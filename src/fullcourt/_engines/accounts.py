@@ -9,11 +9,12 @@ from collections.abc import Callable
 from dataclasses import fields
 from typing import Any, cast
 
+from fullcourt import errors
 from fullcourt._engines.jobs import STARMAP, Call
 from fullcourt._engines.linked import Lost
 from fullcourt._transport.functions import function_name
 from fullcourt._transport.journal import read_fault
-from fullcourt.errors import WorkerDied, exit_name
+from fullcourt.errors import exit_name
 
 __all__ = ["annotate", "call_of", "death", "describe", "describe_task", "take_statistics"]
 
@@ -119,7 +120,7 @@ def annotate(error: BaseException, call: str, index: int | None, handle: Any, at
         return
 
 
-def death(event: Lost, call: str, *, by_oom_killer: bool = False) -> WorkerDied:
+def death(event: Lost, call: str, *, by_oom_killer: bool = False) -> errors.WorkerDied:
     """The error of the task that ran when its worker died. ``by_oom_killer``: the kernel's had struck since."""
     pid, exitcode, peak_bytes = event.handle.pid, event.exitcode, event.peak_bytes
     message = f"Worker pid {pid} {exit_name(exitcode)} while it ran {call}."
@@ -131,7 +132,7 @@ def death(event: Lost, call: str, *, by_oom_killer: bool = False) -> WorkerDied:
     elif exitcode == -9:
         message += " The kernel's out-of-memory killer does this, or somebody who sent SIGKILL."
     message += " Only this task is lost: it had started, and is not run again unasked."
-    error = WorkerDied(message, pid=pid or 0, exitcode=exitcode, peak_bytes=peak_bytes)
+    error = errors.WorkerDied(message, pid=pid or 0, exitcode=exitcode, peak_bytes=peak_bytes)
     if exitcode is not None and exitcode < 0:
         fault = cut_own_frames(read_fault(event.handle.page))
         if fault:

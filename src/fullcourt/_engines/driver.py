@@ -33,6 +33,7 @@ from functools import partial
 from time import monotonic, perf_counter
 from typing import Any, TypeVar
 
+from fullcourt import errors
 from fullcourt._core.model import NESTED, Estimate
 from fullcourt._core.options import Durations, Options
 from fullcourt._core.scheduler import Action, Scheduler
@@ -55,7 +56,7 @@ from fullcourt._transport.functions import FunctionTable, with_fallback
 from fullcourt._transport.journal import LOADING, LOADING_FUNCTION
 from fullcourt._transport.link import read_body
 from fullcourt._transport.remote_errors import RESULT_UNREADABLE, load_exception
-from fullcourt.errors import PicklingError, PoolBroken, PoolClosed, TaskCancelled, TaskStopped, WorkerDied, exit_name
+from fullcourt.errors import PicklingError, PoolClosed, TaskCancelled, TaskStopped, exit_name
 
 __all__ = ["Driver"]
 
@@ -644,7 +645,7 @@ class Driver:
                 try:
                     self.engine.start(action[1])
                 except OSError as error:
-                    settlements = self._break(PoolBroken(f"a worker could not be started: {error}"))
+                    settlements = self._break(errors.PoolBroken(f"a worker could not be started: {error}"))
                     self._forget_unstarted()
                     self._after_event()
                     return settlements
@@ -981,7 +982,9 @@ class Driver:
         options = chunk.options
         if options is not None and options.retries and handle is not None:
             attempt = chunk.attempt
-            died = isinstance(error, WorkerDied) and error.pid == handle.pid  # not that of a pool that the task has
+            died = (
+                isinstance(error, errors.WorkerDied) and error.pid == handle.pid
+            )  # not that of a pool that the task has
             if self.supervisor.tries_again(chunk, index, error, monotonic(), died=died):
                 return []
             if attempt > options.retries and died and chunk.only_deaths:
@@ -1082,7 +1085,7 @@ class Driver:
                 last = exit_name(event.exitcode) if handle.failure is None else f"failed: {handle.failure!r}"
                 how = f"{self._n_stillborn} workers in a row ended before they were ready; the last {last}."
                 # after what it held came back, so that it ends, too
-                settlements += self._break(WorkerDied(f"{how} Look at the initializer and at what is imported."))
+                settlements += self._break(errors.WorkerDied(f"{how} Look at the initializer and at what is imported."))
         return settlements
 
     def _break(self, error: BaseException) -> list[Settlement]:

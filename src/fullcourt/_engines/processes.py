@@ -11,6 +11,7 @@ import socket
 from functools import partial
 from typing import Any
 
+from fullcourt import errors
 from fullcourt._engines.fresh import own_flags, spawn_interpreter
 from fullcourt._engines.linked import Broken, Event, Handle, LinkedEngine, Lost, Orphaned
 from fullcourt._engines.setup import Setup, write_setup
@@ -21,7 +22,7 @@ from fullcourt._transport import frames
 from fullcourt._transport.codec import Codec
 from fullcourt._transport.inheritance import Inheritance
 from fullcourt._transport.link import Attached, make_frame, make_link
-from fullcourt.errors import NotSupported, PoolBroken
+from fullcourt.errors import NotSupported
 
 __all__ = ["ProcessEngine"]
 
@@ -107,7 +108,7 @@ class ProcessEngine(LinkedEngine):
             else:
                 self._remove(handle)
                 events.append(Lost(handle, None, None))
-                events.append(Broken(PoolBroken(f"a worker process could not be started: {rest[0]}")))
+                events.append(Broken(errors.PoolBroken(f"a worker process could not be started: {rest[0]}")))
 
     def _template_lost(self, events: list[Event]) -> None:
         """The template is gone (killed from outside). A new one is started, and workers that outlived it are replaced.
@@ -135,13 +136,17 @@ class ProcessEngine(LinkedEngine):
         self._restarts += 1
         if self._restarts > 10:
             events.append(
-                Broken(PoolBroken("the process that starts the workers was killed ten times in a row; giving up"))
+                Broken(
+                    errors.PoolBroken("the process that starts the workers was killed ten times in a row; giving up")
+                )
             )
             return
         try:
             self.open()
         except (OSError, NotSupported) as error:
-            events.append(Broken(PoolBroken(f"the process that starts the workers could not be started: {error}")))
+            events.append(
+                Broken(errors.PoolBroken(f"the process that starts the workers could not be started: {error}"))
+            )
 
     def _orphan_ended(self, handle: Handle, events: list[Event]) -> None:
         self._unwatch(handle.pidfd)
