@@ -352,6 +352,57 @@ def test_nothing_is_taken_back_while_other_work_waits() -> None:
     assert actions(scheduler) == [("send", 2, (4, 1))]
 
 
+def one_stuck(**options: Any) -> Scheduler:
+    """Two workers run items of 10 ms while more wait; the first is in its first item still, the second ends its own."""
+    scheduler, _ = laden(2, **options)
+    for now in (0.01, 0.02, 0.03):
+        scheduler.ended(held(scheduler, 2)[0], 1, 0.01, now)
+    return scheduler
+
+
+def test_what_lies_behind_a_task_that_turns_out_long_goes_before_all_that_waits() -> None:
+    scheduler = one_stuck()
+    assert [action for action in actions(scheduler) if action[0] == "take_back"] == [("take_back", 1)]
+    _, unread = held(scheduler, 1)
+    scheduler.taken_back([unread], 0.03)
+    assert actions(scheduler) == []
+    scheduler.ended(held(scheduler, 2)[0], 1, 0.01, 0.04)
+    assert actions(scheduler) == [("send", 2, (unread.start, 1))]
+
+
+def test_nothing_is_taken_back_while_a_task_may_well_end_soon() -> None:
+    scheduler, _ = laden(2)
+    scheduler.ended(held(scheduler, 2)[0], 1, 0.01, 0.02)
+    assert [action for action in actions(scheduler) if action[0] == "take_back"] == []
+    scheduler = one_stuck(may_take_back=False)
+    assert [action for action in actions(scheduler) if action[0] == "take_back"] == []
+
+
+def test_a_worker_whose_task_is_overdue_is_sent_nothing_ahead_until_it_tells_of_an_end() -> None:
+    scheduler = one_stuck()
+    long, unread = held(scheduler, 1)
+    scheduler.taken_back([unread], 0.03)
+    actions(scheduler)
+    for now in (0.04, 0.05, 0.06):
+        scheduler.ended(held(scheduler, 2)[0], 1, 0.01, now)
+    assert set(sent_to(scheduler)) == {2}
+    scheduler.ended(long, 1, 0.07, 0.07)
+    assert sent_to(scheduler) == [1, 1]
+
+
+def test_a_worker_that_is_overdue_is_sent_to_again_when_it_tells_of_a_part() -> None:
+    scheduler = opened(2)
+    stream = Work(100, 4)
+    stream.estimate.mean_s = 0.01
+    fill(scheduler, stream)
+    scheduler.ended(held(scheduler, 2)[0], 4, 0.04, 1.0)
+    long, unread = held(scheduler, 1)
+    scheduler.taken_back([unread], 1.0)
+    actions(scheduler)
+    scheduler.ended(long, 1, 1.0, 1.01)
+    assert sent_to(scheduler) == [1]
+
+
 def test_it_is_taken_from_the_one_that_is_laden_most() -> None:
     scheduler = opened(3)
     fill(scheduler, Work(6, 1, estimates=[timed(1.0), timed(3.0), timed(2.0)]))
@@ -716,6 +767,79 @@ def test_finding_the_next_worker_steps_over_no_others() -> None:
     looked_at = 0
     scheduler.ended(piece, 1, 1.0, 1.0)
     assert looked_at <= 8  # a thief looks at eight
+
+
+# -- lent slots -------------------------------------------------------------------------------------------------------
+
+
+def test_a_slot_is_lent_only_while_fewer_workers_than_there_may_be_have_lent_all() -> None:
+    scheduler = opened(2, max_workers=3)
+    for n_lent in range(3):
+        nested = Work(1, 1, estimates=[timed(1.0)], priority=n_lent)
+        fill(scheduler, nested)
+        (runs,) = (worker for worker in scheduler.workers.values() for c in worker.sent.values() if c.stream is nested)
+        (piece,) = held(scheduler, runs.id)
+        assert scheduler.slot_lent(piece, 0.0) == (n_lent < 2)
+        scheduler.check()
+    assert len(scheduler.workers) == 3
+    assert sum(bool(worker.lent) for worker in scheduler.workers.values()) == 2
+
+
+def test_who_has_lent_some_of_its_slots_may_lend_the_others_if_another_serves() -> None:
+    for max_workers, lends_all in ((1, False), (2, True)):
+        scheduler = opened(1, 2, max_workers=max_workers)
+        fill(scheduler, Work(2, 1, estimates=[timed(1.0)]))
+        first, second = held(scheduler, 1)
+        assert scheduler.slot_lent(first, 0.0)
+        assert scheduler.slot_lent(second, 0.0) == lends_all
+        scheduler.check()
+
+
+def test_a_worker_that_retires_counts_as_wholly_lent_with_its_first_lent_slot() -> None:
+    for max_workers, lends in ((1, False), (2, True)):
+        scheduler = opened(1, 2, max_tasks=2, max_workers=max_workers)
+        fill(scheduler, Work(2, 1, estimates=[timed(1.0)]))
+        assert scheduler.workers[1].retiring
+        assert scheduler.slot_lent(held(scheduler, 1)[0], 0.0) == lends
+        assert scheduler.workers[1].resting == lends
+        fill(scheduler, Work(1, 1, estimates=[timed(1.0)]))
+        assert bool(scheduler.has_waiting()) == (not lends)
+        scheduler.check()
+
+
+def test_a_worker_that_has_lent_a_slot_counts_as_wholly_lent_once_it_was_given_its_last_task() -> None:
+    scheduler = opened(1, 2, max_tasks=2, max_workers=2)
+    fill(scheduler, Work(1, 1, estimates=[timed(1.0)]))
+    assert scheduler.slot_lent(held(scheduler, 1)[0], 0.0)
+    assert not scheduler.workers[1].resting
+    actions(scheduler)
+    fill(scheduler, Work(3, 1, estimates=[timed(1.0)]))
+    assert sorted(sent_to(scheduler)) == [1, 2, 2]
+    assert scheduler.workers[1].retiring
+    assert scheduler.workers[1].resting
+    assert sum(not worker.resting for worker in scheduler.workers.values()) == scheduler.n_active
+
+
+def test_who_serves_for_a_lent_slot_looks_for_work_in_the_others_links() -> None:
+    scheduler = opened(2)
+    fill(scheduler, Work(4, 1, estimates=[timed(1.0)]))
+    actions(scheduler)
+    assert scheduler.look_again_at is None
+    assert scheduler.slot_lent(held(scheduler, 1)[0], 0.5)
+    assert set(scheduler.idle) == {3}
+    assert 2 in scheduler.laden
+    assert scheduler.look_again_at == pytest.approx(0.5 + STILL_S)
+
+
+def test_a_slot_that_is_free_since_its_chunk_was_withdrawn_looks_for_work_in_the_others_links() -> None:
+    scheduler = opened(2)
+    fill(scheduler, Work(4, 1, estimates=[timed(1.0)]))
+    running, unread = held(scheduler, 2)
+    scheduler.withdrawn(unread, 0.5)
+    assert scheduler.look_again_at is None
+    scheduler.withdrawn(running, 0.5)
+    assert set(scheduler.idle) == {2}
+    assert scheduler.look_again_at == pytest.approx(0.5 + STILL_S)
 
 
 # -- single calls before maps -----------------------------------------------------------------------------------------

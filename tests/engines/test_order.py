@@ -87,3 +87,23 @@ def test_a_map_of_higher_priority_goes_before_another(engine: dict[str, int], tm
 
 def pause(_: int) -> None:
     time.sleep(0.001)
+
+
+@pytest.mark.parametrize("start_method", ["fork", "spawn"])
+def test_no_call_lies_behind_a_long_one_while_others_have_their_turn(start_method: str, tmp_path: Path) -> None:
+    """One worker holds; more calls come all the time, so that none of the others is ever without work."""
+    with Pool(2, start_method=start_method) as pool:
+        pool.map(pause, range(8))
+        held = pool.submit(note, (str(tmp_path), "held"))
+        first = [pool.submit(pause, i) for i in range(20)]
+        later = [pool.submit(pause, i) for i in range(20)]
+        n_later = 0
+        while not all(call.done() for call in first) and n_later < 3000:
+            later.append(pool.submit(pause, n_later))
+            later[n_later].result(60)
+            n_later += 1
+        n_done = sum(call.done() for call in first)
+        (tmp_path / "gate").touch()
+        held.result(60)
+        cf.wait(later, timeout=60)
+    assert n_done == 20

@@ -113,6 +113,7 @@ class Worker:
         stopping: whether it was told to end.
         lent: ids of chunks that it holds whose task waits for nested tasks: their slots are lent.
         resting: whether it shall get nothing now: it is in reserve, or all its slots are lent.
+        overdue: whether what it runs takes much longer than expected: then nothing is sent ahead to it.
     """
 
     __slots__ = (
@@ -123,6 +124,7 @@ class Worker:
         "load_s",
         "n_given",
         "n_grown",
+        "overdue",
         "overtaken_by",
         "progress_at",
         "resting",
@@ -145,3 +147,4 @@ class Worker:
         self.n_grown = 0  # slots that it has in place of lent ones
         self.overtaken_by = 0  # the last chunk that went before what it had not read
         self.resting = False
+        self.overdue = False

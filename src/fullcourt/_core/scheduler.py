@@ -13,7 +13,8 @@ Invariants (``check`` asserts them; the property tests call it after every event
 2. A chunk is in exactly one place: its stream, ``returned``, or one worker's ``sent``.
 3. A worker is in ``idle`` if and only if it may be given tasks and holds fewer chunks than it has slots; in
    ``roomy`` if and only if it may be given tasks and has room (one whose link was full has room again when half of it
-   is empty); in ``laden`` if and only if it holds more chunks than it has slots.
+   is empty, one that is overdue has none behind what runs); in ``laden`` if and only if it holds more chunks than it
+   has slots.
 4. A worker that was given its last task (``max_tasks``) gets no other; it is stopped when what it holds has ended,
    and its successor is started when that last task is given, so that recycling costs no stall.
 5. With ``on_demand``, a worker is started only when a task waits and no slot is free; ``n_unasked`` is how many more
@@ -25,6 +26,9 @@ Invariants (``check`` asserts them; the property tests call it after every event
 7. Nested tasks go before all others, the deepest first: so those that wait for them are few.
 8. A single task that comes while maps fill all links goes before what lies unread in one of them, which comes back and
    is sent again: one such task at a time for each worker.
+9. What lies unread behind a task that turns out to be long does not wait for its end while others' slots become free:
+   it comes back and goes before all that waits, and its worker, which is *overdue*, gets no more until it tells of an
+   end.
 """
 
 from __future__ import annotations
@@ -134,7 +138,12 @@ class Scheduler:
         worker.progress_at = now
         self.n_sent_tasks -= n_tasks
         if chunk.done < chunk.count:
+            if worker.overdue:
+                worker.overdue = False
+                self._place(worker)
+                self._dispatch(now)
             return
+        worker.overdue = False
         self._drop(worker, chunk, now)
         if resumed is not None:
             lender = self.workers.get(resumed.worker_id or 0)
@@ -142,6 +151,8 @@ class Scheduler:
                 self._unlend(lender, resumed, now)
         self._place(worker)
         if self.returned or self.streams:
+            if self.laden and self.may_take_back:
+                self._pass_by(now)
             self._dispatch(now)
         elif worker.id in self.idle and self.laden:
             self._steal(now)
@@ -424,7 +435,8 @@ class Scheduler:
             self.idle.pop(worker_id, None)
             # A link that was full is filled again when half of it is empty: else each end would bring a send.
             window = n_slots if worker_id in self.roomy else 0.5 * n_slots
-            if n_held < self.most_held or (worker.load_s < self.window_s * window and n_held < MAX_SENT * window):
+            has_room = worker.load_s < self.window_s * window and n_held < MAX_SENT * window
+            if not worker.overdue and (has_room or n_held < self.most_held):
                 self.roomy[worker_id] = worker
             else:
                 self.roomy.pop(worker_id, None)
@@ -645,6 +657,17 @@ class Scheduler:
             self.actions.append(("take_back", best.id))
         if self.laden:
             self.look_again_at = now + STILL_S
+
+    def _pass_by(self, now: float) -> None:
+        """A slot is free, and others wait: have what lies unread behind a task that takes too long go before them."""
+        worker_id = next(iter(self.laden))
+        worker = self.laden[worker_id] = self.laden.pop(worker_id)  # they take turns: one look for each end
+        first = next(iter(worker.sent.values()))
+        expected_s = (first.estimate.mean_s or UNKNOWN_S) * (first.count - first.done)
+        if not worker.overdue and now - worker.progress_at > 2 * expected_s + STILL_S:
+            worker.overdue = True
+            self._place(worker)
+            self.actions.append(("take_back", worker_id))
 
     def check(self) -> None:
         """Assert the invariants of the module's head."""
