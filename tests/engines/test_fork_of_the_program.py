@@ -1,7 +1,9 @@
 """The program forks while a pool is open: the child leaves its parent's pool alone, and says so."""
 
 import faulthandler
+import importlib
 import os
+import threading
 import time
 
 import pytest
@@ -55,6 +57,49 @@ def test_a_child_that_was_forked_while_the_pools_lock_was_held_is_told_too(use, 
     with pool._driver._lock:
         told = run_in_a_fork(use_it)
     assert "belongs to process" in told
+
+
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
+def test_a_child_that_was_forked_while_a_function_was_taken_up_is_told_too():
+    with fullcourt.Pool(1) as pool:
+        word = pool.apply(str, ("word",))
+
+        def use_it():
+            faulthandler.dump_traceback_later(20, exit=True)  # it would wait for ever
+            return pool.submit(lambda: word)
+
+        with pool._driver.functions._lock:
+            told = run_in_a_fork(use_it)
+    assert "belongs to process" in told
+
+
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
+@pytest.mark.parametrize("guarded", ["future", "state"])
+def test_a_child_that_was_forked_while_a_guard_was_held_can_have_a_pool_of_its_own(guarded):
+    module = importlib.import_module(f"fullcourt._engines.{guarded}")
+    held, over = threading.Event(), threading.Event()
+
+    def hold():
+        with module.guard:
+            held.set()
+            over.wait()
+
+    def use_it():
+        faulthandler.dump_traceback_later(20, exit=True)  # it would wait for ever
+        with fullcourt.Pool(threads=1) as own:
+            future = own.submit(abs, -1)
+            future.add_done_callback(repr)
+            return future.result(), fullcourt.worker_state().once("n", lambda: 7)
+
+    holder = threading.Thread(target=hold)
+    holder.start()
+    held.wait()
+    try:
+        told = run_in_a_fork(use_it)
+    finally:
+        over.set()
+        holder.join()
+    assert told == "(1, 7)"
 
 
 @pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")

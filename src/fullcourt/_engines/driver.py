@@ -217,6 +217,8 @@ class Driver:
             self._check_open()
             self.lending.call(call)
         else:
+            if self.pid != os.getpid():  # a fork, in which locks may be held by threads that are not there
+                self._check_open()
             try:
                 sampled = not (self.n_done & SAMPLED)
                 began = perf_counter() if sampled else 0.0
@@ -247,8 +249,6 @@ class Driver:
             priority = call.options.priority
         if self.functions is None and call.payload is not None:
             priority += nested_priority(call.payload.outer)
-        if self.pid != os.getpid():  # a fork, in which the lock may be held by a thread that is not there
-            self._check_open()
         with self._lock:
             if self.closed:
                 self._check_open()

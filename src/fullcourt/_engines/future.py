@@ -16,6 +16,7 @@ from __future__ import annotations
 import concurrent.futures
 import contextlib
 import logging
+import os
 import threading
 from collections.abc import Callable, Generator
 from concurrent.futures._base import CANCELLED, CANCELLED_AND_NOTIFIED, FINISHED, PENDING, RUNNING
@@ -33,6 +34,16 @@ T = TypeVar("T")
 ENDED = frozenset((FINISHED, CANCELLED, CANCELLED_AND_NOTIFIED))
 # Protects the making of conditions and the state of futures without one: of all futures, held for under a microsecond.
 guard = threading.RLock()
+
+
+def renew_guard() -> None:
+    """In a forked child: the thread that held it, if one did, is not there."""
+    global guard  # noqa: PLW0603
+    guard = threading.RLock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=renew_guard)
 
 
 def let_go(lock: Any) -> None:

@@ -89,6 +89,16 @@ of_process: WorkerState | None = None
 guard = threading.Lock()
 
 
+def renew_guard() -> None:
+    """In a forked child: the thread that held it, if one did, is not there."""
+    global guard  # noqa: PLW0603
+    guard = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=renew_guard)
+
+
 def worker_state(*, per_slot: bool = False) -> WorkerState:
     """The state of the worker in which this is called.
 
