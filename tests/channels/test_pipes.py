@@ -177,6 +177,19 @@ def test_coroutines_exchange_messages() -> None:
     assert asyncio.run(main()) == list(range(1, 21))
 
 
+def test_several_coroutines_receive_from_one_end() -> None:
+    async def main() -> list[int]:
+        one, other = fullcourt.Pipe()
+        with one, other:
+            receivers = [asyncio.create_task(other.arecv()) for _ in range(3)]
+            await asyncio.sleep(0)  # all wait
+            for number in range(3):
+                await one.asend(number)
+            return await asyncio.gather(*receivers)
+
+    assert sorted(asyncio.run(asyncio.wait_for(main(), 60))) == [0, 1, 2]
+
+
 def test_several_coroutines_send_through_one_end_that_is_full() -> None:
     async def main() -> list[int]:
         one, other = fullcourt.Pipe()

@@ -64,10 +64,10 @@ class Message:
         """Whether descriptors of queues, pipes or locks go along, which bytes cannot replace."""
         return len(self.rights.fds) > 1
 
-    def send(self, sock: socket.socket, data: bytes | None = None) -> None:
+    def send(self, sock: socket.socket, data: bytes | None = None, flags: int = 0) -> None:
         """Send it. Raises BlockingIOError if there is no room."""
         fds = array.array("i", self.rights.fds)
-        sock.sendmsg([self.data if data is None else data], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, fds)])
+        sock.sendmsg([self.data if data is None else data], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, fds)], flags)
 
 
 def encode(obj: object, blocks: Blocks) -> bytes | Message:

@@ -176,11 +176,13 @@ class Connection(Handle):
         """As :meth:`send`, for a coroutine."""
         import asyncio
 
-        sock = self._to_write()
         message = encode(obj, self._blocks)
-        room = select.poll()
-        room.register(sock, select.POLLOUT)
-        while not room.poll(0):
+        while True:
+            sock = self._to_write()
+            try:
+                return send_message(sock, message, socket.MSG_DONTWAIT)
+            except BlockingIOError:
+                pass
             loop, ready = asyncio.get_running_loop(), asyncio.Event()
             fd = os.dup(sock.fileno())  # a loop knows one writer per descriptor; several may send
             loop.add_writer(fd, ready.set)
@@ -189,33 +191,36 @@ class Connection(Handle):
             finally:
                 loop.remove_writer(fd)
                 os.close(fd)
-        send_message(sock, message)
 
     # -- receiving -------------------------------------------------------------------------------------------------
 
-    def _receive(self) -> tuple[bytes, Rights | None]:
+    def _receive(self, flags: int = 0) -> tuple[bytes, Rights | None]:
         sock = self._to_read()
         try:
-            found = receive(sock)
+            found = receive(sock, flags)
         except ConnectionResetError:  # the other end was closed with our messages unread; its own may still be here
-            found = receive(sock)
+            found = receive(sock, flags)
         if not found[0]:
             raise EOFError
         return found
 
     def recv(self) -> Any:
         """Receive an object; waits for one. Raises EOFError when the other end is closed everywhere."""
-        data, rights = self._receive()
-        if data[0] == RAW:
-            return pickle.loads(memoryview(data)[1:])
-        content = read(data, rights)
-        return pickle.loads(content) if data[0] not in (PLAIN, BLOCK) else content
+        return load(*self._receive())
 
     async def arecv(self) -> Any:
-        """As :meth:`recv`, for a coroutine. Others must not receive from this end meanwhile."""
-        while not self.poll():
-            await readable(self.fileno(), None)
-        return self.recv()
+        """As :meth:`recv`, for a coroutine."""
+        while True:
+            try:
+                found = self._receive(socket.MSG_DONTWAIT)
+            except BlockingIOError:
+                fd = os.dup(self.fileno())  # a loop knows one reader per descriptor; several may receive
+                try:
+                    await readable(fd, None)
+                finally:
+                    os.close(fd)
+            else:
+                return load(*found)
 
     def __iter__(self) -> Iterator[Any]:
         while True:
@@ -286,8 +291,16 @@ class Connection(Handle):
         return f"<fullcourt.Connection: {'closed' if self._socket is None else f'descriptor {self._fds[0]}'}>"
 
 
-def send_message(sock: socket.socket, message: bytes | Message) -> None:
+def load(data: bytes, rights: Rights | None) -> Any:
+    """The object that a received message holds."""
+    if data[0] == RAW:
+        return pickle.loads(memoryview(data)[1:])
+    content = read(data, rights)
+    return pickle.loads(content) if data[0] not in (PLAIN, BLOCK) else content
+
+
+def send_message(sock: socket.socket, message: bytes | Message, flags: int = 0) -> None:
     if isinstance(message, Message):
-        message.send(sock)
+        message.send(sock, flags=flags)
     else:
-        sock.send(message)
+        sock.send(message, flags)
