@@ -122,6 +122,22 @@ def test_a_release_too_many_is_refused() -> None:
             fullcourt.Semaphore(value)
 
 
+@pytest.mark.parametrize("number", [1.5, "2", None])
+def test_numbers_that_are_not_whole_are_refused_by_name(number: Any) -> None:
+    for make in (fullcourt.Semaphore, fullcourt.BoundedSemaphore, fullcourt.Barrier):
+        with pytest.raises(TypeError, match="must be a whole number"):
+            make(number)
+
+
+def test_a_condition_takes_no_lock_that_cannot_tell_who_holds_it() -> None:
+    for lock in (threading.Lock(), fullcourt.Semaphore(1), 5):
+        with pytest.raises(TypeError, match=r"must be a fullcourt\.Lock or RLock"):
+            fullcourt.Condition(lock)  # type: ignore[arg-type]
+    action: Any = 5
+    with pytest.raises(TypeError, match="action must be callable"):
+        fullcourt.Barrier(2, action)
+
+
 def test_a_lock_may_be_released_by_another_process() -> None:
     lock = fullcourt.Lock()
     lock.acquire()

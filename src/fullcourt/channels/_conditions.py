@@ -11,10 +11,11 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from time import monotonic
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, cast
 
 from fullcourt._os.identity import is_alive, me, pid_of
 from fullcourt._os.soft_stop import whole
+from fullcourt.channels._handle import whole_number
 from fullcourt.channels._locks import COUNT, OWNER, THREAD, Lock, Monitored, RLock
 from fullcourt.channels._monitor import FIRST_WORD, Room
 from fullcourt.errors import OwnerDied
@@ -89,6 +90,9 @@ class Condition(Monitored):
     Args:
         lock: a :class:`Lock` or :class:`RLock`; a new RLock by default.
 
+    Raises:
+        TypeError: ``lock`` is something else, which has no way to tell who holds it or to travel.
+
     Example:
         >>> ready = Condition()
         >>> with ready:
@@ -97,6 +101,8 @@ class Condition(Monitored):
     """
 
     def __init__(self, lock: Lock | RLock | None = None) -> None:
+        if lock is not None and not isinstance(cast("object", lock), (Lock, RLock)):
+            raise TypeError(f"the lock of a condition must be a fullcourt.Lock or RLock, not {lock!r}")
         super().__init__()
         self._bind(RLock() if lock is None else lock)
 
@@ -249,7 +255,7 @@ class Barrier(Monitored):
         timeout: seconds that :meth:`wait` waits by default; None: for ever.
 
     Raises:
-        ValueError: ``parties`` is out of range.
+        TypeError, ValueError: ``parties`` is not a whole number, or out of range; ``action`` cannot be called.
 
     Example:
         >>> Barrier(1).wait()
@@ -257,8 +263,11 @@ class Barrier(Monitored):
     """
 
     def __init__(self, parties: int, action: Callable[[], object] | None = None, timeout: float | None = None) -> None:
+        parties = whole_number(parties, "a barrier's number of parties")
         if not 1 <= parties <= 600:
             raise ValueError(f"a barrier is for 1 to 600 parties, not {parties}")
+        if action is not None and not callable(action):
+            raise TypeError(f"a barrier's action must be callable, not {action!r}")
         super().__init__()
         self._words[PARTIES] = parties
         self._action = action

@@ -5,6 +5,7 @@ All state is the kernel's or lies in memory that all handles share; a handle add
 
 from __future__ import annotations
 
+import operator
 import os
 import sys
 from typing import Any, Self
@@ -24,6 +25,14 @@ def check_supported(what: str) -> None:
         f"fullcourt.{what} needs Linux with /proc: it consists of SOCK_SEQPACKET sockets, memfd blocks, eventfds and "
         f"pidfds, whose state survives any process. On this system ({sys.platform}) use multiprocessing.{what}."
     )
+
+
+def whole_number(value: object, what: str) -> int:
+    """The number; raises a TypeError that says what should be one."""
+    try:
+        return operator.index(value)  # type: ignore[arg-type]
+    except TypeError:
+        raise TypeError(f"{what} must be a whole number, not {value!r}") from None
 
 
 class Handle:

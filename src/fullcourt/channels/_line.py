@@ -21,7 +21,6 @@ from __future__ import annotations
 import array
 import contextlib
 import fcntl
-import operator
 import os
 import socket
 import termios
@@ -30,7 +29,7 @@ from typing import Any, Self
 
 from fullcourt._os.sockets import View
 from fullcourt._transport.carried import goes_by_multiprocessing
-from fullcourt.channels._handle import Handle, check_supported
+from fullcourt.channels._handle import Handle, check_supported, whole_number
 from fullcourt.channels._listeners import Listener
 from fullcourt.channels._log import Log
 from fullcourt.channels._monitor import FIRST_WORD, Monitor
@@ -225,10 +224,7 @@ class Line(Handle):
 
 def check_maxsize(maxsize: object) -> int:
     """A bound; 0: there is none."""
-    try:
-        number = operator.index(maxsize)  # type: ignore[arg-type]
-    except TypeError:
-        raise TypeError(f"maxsize must be a whole number of items, or 0 for no bound, not {maxsize!r}") from None
+    number = whole_number(maxsize, "maxsize")
     if number >= 2**63:
         raise ValueError(f"maxsize must be below 2**63, not {number}: 0 is for no bound")
     return max(0, number)

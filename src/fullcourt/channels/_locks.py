@@ -16,7 +16,7 @@ from typing import Any, Literal, Self
 from fullcourt._os import soft_stop
 from fullcourt._os.identity import is_alive, me, pid_of
 from fullcourt._os.soft_stop import whole
-from fullcourt.channels._handle import Handle, check_supported
+from fullcourt.channels._handle import Handle, check_supported, whole_number
 from fullcourt.channels._monitor import FIRST_WORD, Monitor, Room
 from fullcourt.errors import OwnerDied
 
@@ -296,7 +296,7 @@ class Semaphore(Acquirable):
         value: how many there are, 0 to 2,147,483,647.
 
     Raises:
-        ValueError: ``value`` is out of range.
+        TypeError, ValueError: ``value`` is not a whole number, or out of range.
 
     Example:
         >>> places = Semaphore(2)
@@ -308,6 +308,7 @@ class Semaphore(Acquirable):
     _bounded = False
 
     def __init__(self, value: int = 1) -> None:
+        value = whole_number(value, "a semaphore's value")
         if not 0 <= value <= MAX_VALUE:
             raise ValueError(f"a semaphore's value must be from 0 to {MAX_VALUE}, not {value}")
         super().__init__()
