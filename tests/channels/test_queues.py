@@ -31,6 +31,7 @@ from endpoints import KINDS, PROCESS_KINDS, QUICK_KINDS, endpoint, fork, kill, r
 
 import fullcourt
 from fullcourt.channels._line import LIVES, Line
+from fullcourt.channels._listeners import Listener
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="queues need Linux")
 
@@ -160,6 +161,91 @@ def test_iteration_ends_also_if_the_queue_was_given_away_meanwhile() -> None:
     consumer.join(30)
     assert not consumer.is_alive()
     assert got == [1]
+
+
+def give_through_a_queue(items: Any, _: str) -> None:
+    other = fullcourt.Queue()
+    other.put(items)
+    other.get(timeout=30).close()
+
+
+def give_to_a_pool(items: Any, method: str) -> None:
+    with fullcourt.Pool(processes=1, start_method=method) as pool:
+        pool.submit(put_numbers, items, "a", 0).result(30)
+
+
+def give_to_a_process(items: Any, method: str) -> None:
+    with fullcourt.Process(target=put_numbers, args=(items, "a", 0), start_method=method) as process:
+        process.result(30)
+
+
+GIVING = [
+    pytest.param(give, method, id=f"{give.__name__}-{method}", marks=() if method == "fork" else pytest.mark.slow)
+    for give in (give_to_a_pool, give_to_a_process)
+    for method in PROCESS_KINDS
+]
+
+
+@pytest.mark.parametrize(("give", "method"), [(give_through_a_queue, ""), *GIVING])
+def test_who_waits_for_a_first_item_sees_the_end_of_those_that_were_given_the_queue(
+    give: Any, method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    items = fullcourt.Queue()
+    asleep = threading.Event()
+    wait = Listener.wait
+    monkeypatch.setattr(Listener, "wait", lambda *args: (asleep.set(), wait(*args))[1])
+    got: list[Any] = []
+    consumer = threading.Thread(target=lambda: got.extend(items), daemon=True)
+    consumer.start()
+    assert asleep.wait(30)
+    give(items, method)
+    consumer.join(30)
+    assert not consumer.is_alive()
+    assert got == []
+
+
+def test_a_giving_that_fails_ends_no_iteration() -> None:
+    items, other = fullcourt.Queue(), fullcourt.Queue()
+    got: list[Any] = []
+    began = threading.Event()
+
+    def consume() -> None:
+        iterator = iter(items)
+        began.set()
+        got.extend(iterator)
+
+    consumer = threading.Thread(target=consume, daemon=True)
+    consumer.start()
+    assert began.wait(30)
+    with pytest.raises(fullcourt.PicklingError):
+        other.put((items, threading.Lock()))
+    items.put("more")
+    items.close()
+    consumer.join(30)
+    assert got == ["more"]
+
+
+def test_threads_that_put_anew_at_once_count_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    items = fullcourt.Queue()
+    pid = fork(lambda: put_numbers(items, "a", 1))
+    assert len(list(items)) == 1  # from here on this process only takes, until it puts
+    reap(pid)
+    opened: list[Any] = []
+    other = threading.Thread(target=items.put, args=("other's",))
+    real = os.open
+
+    def slow_open(path: Any, *args: Any) -> int:
+        opened.append(path)
+        if len(opened) == 1:
+            other.start()
+            other.join(0.3)  # it comes to its end, or waits
+        return real(path, *args)
+
+    monkeypatch.setattr("fullcourt.channels._line.os.open", slow_open)
+    items.put("mine")
+    other.join(30)
+    monkeypatch.undo()
+    assert len(opened) == 1
 
 
 def test_a_chain_of_processes_ends_by_itself() -> None:

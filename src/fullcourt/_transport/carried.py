@@ -30,6 +30,7 @@ __all__ = [
     "collecting",
     "drop_inherited",
     "give",
+    "give_away",
     "goes_by_multiprocessing",
     "register",
     "take",
@@ -50,11 +51,12 @@ class Rights:
     a task that is kept in case it must be sent again is no writer.
     """
 
-    __slots__ = ("fds", "pipes")
+    __slots__ = ("carriers", "fds", "pipes")
 
     def __init__(self, fds: Sequence[int] = ()) -> None:
         self.fds = list(fds)
         self.pipes: list[tuple[int, int]] = []  # positions of reading and writing ends
+        self.carriers: list[Carrier] = []  # whose descriptors were collected: told when the pickle is complete
 
     def hold(self) -> None:
         """Have the writing ends open."""
@@ -81,6 +83,8 @@ class Rights:
 
     def close(self) -> None:
         """Close them. Idempotent."""
+        self.pipes.clear()
+        self.carriers.clear()
         fds, self.fds = self.fds, []
         for fd in fds:
             if fd >= 0:
@@ -106,14 +110,18 @@ local = Local()
 @contextlib.contextmanager
 def collecting() -> Iterator[Rights]:
     """Within this, pickling may meet objects with descriptors: duplicates are collected in the yielded object."""
-    before, local.outbox = local.outbox, Rights()
+    rights = Rights()
+    before, local.outbox = local.outbox, rights
     try:
-        yield local.outbox
+        yield rights
     except BaseException:
-        local.outbox.close()
+        rights.close()
         raise
     finally:
         local.outbox = before
+    carriers, rights.carriers = rights.carriers, []
+    for carrier in carriers:
+        carrier._given()
 
 
 @contextlib.contextmanager
@@ -126,13 +134,16 @@ def arriving(fds: Sequence[int]) -> Iterator[None]:
         local.inbox = before
 
 
-def give(fds: Sequence[int], what: str, pipe: tuple[int, int] | None = None) -> tuple[Any, ...]:
+def give(
+    fds: Sequence[int], what: str, pipe: tuple[int, int] | None = None, carrier: Carrier | None = None
+) -> tuple[Any, ...]:
     """What an object's pickle holds in place of its descriptors, which stay the caller's.
 
     Args:
         fds: the descriptors. -1 stands for the writing end of the pipe, to be opened; not if `goes_by_multiprocessing`.
         what: the object's name, for messages.
         pipe: the positions of a pipe's reading and writing end among them, where that is a life line.
+        carrier: whose they are; it hears of it when the pickle is complete.
 
     Raises:
         NotCarried: this pickle's way cannot carry descriptors.
@@ -149,6 +160,8 @@ def give(fds: Sequence[int], what: str, pipe: tuple[int, int] | None = None) -> 
         if pipe is not None:
             outbox.pipes.append((start + pipe[0], start + pipe[1]))
             outbox.hold()
+        if carrier is not None:
+            outbox.carriers.append(carrier)
         return (start, len(fds))
     if goes_by_multiprocessing():
         from multiprocessing import reduction
@@ -213,8 +226,9 @@ class Descriptor:
 
 
 class Carrier(Protocol):
-    """An object with descriptors that wants to hear of forks."""
+    """An object with descriptors that wants to hear of forks, and of being given to other processes."""
 
+    def _given(self) -> None: ...
     def _forking(self) -> None: ...
     def _forked(self) -> None: ...
     def _dropped(self) -> None: ...
@@ -251,15 +265,21 @@ def drop_inherited(kept: object = ()) -> None:
     Args:
         kept: what is excepted, in lists, tuples and dictionaries of any depth.
     """
-    keep = set(carriers_in(kept))
+    keep = set(map(id, carriers_in(kept)))
     for carrier in list(alive):
         if id(carrier) not in keep:
             carrier._dropped()
 
 
-def carriers_in(obj: object) -> Iterator[int]:
+def give_away(given: object) -> None:
+    """A forked child has these, in lists, tuples and dictionaries of any depth, to use them."""
+    for carrier in carriers_in(given):
+        carrier._given()
+
+
+def carriers_in(obj: object) -> Iterator[Carrier]:
     if hasattr(obj, "_dropped"):
-        yield id(obj)
+        yield cast("Carrier", obj)
         return
     values: Iterable[object] = ()
     if isinstance(obj, dict):

@@ -61,11 +61,15 @@ class Handle:
 
     def __reduce__(self) -> tuple[Any, ...]:
         cls = type(self)
-        return restore, (cls, self._state(), carried.give(self._to_give(), f"a fullcourt.{cls.__name__}", self._pipe))
+        token = carried.give(self._to_give(), f"a fullcourt.{cls.__name__}", self._pipe, self)
+        return restore, (cls, self._state(), token)
 
     def _to_give(self) -> list[int]:
         """The descriptors that travel."""
         return self._fds
+
+    def _given(self) -> None:
+        """Others have it, or will; what they need is no longer ours to hold open."""
 
     def _state(self) -> tuple[Any, ...]:
         """What else a handle in another process needs to know."""

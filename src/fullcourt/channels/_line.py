@@ -117,8 +117,10 @@ class Line(Handle):
         self._recvmsg = self._in.recvmsg
         self._count_buffer = array.array("i", [0])
         self._listeners: list[Listener] = []
-        self._lock = threading.Lock()  # protects _n_users and the closing of descriptors
+        # Protects _n_users, the opening and the closing of descriptors. Reentrant for signal handlers.
+        self._lock = threading.RLock()
         self._n_users = 0
+        self._iterations: list[None] = []  # one for each that runs
         self._closed = False
         self._has_put = False
         self._unread: list[Exception] = []  # what was raised by items that get_many took beside good ones
@@ -139,25 +141,37 @@ class Line(Handle):
 
     def _to_give(self) -> list[int]:
         self._check_open()
-        self._is_shared = True
         # Who receives it may put, and gets a writing end of its own: ours may have been let go by a thread that
         # iterates and waits, and would not let go again before the next item.
         if goes_by_multiprocessing():
+            self._is_shared = True
             self._hold()
             return self._fds
         return [*self._fds[:LIVES], -1]
 
+    def _given(self) -> None:
+        self._is_shared = True  # first: an iteration that begins now looks at this, or is seen here
+        if self._iterations:
+            self._only_take()
+
+    def _only_take(self) -> None:
+        """Count as one that only takes, if the queue is shared, and nothing was put from here."""
+        if self._is_shared and not self._has_put and not self._closed and self._fds[LIVES] >= 0:
+            self._let_go()
+
     def _hold(self) -> None:
         """Count as a producer again."""
-        if self._fds[LIVES] < 0:
-            self._fds[LIVES] = os.open(f"/proc/self/fd/{self._fds[LIFE]}", os.O_WRONLY | os.O_CLOEXEC)
+        with self._lock:
+            if self._fds[LIVES] < 0:
+                self._fds[LIVES] = os.open(f"/proc/self/fd/{self._fds[LIFE]}", os.O_WRONLY | os.O_CLOEXEC)
 
     def _let_go(self) -> None:
         """Count as a producer no longer, until the next put."""
-        fd, self._fds[LIVES] = self._fds[LIVES], -1
-        self._direct = False
-        if fd >= 0:
-            os.close(fd)
+        with self._lock:
+            fd, self._fds[LIVES] = self._fds[LIVES], -1
+            self._direct = False
+            if fd >= 0:
+                os.close(fd)
 
     def _forking(self) -> None:
         self._is_shared = True
@@ -167,8 +181,9 @@ class Line(Handle):
         if not self._fds:
             return
         self._monitor.forked(self._fds[MEMORY], self._fds[LEFT])
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._n_users = 0
+        self._iterations = []
         self._has_put = False
         self._unread = []
         listeners, self._listeners = self._listeners, []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import queue
 from collections.abc import AsyncIterator, Iterable, Iterator
 from itertools import islice
@@ -38,22 +39,30 @@ class Iterable_(Channel, Generic[T]):  # noqa: N801
         return self._items()
 
     def _items(self) -> Iterator[T]:
-        with self._use:
+        with self._use, self._iterating():
             while True:
-                if self._is_shared and not self._has_put and self._fds[-1] >= 0:
-                    self._let_go()
+                self._only_take()
                 try:
                     found = self._take(True, None)
                 except (EOFError, ShutDown):
                     return
                 yield read(*found)
 
+    @contextlib.contextmanager
+    def _iterating(self) -> Iterator[None]:
+        """Within this, the process lets go when the queue is given to others."""
+        iterations = self._iterations  # a child that is forked meanwhile gets a list of its own
+        iterations.append(None)
+        try:
+            yield
+        finally:
+            iterations.pop()
+
     async def __aiter__(self) -> AsyncIterator[T]:
         self._check_open()
-        with self._use:
+        with self._use, self._iterating():
             while True:
-                if self._is_shared and not self._has_put and self._fds[-1] >= 0:
-                    self._let_go()
+                self._only_take()
                 try:
                     found = await self._take_async(None)
                 except (EOFError, ShutDown):

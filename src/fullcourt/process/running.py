@@ -27,6 +27,7 @@ from fullcourt._os.interrupts import Shield
 from fullcourt._os.sockets import Part
 from fullcourt._os.waits import bounded
 from fullcourt._transport import frames
+from fullcourt._transport.carried import give_away
 from fullcourt._transport.codec import Codec, decode
 from fullcourt._transport.inheritance import tracker_descriptor
 from fullcourt._transport.link import WorkerEnd, make_frame, make_link, read_body
@@ -93,6 +94,7 @@ class Running:
 
         with self._undone_on_failure():
             self._keeper = fork_keeper(self._its_news, close, run)
+        give_away(process.__dict__)
 
     def start_fresh(self, process: Any, method: str) -> None:
         """Start it in a fresh interpreter, or as a fork of one. Raises PicklingError."""
