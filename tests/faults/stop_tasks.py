@@ -86,6 +86,15 @@ def start_child_and_sleep(path: str, seconds: float) -> str:
     return "done"
 
 
+def start_child_and_linger(path: str, seconds: float) -> str:
+    """As `subprocess.run` does, which waits a moment for its child before it lets a KeyboardInterrupt through."""
+    try:
+        return start_child_and_sleep(path, seconds)
+    except TaskStopped:
+        time.sleep(seconds)
+        raise
+
+
 def sleep_if(x: int, which: int = 7, seconds: float = 60.0) -> int:
     if x == which:
         time.sleep(seconds)

@@ -208,6 +208,17 @@ def test_what_a_stopped_task_started_goes_with_it(grace: float, engine: str, new
     assert wait_until(lambda: not is_alive(child))
 
 
+@pytest.mark.parametrize("engine", PROCESSES)
+def test_what_a_task_started_goes_with_it_if_its_worker_ends_at_the_second_step(
+    engine: str, new_pool: Any, notes: Notes
+) -> None:
+    pool = new_pool(engine)
+    with pytest.raises(fullcourt.TaskTimeout):
+        pool.options(timeout=0.5, grace=0.1).apply(tasks.start_child_and_linger, (notes.path, 20))
+    child = int(notes.wait_for("child"))
+    assert wait_until(lambda: not is_alive(child))
+
+
 @pytest.mark.parametrize("engine", MANY_SLOTS)
 def test_a_stuck_slot_costs_the_other_tasks_of_its_worker_nothing(engine: str, new_pool: Any, notes: Notes) -> None:
     pool = new_pool(engine, processes=1)

@@ -80,7 +80,13 @@ class Stop:
     told: bool = False  # whether the task was asked softly: it had begun
     until: float = 0.0  # and how long that is tried
     again_s: float = ASK_AGAIN_S  # when it is asked once more
-    below: list[tuple[int, float]] = field(default_factory=list)  # processes that it had started: pid, start
+    below: set[tuple[int, float]] = field(default_factory=set)  # processes that it had started: pid, start
+
+    def kill_below(self) -> None:
+        """End what the task had started and left running."""
+        for pid, since in self.below:
+            if started_at(pid) == since:
+                kill_tree(pid)
 
 
 @dataclass(slots=True)
@@ -168,9 +174,7 @@ class Supervisor:
         if isinstance(stop.error, TaskMemoryExceeded):
             return problem  # its own: what the worker dies of is told by its death
         self._forget(stop)
-        for pid, since in stop.below:
-            if started_at(pid) == since:
-                kill_tree(pid)
+        stop.kill_below()
         if problem is None:
             return None
         stop.error.__cause__ = problem.__cause__ if isinstance(problem, TaskStopped) else problem
@@ -186,6 +190,7 @@ class Supervisor:
         if stop is None or (stop.offset is not None and chunk.start + stop.offset != index):
             return error
         self._forget(stop)
+        stop.kill_below()  # of a worker that was killed as a tree nothing is left; SIGTERM reaches none but itself
         if not has_killed(stop, error):
             error.add_note(f"fullcourt: it died by itself just when it was to be stopped: {stop.error}")
             return error
@@ -288,8 +293,6 @@ class Supervisor:
         handle = self._engine.handles.get(stop.worker_id)
         if handle is None:
             return []
-        if handle.pid != os.getpid() and self._engine.n_slots == 1:  # else it may be another task's
-            stop.below = processes_since(handle.pid, self._since(chunk))
         if self._engine.started_by(stop.worker_id, chunk.id):
             self._ask(stop, now)
         else:
@@ -312,7 +315,14 @@ class Supervisor:
             stop.until = now + stop.grace
         stop.due = min(now + stop.again_s, stop.until)
         stop.again_s *= 2
+        self._look_below(stop)
         self._engine.interrupt(stop.worker_id, chunk.id, word)
+
+    def _look_below(self, stop: Stop) -> None:
+        """Note what the task, which runs, has started so far."""
+        handle = self._engine.handles.get(stop.worker_id)
+        if handle is not None and handle.pid != os.getpid() and self._engine.n_slots == 1:  # else: another task's?
+            stop.below.update(processes_since(handle.pid, self._since(stop.chunk)))
 
     def _since(self, chunk: Any) -> float:
         running = self._engine.running(chunk.worker_id, chunk.id)
@@ -346,6 +356,7 @@ class Supervisor:
             return []
         if stop.stage == SOFT and stop.grace > 0:
             stop.stage = TERM
+            self._look_below(stop)
             engine.signal(stop.worker_id, signal.SIGTERM)
             stop.due = now + stop.grace
         else:
