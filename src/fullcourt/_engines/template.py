@@ -48,6 +48,7 @@ class Template:
         self._pids: dict[int, int] = {}  # worker id: pid
         self._watched: dict[int, int] = {}  # pidfd: worker id
         self._poll = select.poll()
+        self._untold: list[bytes] = []  # what the pool had no room for
         self.done = False  # set by a subclass that ends of itself
 
     def run(self) -> None:
@@ -60,11 +61,13 @@ class Template:
             poll.register(pool_fd, select.POLLIN)
         try:
             while not self.done and os.getppid() == self._pool_pid:
-                for fd, _ in poll.poll():
+                for fd, event in poll.poll():
                     if fd == pool_fd:
                         return
                     if fd == self._control.fileno():
-                        if not self._obey():
+                        if event & select.POLLOUT:
+                            self._tell_on()
+                        if event & ~select.POLLOUT and not self._obey():
                             return
                     elif fd in self._watched:
                         self._reap(fd)
@@ -128,10 +131,22 @@ class Template:
             send_signal(child, _signal.SIGKILL)
 
     def _tell(self, message: tuple[Any, ...]) -> None:
-        try:  # noqa: SIM105
-            self._control.send(marshal.dumps(message))
+        self._untold.append(marshal.dumps(message))
+        self._tell_on()
+
+    def _tell_on(self) -> None:
+        """Say what there is room for. To wait for room would be a deadlock: the pool may be waiting for us to read."""
+        untold = self._untold
+        try:
+            while untold:
+                self._control.send(untold[0], _socket.MSG_DONTWAIT)
+                del untold[0]
+        except BlockingIOError:
+            self._poll.modify(self._control, select.POLLIN | select.POLLOUT)
         except OSError:
-            pass
+            untold.clear()  # nobody listens any more
+        else:
+            self._poll.modify(self._control, select.POLLIN)
 
     def _end_all(self) -> None:
         """Kill the workers, all that they started, and what of it fell to us as orphans.
