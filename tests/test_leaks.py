@@ -49,7 +49,11 @@ def test_a_child_that_nobody_waited_for_is_a_leak():
 def test_an_orphaned_grandchild_is_a_leak(new_session):
     before = Snapshot.take()
     options = f"stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session={new_session}"
-    code = f"import subprocess; print(subprocess.Popen({SLEEPER!r}, {options}).pid)"
+    code = (
+        f"import subprocess\npid = subprocess.Popen({SLEEPER!r}, {options}).pid\n"
+        "while not open(f'/proc/{pid}/environ', 'rb').read():\n    pass\n"  # it is not yet known as it is executed
+        "print(pid)"
+    )
     grandchild = int(subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout)
     assert f"process {grandchild} " in beyond(before)
     leaks.end_processes(Snapshot.take().new_processes(before))

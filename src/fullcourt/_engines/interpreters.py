@@ -7,6 +7,7 @@ be stopped. An extension module that does not support sub-interpreters fails to 
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import importlib
 import mmap
@@ -25,7 +26,7 @@ from fullcourt._engines.setup import Setup, enter_world, load_initializer, read_
 from fullcourt._os.budget import set_share
 from fullcourt._os.threads import make_thread
 from fullcourt._transport import frames
-from fullcourt._transport.carried import Rights
+from fullcourt._transport.carried import Rights, close_alive
 from fullcourt._transport.codec import Codec
 from fullcourt._transport.link import make_frame, make_link
 
@@ -143,6 +144,7 @@ def serve(fds: tuple[int, int, int], setup_fd: int, rights: list[int], name: str
     from fullcourt._transport.link import WorkerEnd
     from fullcourt._transport.mainspace import adopt_main
 
+    atexit.register(close_alive)
     setup: Setup = pickle.loads(read_all(setup_fd))
     setup.rights = Rights([os.dup(fd) for fd in rights])
     enter_world(setup)

@@ -27,6 +27,7 @@ __all__ = [
     "NotCarried",
     "Rights",
     "arriving",
+    "close_alive",
     "collecting",
     "drop_inherited",
     "give",
@@ -232,6 +233,7 @@ class Carrier(Protocol):
     def _forking(self) -> None: ...
     def _forked(self) -> None: ...
     def _dropped(self) -> None: ...
+    def _close_all(self) -> None: ...
 
 
 alive: weakref.WeakSet[Carrier] = weakref.WeakSet()
@@ -257,6 +259,13 @@ def after_fork() -> None:
     local = Local()
     for carrier in list(alive):
         carrier._forked()
+
+
+def close_alive() -> None:
+    """The interpreter ends, but not the process: close what is left, before the modules are emptied."""
+    for carrier in list(alive):
+        with contextlib.suppress(Exception):
+            carrier._close_all()
 
 
 def drop_inherited(kept: object = ()) -> None:
