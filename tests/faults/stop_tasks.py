@@ -50,6 +50,13 @@ def sleep_deaf_until_told(path: str) -> str:
     return "done"
 
 
+def stop_own_process(path: str) -> None:
+    """It goes on when somebody sends SIGCONT, and sleeps then."""
+    note(path, f"begun {os.getpid()}")
+    os.kill(os.getpid(), signal.SIGSTOP)
+    time.sleep(60)
+
+
 def compute_in_c(path: str, seconds: float) -> str:
     """One call of native code that never looks at signals."""
     import hashlib

@@ -233,6 +233,25 @@ def test_a_stuck_slot_costs_the_other_tasks_of_its_worker_nothing(engine: str, n
     assert wait_until(lambda: not is_alive(stuck))
 
 
+@pytest.mark.parametrize("engine", MANY_SLOTS)
+def test_what_a_stuck_worker_has_not_begun_runs_elsewhere_when_it_is_given_up(
+    engine: str, new_pool: Any, notes: Notes
+) -> None:
+    pool = new_pool(engine, processes=1)
+    stuck = pool.options(timeout=1.0, grace=0.1).submit(tasks.stop_own_process, notes.path)
+    pid = int(notes.wait_for("begun"))
+    assert wait_until(lambda: state_of(pid) == "T")
+    beside = pool.submit(abs, -3)  # for its other slot
+    assert isinstance(stuck.exception(30), fullcourt.TaskTimeout)
+    assert beside.result(30) == 3
+    assert wait_until(lambda: not is_alive(pid))
+
+
+def state_of(pid: int) -> str:
+    with open(f"/proc/{pid}/stat", encoding="ascii", errors="replace") as file:
+        return file.read().rpartition(")")[2].split()[0]
+
+
 def _path(name: str) -> Path:
     from pathlib import Path
 

@@ -394,6 +394,8 @@ class Supervisor:
         self._scheduler.withdrawn(chunk, now)
         if self._engine.codec is not None:
             self._scheduler.worker_orphaned(stop.worker_id, now)
+            if self._scheduler.may_take_back:  # the worker may never come to what it has not begun
+                self._scheduler.actions.append(("take_back", stop.worker_id))
             self.condemned.add(stop.worker_id)
         error = named(stop.error, chunk, chunk.start)
         settlements: list[Settlement] = self._driver._task_failed(chunk, chunk.start, error, handle)
