@@ -9,7 +9,10 @@ import signal
 import sys
 import threading
 import time
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 def die(how: str) -> NoReturn:
@@ -180,6 +183,17 @@ class LoadsToAnError:
 
 def raise_loading_error(i: int) -> None:
     raise LoadingError(i)
+
+
+def give_or_die(how: str) -> Any:
+    """Give what is asked for, or end this process."""
+    return LoadsToAnError(7) if how == "unreadable" else how if how == "text" else die(how)
+
+
+def map_in_a_task(pool: Any, fn: Callable[[Any], Any], items: list[Any], chunksize: int) -> list[str]:
+    """Map on the pool that this task runs in; tell results, and failures by their types' names."""
+    outcomes = pool.map(fn, items, chunksize, on_error="return")
+    return [type(getattr(outcome, "exception", outcome)).__name__ for outcome in outcomes]
 
 
 # --- tasks of the storm

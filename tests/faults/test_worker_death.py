@@ -114,6 +114,21 @@ def test_a_crash_in_a_map_of_tiny_items_costs_one(
     assert journal.n_runs() == dict.fromkeys(range(1_000), 1)
 
 
+def test_a_result_that_will_not_load_is_that_items_failure_though_its_worker_died(
+    new_pool: Callable[..., Any], fullcourt: ModuleType
+) -> None:
+    pool = new_pool()
+    items = ["unreadable", "SIGKILL", "text"]
+    unreadable, died, text = pool.map(tasks.give_or_die, items, 3, on_error="return")
+    assert isinstance(unreadable.exception, tasks.LoadingError)
+    assert "result could not be read back" in text_of(unreadable.exception)
+    assert isinstance(died.exception, fullcourt.errors.WorkerDied)
+    assert text == "text"
+    names = pool.apply(tasks.map_in_a_task, (pool, tasks.give_or_die, items, 3))
+    assert names == ["LoadingError", "WorkerDied", "str"]
+    assert pool.map(tasks.square, range(50)) == [i * i for i in range(50)]
+
+
 @pytest.mark.parametrize("chunksize", [1, 50, 1_000])
 def test_a_crash_inside_a_chunk_costs_one_item_of_it(
     chunksize: int, new_pool: Callable[..., Any], journal: Journal, fullcourt: ModuleType

@@ -42,7 +42,7 @@ from fullcourt._engines.future import Future
 from fullcourt._engines.jobs import SENT, Call, CallStream, MapChunk, MapJob, Settlement, StreamJob
 from fullcourt._engines.lane import Lane
 from fullcourt._engines.linked import Broken, FrameArrived, Handle, Lost, Orphaned
-from fullcourt._engines.nested import Lending, Relay, Relays, nested_priority
+from fullcourt._engines.nested import Lending, Relay, Relays, nested_priority, one_result
 from fullcourt._engines.roles import Roles, wait_aside
 from fullcourt._engines.state import Broadcast, new_key
 from fullcourt._engines.supervisor import NEVER, Limits, Supervisor, as_told
@@ -53,7 +53,7 @@ from fullcourt._os.waits import acquire
 from fullcourt._transport import frames
 from fullcourt._transport.codec import decode
 from fullcourt._transport.functions import FunctionTable, with_fallback
-from fullcourt._transport.journal import LOADING, LOADING_FUNCTION
+from fullcourt._transport.journal import LOADING, LOADING_FUNCTION, Unreadable
 from fullcourt._transport.link import read_body
 from fullcourt._transport.remote_errors import RESULT_UNREADABLE, load_exception
 from fullcourt.errors import PicklingError, PoolClosed, TaskCancelled, TaskStopped, exit_name
@@ -746,6 +746,11 @@ class Driver:
         while self._arrived:  # reading runs user code: before the lock
             event = self._arrived.popleft()
             if type(event) is not FrameArrived:
+                if type(event) is Lost:
+                    if read:  # what it had answered does not lie in its journal any more
+                        self._take_in(read)
+                        read = []
+                    event.left = self._left_by(event.handle)
                 read.append((event, None, None))
             elif event.fields[0] < frames.OUTPUT:
                 read.append((event, *self._read(event)))
@@ -871,6 +876,22 @@ class Driver:
         for index in range(start, start + count):
             settlements += self._task_failed(chunk, index, problem, handle, event.call)
         return settlements
+
+    def _left_by(self, handle: Handle) -> dict[int, list[Any]]:
+        """Read the results that a dead worker left in its journal, by chunk. Without the lock: it runs user code."""
+        left: dict[int, list[Any]] = {}
+        worker = self.scheduler.workers.get(handle.id)
+        started = self.engine.started(handle)
+        for chunk in list(worker.sent.values()) if worker is not None else ():
+            kept: Any = chunk
+            if chunk.id in started and kept.kind != frames.CALL:
+                results = left[chunk.id] = self.engine.results_of(handle, chunk, started[chunk.id])
+                for result in results:
+                    if type(result) is Unreadable:
+                        result.error.add_note(RESULT_UNREADABLE)
+                if type(kept) is Relay:
+                    left[chunk.id] = list(map(one_result, results))
+        return left
 
     def _name_call(self, event: FrameArrived) -> None:
         """Say which call an answer is of. Without the lock: it runs the arguments' ``__repr__``."""
@@ -1047,7 +1068,7 @@ class Driver:
                     settlements += self._task_failed(chunk, index, error, handle)
                 continue
             if type(chunk) is Relay:
-                again, told = self.relays.died(chunk, started[chunk.id], phase, dead, handle)
+                again, told = self.relays.died(chunk, event.left.get(chunk.id, ()), phase, dead, handle)
                 back += again
                 settlements += told
                 continue
@@ -1061,11 +1082,13 @@ class Driver:
                 else:
                     settlements += self._task_failed(chunk, 0, failure, handle)
                 continue
-            first = chunk.done
-            values = self.engine.results_of(handle, chunk, started[chunk.id])
-            if values:
-                settlements += self._tasks_done(chunk, chunk.start + first, values)
-            culprit = first + len(values)
+            culprit = chunk.done
+            for result in event.left.get(chunk.id, ()):
+                if type(result) is Unreadable:
+                    settlements += self._task_failed(chunk, chunk.start + culprit, result.error, handle)
+                else:
+                    settlements += self._tasks_done(chunk, chunk.start + culprit, [result])
+                culprit += 1
             if culprit < chunk.count:
                 error = dead(describe_task(chunk, culprit, plainly=True))
                 failure = self.supervisor.worker_lost(chunk, chunk.start + culprit, error)

@@ -15,7 +15,7 @@ import pickle
 import select
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from time import monotonic
 from typing import Any
@@ -83,11 +83,15 @@ class FrameArrived:
 
 @dataclass(slots=True)
 class Lost:
-    """A worker has ended; everything that it had written was delivered before this."""
+    """A worker has ended; everything that it had written was delivered before this.
+
+    ``left``: results that were read from its journal, by chunk.
+    """
 
     handle: Handle
     exitcode: int | None
     peak_bytes: int | None
+    left: dict[int, list[Any]] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -205,7 +209,10 @@ class RemoteEngine(abc.ABC):
         return {started_chunk(handle.page, i): i for i in range(self.n_slots)}
 
     def results_of(self, handle: Handle, chunk: Chunk, slot_index: int) -> list[Any]:
-        """The results of a dead worker's unfinished chunk that it left in its journal, from the first not yet sent."""
+        """The results of a dead worker's unfinished chunk that it left in its journal, from the first not yet sent.
+
+        As :func:`read_results` reads them.
+        """
         return read_results(handle.page, slot_index, chunk.done, chunk.count)
 
     def phase(self, handle: Handle, slot_index: int) -> int:

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import contextlib
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from time import monotonic
@@ -30,12 +30,12 @@ from fullcourt._engines.jobs import Call, CallStream, Settlement
 from fullcourt._transport import frames
 from fullcourt._transport.carried import Rights
 from fullcourt._transport.functions import Function
-from fullcourt._transport.journal import LOADING
+from fullcourt._transport.journal import LOADING, Unreadable
 from fullcourt._transport.link import Body
 from fullcourt._transport.remote_errors import dump_exception, load_exception
 from fullcourt.errors import TaskCancelled
 
-__all__ = ["MAX_LENT", "STOPPING", "Lending", "Relay", "Relays", "Request", "nested_priority"]
+__all__ = ["MAX_LENT", "STOPPING", "Lending", "Relay", "Relays", "Request", "nested_priority", "one_result"]
 
 MAX_FUNCTIONS = 512
 STOPPING = 2  # the answer to a cancellation: it runs, and is being stopped
@@ -370,9 +370,12 @@ class Relays:
         return [self._error(relay, handle, index, error)]
 
     def died(
-        self, relay: Relay, slot: int, phase: int, dead: Callable[[str], BaseException], handle: Any
+        self, relay: Relay, left: Sequence[Any], phase: int, dead: Callable[[str], BaseException], handle: Any
     ) -> tuple[list[Relay], list[Settlement]]:
-        """The worker that had started a relay died. Returns what of it runs again here, and what is told."""
+        """The worker that had started a relay died. Returns what of it runs again here, and what is told.
+
+        ``left``: the results in its journal that were not told yet, by :func:`one_result`.
+        """
         driver, now = self._driver, monotonic()
         first, end = relay.start + relay.done, relay.start + relay.count
         told: list[Settlement] = []
@@ -380,14 +383,14 @@ class Relays:
             told.append(self._to_origin(relay, frames.UNLOADABLE, 0, relay.start, relay.count))
             self._over(relay, now)
             return [], told
-        values: list[Any] = []
-        if relay.kind != frames.CALL:
-            values = driver.engine.results_of(handle, relay, slot)
-        if values:
-            driver.n_done += len(values)
-            payload = pickle.dumps(values, 5)
-            told.append(self._to_origin(relay, frames.RESULTS, handle.pid, first, len(values), 0.0, payload))
-            first += len(values)
+        for result in left:
+            if type(result) is Unreadable:
+                driver.n_failed += 1
+                told.append(self._error(relay, handle, first, result.error))
+            else:
+                driver.n_done += 1
+                told.append(self._to_origin(relay, frames.RESULTS, handle.pid, first, 1, 0.0, result))
+            first += 1
         if first < end:
             failure = driver.supervisor.worker_lost(relay, first, dead(f"{relay.function.name}()"))
             if failure is None and relay.kind == frames.CALL:
@@ -487,6 +490,16 @@ class Relays:
 
 
 NO_FUNCTION = Function(0, b"", "", None, Estimate())
+
+
+def one_result(result: Any) -> bytes | Unreadable:
+    """A dead worker's result, as it is passed on. Without the lock: it runs the user's code."""
+    if type(result) is Unreadable:
+        return result
+    try:
+        return pickle.dumps([result], 5)
+    except BaseException as error:  # noqa: BLE001
+        return Unreadable(error)
 
 
 class Lent:

@@ -39,6 +39,7 @@ __all__ = [
     "HEAP_BYTES",
     "REGION_BYTES",
     "Journal",
+    "Unreadable",
     "page_bytes",
     "read_fault",
     "read_phase",
@@ -230,8 +231,22 @@ def read_running(page: mmap.mmap, slot_index: int, chunk_id: int) -> tuple[int, 
     return item - 1, since * 1e-9
 
 
+class Unreadable:
+    """Stands for a result that will not load.
+
+    Attributes:
+        error: what loading it has raised.
+    """
+
+    def __init__(self, error: BaseException) -> None:
+        self.error = error
+
+
 def read_results(page: mmap.mmap, slot_index: int, first: int, n_items: int) -> list[Any]:
-    """The results of the items from ``first`` on that had ended, in order, up to the first that had not."""
+    """The results of the items from ``first`` on that had ended, in order, up to the first that had not.
+
+    Runs the user's code: without any lock. What will not load is an :class:`Unreadable`.
+    """
     at = slot_index * REGION_BYTES
     heap_at = at + HEAP_AT
     results: list[Any] = []
@@ -245,7 +260,10 @@ def read_results(page: mmap.mmap, slot_index: int, first: int, n_items: int) -> 
             elif word >= HEAP:
                 start = heap_at + word - HEAP
                 length = int.from_bytes(page[start : start + 4], "little")
-                results.append(pickle.loads(page[start + 4 : start + 4 + length]))
+                try:
+                    results.append(pickle.loads(page[start + 4 : start + 4 + length]))
+                except BaseException as error:  # noqa: BLE001
+                    results.append(Unreadable(error))
             else:
                 results.append(word)
     return results
