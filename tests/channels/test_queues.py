@@ -729,6 +729,26 @@ def test_coroutines_wait_without_blocking_the_loop() -> None:
     assert asyncio.run(main()) == [*range(20), 1, 2]
 
 
+@pytest.mark.parametrize("n_turns", range(8))
+def test_a_coroutine_that_is_cancelled_while_an_item_comes_is_cancelled_and_leaves_it(n_turns: int) -> None:
+    items = fullcourt.Queue()
+
+    async def main() -> None:
+        taker = asyncio.create_task(items.aget(timeout=30))
+        await asyncio.sleep(0)  # it waits
+        items.put("it")
+        for _ in range(n_turns):  # of the loop, between the item's coming and the taker's waking
+            await asyncio.sleep(0)
+        if not taker.cancel():
+            assert taker.result() == "it"
+            return
+        with pytest.raises(asyncio.CancelledError):
+            await taker
+        assert items.get(timeout=0) == "it"
+
+    asyncio.run(main())
+
+
 def test_a_coroutine_and_a_process_exchange_items() -> None:
     to, back = fullcourt.Queue(), fullcourt.Queue()
     pid = fork(lambda: echo(to, back, 50))

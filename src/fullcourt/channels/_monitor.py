@@ -246,7 +246,8 @@ async def readable(fd: int, timeout: float | None) -> None:
     loop.add_reader(fd, ready.set)
     try:
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(ready.wait(), timeout)
+            async with asyncio.timeout(timeout):  # `wait_for`, up to 3.11, may swallow that the task is cancelled
+                await ready.wait()
     finally:
         loop.remove_reader(fd)
 
