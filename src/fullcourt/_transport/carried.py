@@ -28,6 +28,7 @@ __all__ = [
     "Rights",
     "arriving",
     "close_alive",
+    "closing_on_failure",
     "collecting",
     "drop_inherited",
     "give",
@@ -35,6 +36,7 @@ __all__ = [
     "goes_by_multiprocessing",
     "register",
     "take",
+    "unregister",
 ]
 
 # SCM_MAX_FD, unix(7): so many descriptors fit in one message.
@@ -109,6 +111,18 @@ local = Local()
 
 
 @contextlib.contextmanager
+def closing_on_failure(fds: list[int]) -> Iterator[None]:
+    """If the body raises, the descriptors are closed that are still in the list: nobody owns them yet."""
+    try:
+        yield
+    except BaseException:
+        for fd in fds:
+            if fd >= 0:
+                os.close(fd)
+        raise
+
+
+@contextlib.contextmanager
 def collecting() -> Iterator[Rights]:
     """Within this, pickling may meet objects with descriptors: duplicates are collected in the yielded object."""
     rights = Rights()
@@ -157,7 +171,8 @@ def give(
                 f"more than {MAX_DESCRIPTORS - 1} descriptors in one message: the kernel takes no more. A queue has 7 "
                 f"of them, a lock 2, the end of a pipe 1. Send fewer queues, pipes and locks at once."
             )
-        outbox.fds += [fd if fd < 0 else os.dup(fd) for fd in fds]
+        for fd in fds:
+            outbox.fds.append(fd if fd < 0 else os.dup(fd))
         if pipe is not None:
             outbox.pipes.append((start + pipe[0], start + pipe[1]))
             outbox.hold()
@@ -204,7 +219,10 @@ def take(token: tuple[Any, ...]) -> list[int]:
     inbox = local.inbox
     if inbox is None or start + count > len(inbox):
         raise PicklingError("the descriptors of a queue, pipe or lock did not come along with its pickle")
-    return [os.dup(fd) for fd in inbox[start : start + count]]
+    fds: list[int] = []
+    with closing_on_failure(fds):
+        fds.extend(os.dup(fd) for fd in inbox[start : start + count])
+    return fds
 
 
 class Descriptor:
@@ -236,34 +254,46 @@ class Carrier(Protocol):
     def _close_all(self) -> None: ...
 
 
-alive: weakref.WeakSet[Carrier] = weakref.WeakSet()
+# Those that live, by id. No WeakSet: that one cannot be read while other threads add to it.
+alive: dict[int, weakref.ref[Carrier]] = {}
 hooked = False
 
 
 def register(carrier: Carrier) -> None:
-    """Have an object hear of every ``os.fork`` of this process, for as long as it lives."""
+    """Have a complete object hear of every ``os.fork`` of this process, until it goes or is unregistered."""
     global hooked  # noqa: PLW0603  the hooks stay for good: so once a process
-    alive.add(carrier)
+    key, forget = id(carrier), alive.pop  # the bound method: at the interpreter's end modules are emptied
+    alive[key] = weakref.ref(carrier, lambda _: forget(key, None))
     if not hooked and hasattr(os, "register_at_fork"):
         hooked = True
         os.register_at_fork(before=before_fork, after_in_child=after_fork)
 
 
+def unregister(carrier: Carrier) -> None:
+    """It is about to be closed, perhaps while another thread forks. Idempotent."""
+    alive.pop(id(carrier), None)
+
+
+def registered() -> list[Carrier]:
+    """All that live now, while other threads may make more."""
+    return [carrier for ref in list(alive.values()) if (carrier := ref()) is not None]
+
+
 def before_fork() -> None:
-    for carrier in list(alive):
+    for carrier in registered():
         carrier._forking()
 
 
 def after_fork() -> None:
     global local  # noqa: PLW0603
     local = Local()
-    for carrier in list(alive):
+    for carrier in registered():
         carrier._forked()
 
 
 def close_alive() -> None:
     """The interpreter ends, but not the process: close what is left, before the modules are emptied."""
-    for carrier in list(alive):
+    for carrier in registered():
         with contextlib.suppress(Exception):
             carrier._close_all()
 
@@ -275,7 +305,7 @@ def drop_inherited(kept: object = ()) -> None:
         kept: what is excepted, in lists, tuples and dictionaries of any depth.
     """
     keep = set(map(id, carriers_in(kept)))
-    for carrier in list(alive):
+    for carrier in registered():
         if id(carrier) not in keep:
             carrier._dropped()
 

@@ -47,8 +47,9 @@ class Handle:
     _arena: Arena | None = None
 
     def _own(self, fds: list[int]) -> None:
-        """Take possession of descriptors, and hear of forks."""
-        self._fds = fds
+        """Take possession of a list's descriptors, and hear of forks. Called last, when all else is there."""
+        self._fds = list(fds)
+        fds.clear()  # whoever closes them on a failure does so no longer
         carried.register(self)
 
     def _blocks(self) -> Arena:
@@ -94,6 +95,7 @@ class Handle:
     # -- the end ---------------------------------------------------------------------------------------------------
 
     def _close_all(self) -> None:
+        carried.unregister(self)
         arena, self._arena = self._arena, None
         if arena is not None:
             arena.close()
@@ -111,4 +113,6 @@ class Handle:
 
 def restore(cls: type[Handle], state: tuple[Any, ...], token: tuple[Any, ...]) -> Handle:
     """Make a handle of what has arrived."""
-    return cls._restore(state, carried.take(token))
+    fds = carried.take(token)
+    with carried.closing_on_failure(fds):
+        return cls._restore(state, fds)

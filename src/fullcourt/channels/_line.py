@@ -28,7 +28,7 @@ import threading
 from typing import Any, Self
 
 from fullcourt._os.sockets import View
-from fullcourt._transport.carried import goes_by_multiprocessing
+from fullcourt._transport.carried import closing_on_failure, goes_by_multiprocessing, unregister
 from fullcourt.channels._handle import Handle, check_supported, whole_number
 from fullcourt.channels._listeners import Listener
 from fullcourt.channels._log import Log
@@ -100,14 +100,15 @@ class Line(Handle):
             other.setblocking(False)
             life, lives = os.pipe2(os.O_CLOEXEC)
             on_failure.pop_all()
-        self._open([memory, left, came, one.detach(), other.detach(), life, lives])
+        fds = [memory, left, came, one.detach(), other.detach(), life, lives]
+        with closing_on_failure(fds):
+            self._open(fds)
         self._words[MAXSIZE] = maxsize
         self._maxsize = maxsize
         self._direct = not maxsize
         self._is_shared = False
 
     def _open(self, fds: list[int]) -> None:
-        self._own(fds)
         self._monitor = Monitor(fds[MEMORY], fds[LEFT])
         self._words = self._monitor.words
         self._log = Log(self._words, fds[MEMORY])
@@ -130,6 +131,7 @@ class Line(Handle):
         self._maxsize = self._words[MAXSIZE]
         self._direct = not self._maxsize  # whether items may go into the socket without looking further
         self._is_shared = True
+        self._own(fds)
 
     @classmethod
     def _restore(cls, state: tuple[Any, ...], fds: list[int]) -> Self:  # noqa: ARG003
@@ -178,8 +180,6 @@ class Line(Handle):
 
     def _forked(self) -> None:
         super()._forked()
-        if not self._fds:
-            return
         self._monitor.forked(self._fds[MEMORY], self._fds[LEFT])
         self._lock = threading.RLock()
         self._n_users = 0
@@ -207,6 +207,7 @@ class Line(Handle):
     def _close_all(self) -> None:
         if not self._fds:
             return
+        unregister(self)
         self._closed = True
         for listener in self._listeners:
             listener.close()

@@ -16,6 +16,7 @@ from typing import Any, Literal, Self
 from fullcourt._os import soft_stop
 from fullcourt._os.identity import is_alive, me, pid_of
 from fullcourt._os.soft_stop import whole
+from fullcourt._transport.carried import closing_on_failure, unregister
 from fullcourt.channels._handle import Handle, check_supported, whole_number
 from fullcourt.channels._monitor import FIRST_WORD, Monitor, Room
 from fullcourt.errors import OwnerDied
@@ -37,12 +38,14 @@ class Monitored(Handle):
 
     def __init__(self) -> None:
         check_supported(type(self).__name__)
-        self._open(list(Monitor.make()))
+        fds = list(Monitor.make())
+        with closing_on_failure(fds):
+            self._open(fds)
 
     def _open(self, fds: list[int]) -> None:
-        self._own(fds)
         self._monitor = Monitor(fds[0], fds[1])
         self._words = self._monitor.words
+        self._own(fds)
 
     @classmethod
     def _restore(cls, state: tuple[Any, ...], fds: list[int]) -> Self:  # noqa: ARG003
@@ -55,6 +58,7 @@ class Monitored(Handle):
 
     def _close_all(self) -> None:
         if self._fds:
+            unregister(self)
             self._monitor.close()
         super()._close_all()
 

@@ -66,8 +66,8 @@ class Connection(Handle):
     def __init__(self, handle: int, readable: bool = True, writable: bool = True) -> None:
         self._readable = readable
         self._writable = writable
-        self._own([handle])
         self._socket: socket.socket | None = View(socket.AF_UNIX, socket.SOCK_SEQPACKET, 0, fileno=handle)
+        self._own([handle])
 
     def _state(self) -> tuple[Any, ...]:
         return (self._readable, self._writable)
@@ -78,7 +78,7 @@ class Connection(Handle):
 
     @classmethod
     def _restore(cls, state: tuple[Any, ...], fds: list[int]) -> Self:
-        return cls(fds[0], *state)
+        return cls(fds.pop(), *state)
 
     # -- its state -------------------------------------------------------------------------------------------------
 
