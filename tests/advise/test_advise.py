@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import subprocess
 import sys
 import threading
 from pathlib import Path
@@ -154,3 +155,24 @@ def test_the_command_tells_of_bad_input(tmp_path: Path, capsys: pytest.CaptureFi
     lines.write_text('"text"\n')
     assert main(["advise", "math:sqrt", "--input", str(lines)]) == 1
     assert "TypeError" in capsys.readouterr().err
+
+
+def test_the_command_tells_what_failed_and_keeps_its_output_clean(tmp_path: Path) -> None:
+    (tmp_path / "jobs.py").write_text(
+        "import os\n"
+        "def refused(n): raise ConnectionRefusedError(111, 'refused')\n"
+        "def talk(n): return os.system('echo said')\n"
+    )
+    command = [sys.executable, "-m", "fullcourt", "advise"]
+
+    def run(*words: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [*command, *words], input="1\n2\n", capture_output=True, text=True, cwd=tmp_path, timeout=60, check=False
+        )
+
+    done = run("jobs:refused")
+    assert done.returncode == 1
+    assert "jobs:refused failed: ConnectionRefusedError" in done.stderr
+    done = run("jobs:talk", "--json")
+    assert json.loads(done.stdout)["choice"]
+    assert "said" in done.stderr

@@ -97,11 +97,30 @@ def test_ctrl_c_ends_the_program_and_the_report_comes(tmp_path):
         (["nowhere.py"], "there is no file nowhere.py"),
         (["--pid", "4194305"], "there is no process 4194305"),
         (["--rate", "0", __file__], "--rate must be"),
+        (["--seconds", "-1", __file__], "--seconds must be"),
+        (["--seconds", "nan", __file__], "--seconds must be"),
     ],
 )
 def test_wrong_usage_is_told_before_anything_runs(words, said, capsys):
     assert main(["gil", *words]) == 2
     assert said in capsys.readouterr().err
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+def test_a_full_disk_is_told_in_one_line(script):
+    done = run("--html", "/dev/full", script)
+    assert done.returncode == 3
+    assert done.stderr.splitlines()[-1] == "fullcourt gil: cannot write /dev/full: No space left on device."
+    assert "Traceback" not in done.stderr
+
+
+def test_a_program_whose_streams_are_closed_runs(script):
+    closing = ["sh", "-c", '"$@" 2>&-', "sh"]
+    done = subprocess.run([*closing, *COMMAND, script], capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout) == (0, "said __main__\n")
+    closing = ["sh", "-c", '"$@" >&-', "sh"]
+    done = subprocess.run([*closing, *COMMAND, script], capture_output=True, text=True, timeout=60, check=False)
+    assert "Observed for" in done.stderr
 
 
 def test_a_page_that_cannot_be_written_is_told_before_anything_runs(script, capsys, tmp_path):

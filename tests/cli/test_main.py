@@ -87,6 +87,18 @@ def test_a_reader_that_goes_away_is_told_in_one_line() -> None:
     assert done.stderr == "fullcourt: the reader of the output went away before its end.\n"
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+@pytest.mark.parametrize("command", [["doctor"], ["advise", "builtins:len", "--lines"]])
+def test_a_full_disk_is_told_in_one_line(command: list[str]) -> None:
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "fullcourt", *command],
+            input=b"x\n", stdout=full, stderr=subprocess.PIPE, timeout=60, check=False,
+        )  # fmt: skip
+    assert done.returncode == exits.INPUT_OUTPUT
+    assert done.stderr == b"fullcourt: cannot write stdout: No space left on device.\n"
+
+
 def test_the_documentation_lists_every_option_and_status() -> None:
     path = Path(__file__).parents[2] / "docs" / "command.md"
     if not path.exists():

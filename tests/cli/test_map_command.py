@@ -30,6 +30,11 @@ def talk(x):
     print("said", x, flush=True)
     os.system("echo also said")
     return sys.stdin.read()
+def hold(x):
+    print("began")
+    time.sleep(60)
+def interrupt(x):
+    raise KeyboardInterrupt
 def lazy(x):
     time.sleep(0.02 if x == "0" else 0)
     return int(x)
@@ -143,6 +148,12 @@ def test_failed_items_stand_in_the_output_and_the_status_is_1(folder: Path) -> N
     assert len(done.stderr.splitlines()) == 1
 
 
+def test_a_function_that_raises_keyboardinterrupt_fails_its_items_only(folder: Path) -> None:
+    done = run(folder, "1\n2\n", "functions:interrupt", "--processes", "0")
+    assert done.returncode == 1
+    assert [item["error"] for item in objects(done)] == ["KeyboardInterrupt"] * 2
+
+
 def test_a_worker_that_dies_costs_its_item(folder: Path) -> None:
     done = run(folder, "".join(f"{n}\n" for n in range(10)), "functions:die", "--processes", "2", "--no-progress")
     assert done.returncode == 1, done.stderr
@@ -172,6 +183,7 @@ def test_what_the_function_prints_does_not_get_into_the_data(folder: Path) -> No
         (["math:sqrt", "--input", "."], 3, "cannot read ."),
         (["math:sqrt", "--output", "no/such/file"], 3, "cannot write no/such/file"),
         (["builtins:len", "--input", "functions.py", "--output", "functions.py"], 3, "it is the input"),
+        (["builtins:len", "--processes", "0", "--timeout", "1", "--no-progress"], 2, "need workers"),
     ],
 )
 def test_wrong_usage_gets_one_clear_line_and_its_status(
@@ -192,6 +204,25 @@ def test_a_full_disk_is_told_in_one_line(folder: Path, n_lines: int) -> None:
     assert done.returncode == 3
     assert b"cannot write /dev/full: No space left on device" in done.stderr
     assert len(done.stderr.splitlines()) == 1
+
+
+def test_a_closed_output_is_told_in_one_line(folder: Path) -> None:
+    closing = ["sh", "-c", '"$@" >&-', "sh"]
+    done = subprocess.run(
+        [*closing, *command("builtins:len")], input=b"x\n", capture_output=True, cwd=folder, timeout=60, check=False
+    )
+    assert done.returncode == 3
+    assert done.stderr.decode().splitlines() == ["fullcourt map: cannot write stdout: it is closed, after 0 items."]
+
+
+def test_a_current_folder_that_is_gone_is_told_in_one_line(folder: Path) -> None:
+    leaving = ["sh", "-c", 'mkdir gone; cd gone; rmdir ../gone; "$@"', "sh"]
+    done = subprocess.run(
+        [*leaving, sys.executable, "-P", "-m", "fullcourt", "map", "builtins:len"],
+        input=b"x\n", capture_output=True, cwd=folder, timeout=60, check=False,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert b"the current folder, where modules are looked for, is gone" in done.stderr.splitlines()[-1]
 
 
 def test_a_closed_pipe_ends_the_job_with_one_line(folder: Path) -> None:
@@ -226,6 +257,24 @@ def test_a_signal_ends_the_job_and_what_was_finished_is_written(
         assert process.wait(15) == status
         said = process.stderr.read().decode()
         assert "after 2 items, which are written." in said
+        assert "Traceback" not in said
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize("more", [[], ["--unordered"], ["--retries", "1"]])
+def test_a_signal_ends_the_job_in_the_midst_of_an_item_of_this_process(
+    folder: Path, number: signal.Signals, status: int, more: list[str]
+) -> None:
+    with start(folder, "functions:hold", "--no-progress", "--processes", "0", *more) as process:
+        assert process.stdin is not None
+        assert process.stderr is not None
+        process.stdin.write(b"1\n2\n3\n")
+        process.stdin.close()
+        assert read_line(process.stderr) == b"began\n"
+        os.killpg(process.pid, number)
+        assert process.wait(15) == status
+        said = process.stderr.read().decode()
+        assert "after 0 items, which are written." in said
         assert "Traceback" not in said
 
 

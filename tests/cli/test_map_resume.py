@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import signal
 from pathlib import Path
 from typing import Any
@@ -154,6 +155,9 @@ def test_resuming_needs_a_file_and_may_have_none_yet(folder: Path) -> None:
     done = run(folder, "1\n", "jobs:square", "--resume")
     assert (done.returncode, done.stdout) == (2, b"")
     assert b"--resume needs --output FILE" in done.stderr
+    done = run(folder, "1\n", "jobs:square", "--resume", "--output", os.devnull)
+    assert done.returncode == 2
+    assert b"--resume needs a file, which can be read again" in done.stderr
     for how in ("--resume", "--resume-failed"):
         assert run(folder, "1\n2\n", "jobs:square", "--output", f"new{how}", how).returncode == 0
         assert (folder / f"new{how}").read_text().count("result") == 2

@@ -2,12 +2,15 @@ import os
 import subprocess
 import sys
 import threading
+from types import SimpleNamespace
 
 import pytest
 
 from fullcourt._gil.elf import find_symbol
 from fullcourt._gil.finding import HOLDER_BYTES, confirm, find_runtime, runtime_at
 from fullcourt._gil.memory import Memory
+from fullcourt._gil.recorder import Recorder
+from fullcourt._gil.watched import Process
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs /proc")
 HAS_GIL = getattr(sys, "_is_gil_enabled", lambda: True)()
@@ -101,3 +104,15 @@ def test_a_file_that_is_no_elf_has_no_symbols(tmp_path):
     path.write_bytes(b"\x7fELF\x02\x01 and then nothing that makes sense" * 9)
     assert find_symbol(str(path), b"_PyRuntime") is None
     assert find_symbol(str(tmp_path / "missing"), b"_PyRuntime") is None
+
+
+def test_a_thread_of_python_stays_one_when_python_has_forgotten_it():
+    """At its end it leaves Python's list before it leaves the system's."""
+    recorder = Recorder(0)
+    recorder.process(100, 0, "program", "3.13", "sampled")
+    recorder.thread(1, 100, 1001, "python", 0, 0, 0)
+    process = Process.__new__(Process)
+    process.pid, process.inner, process.threads, process._recorder = 100, {}, {1001: SimpleNamespace(key=1)}, recorder
+    for listed, seen in (({1000}, False), ({1000, 1001}, True), ({1000}, True)):
+        process._name_threads(SimpleNamespace(python_threads=lambda listed=listed: listed), 0)
+        assert recorder.lanes[1].python is seen

@@ -63,6 +63,18 @@ def test_each_case_is_named_with_its_numbers(known, said):
     assert why(facts(**known)).startswith(said)
 
 
+def test_slots_that_never_had_a_task_waited_for_the_input_too():
+    lanes = [Lane(1, "a", [Span(float(n), n + 0.1, 0.1, 1, "f", 0.1) for n in range(11)])]
+    found = facts_of(lanes, [], report(), n_slots=2, n_workers=2, n_messages=11, from_iterator=True)
+    assert found.starved_s == pytest.approx(2 * 10.0 - 10 * 0.1)
+    assert "they waited for it 94% of the time" in why(found)
+
+
+def test_no_part_of_a_task_is_longer_than_the_task():
+    known = {"in_tasks_s": 16.0, "tail_s": 8.0, "tail_idle_s": 24.0, "longest_s": 7.5, "longest_ended_last": True}
+    assert "ran for 7.50 s, 7.50 s of it while" in why(facts(**known))
+
+
 def test_facts_come_from_the_spans():
     lanes = [
         Lane(1, "a", [Span(0.0, 1.0, 1.0, 10, "f", 0.1), Span(1.0, 9.0, 8.0, 1, "g", 8.0)]),

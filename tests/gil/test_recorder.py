@@ -191,6 +191,25 @@ def test_a_convoy_is_named_with_what_it_costs_and_what_cures_it():
     assert "setswitchinterval" in first
 
 
+def test_a_convoy_among_threads_of_one_name_is_told_by_its_number():
+    stream = Stream("python", "python")
+    for _ in range(100):
+        stream.sample(4, owner=2, t1=(GIL_WAIT, 0, 0), t2=(RUNNABLE, 4, 0))
+        stream.sample(4, owner=2, t1=(NETWORK, 0.1, 0), t2=(RUNNABLE, 4, 0))
+    (first, *_) = advice(stream.report())
+    assert first.startswith("Convoy: python 1001 needs the GIL")
+
+
+def test_processes_of_which_nothing_is_known_are_told_in_one_line():
+    stream = Stream("a")
+    for pid in range(200, 207):
+        stream.recorder.process(pid, PID, "closed", "", "counters")
+    for _ in range(200):
+        stream.sample(4, owner=1, t1=(RUNNABLE, 4, 0))
+    (flag,) = stream.report().flags
+    assert flag.startswith("the system does not let us look into processes 200, 201, 202 and 4 others:")
+
+
 def test_a_counter_of_switches_too_fast_to_follow_is_flagged():
     stream = Stream("a")
     for _ in range(200):

@@ -62,7 +62,7 @@ def facts_of(
         longest_name=longest.name,
         longest_ended_last=longest.ended >= ended - 0.02 * active_s,
         pickling_s=covered(span for span in pickling if span.ended > began and span.began < ended),
-        starved_s=max(0.0, active_s * n_slots - in_tasks_s - tail_idle_s),
+        starved_s=starved(spans, n_slots),
         from_iterator=from_iterator,
         on_core_s=on_core_s,
         gil_wait_s=gil_wait_s,
@@ -85,6 +85,15 @@ def _threads_of_tasks(lanes: Sequence[Lane], report: Report) -> Iterable[ThreadR
         for thread in process.threads:
             if process.pid in pids and (process.pid != own or thread.name in names):
                 yield thread
+
+
+def starved(spans: Sequence[Span], n_slots: int) -> float:
+    """The seconds, over all slots, in which one was free and tasks were still to come."""
+    began, last = min(span.began for span in spans), max(span.began for span in spans)
+    in_tasks_s = sum(
+        span.seconds * min(1.0, (last - span.began) / max(1e-9, span.ended - span.began)) for span in spans
+    )
+    return max(0.0, (last - began) * n_slots - in_tasks_s)
 
 
 def covered(spans: Iterable[Span]) -> float:

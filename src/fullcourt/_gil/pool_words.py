@@ -25,7 +25,7 @@ class PoolFacts:
         longest_name: its function.
         longest_ended_last: whether it was the one that ended last.
         pickling_s: seconds in which the pool's process pickled, sent and read.
-        starved_s: seconds, over all slots, for which a slot was free and there was nothing for it to do.
+        starved_s: seconds, over all slots, for which a slot was free while tasks were still to come.
         from_iterator: whether an input was read lazily, by `imap` or `aimap`.
         on_core_s: CPU seconds of the workers.
         gil_wait_s: seconds that the workers' threads waited for a GIL.
@@ -111,7 +111,8 @@ def _tail(facts: PoolFacts) -> tuple[float, str]:
     if not facts.longest_ended_last or facts.n_slots < 2 or facts.longest_s < 0.5 * facts.tail_s:
         return 0.0, ""
     return facts.tail_idle_s, (
-        f"One long task at the end: {facts.longest_name} ran for {facts.longest_s:.2f} s, {facts.tail_s:.2f} s of it"
+        f"One long task at the end: {facts.longest_name} ran for {facts.longest_s:.2f} s,"
+        f" {min(facts.tail_s, facts.longest_s):.2f} s of it"
         f" while at least half of the {facts.n_slots} slots had nothing to do ({facts.tail_s / facts.active_s:.0%} of"
         f" the"
         " time): give long tasks first, or cut them."

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from fullcourt._gil.cells import HELD_OFF, HOLDER, TIME, WAITS, N, states_of
@@ -14,6 +14,8 @@ __all__ = ["report_of"]
 MAX_HANDOVERS_HZ = 20_000.0
 # Above so many cores taken by other programs, their share of our numbers is not small any more.
 BUSY_CORES = 0.5
+# A flag names so many processes at most.
+MAX_NAMED = 4
 
 
 def report_of(
@@ -152,10 +154,22 @@ def _flags(recording: Mapping[str, Any], processes: tuple[ProcessReport, ...]) -
                 )
         if process.method == "sampled" and not process.python and process.pid == recording["pid"]:
             yield f"no Python from 3.11 to 3.15 was found in process {process.pid}: of its GIL nothing is known"
-        if process.method == "counters":
-            yield f"the system does not let us look into process {process.pid}: of its GIL nothing is known"
-        if process.unseen_cpu_s > 0.05 * max(process.times.cpu_s, 0.01):
-            yield (
-                f"threads of process {process.pid} that were too short to be seen used {process.unseen_cpu_s:.2f} s of"
-                " CPU time, which is not in the table"
-            )
+    closed = [process for process in processes if process.method == "counters"]
+    if closed:
+        yield f"the system does not let us look into {_named(closed)}: of the GIL there nothing is known"
+    unseen = [process for process in processes if process.unseen_cpu_s > 0.05 * max(process.times.cpu_s, 0.01)]
+    if unseen:
+        yield (
+            f"threads of {_named(unseen)} that were too short to be seen used"
+            f" {sum(process.unseen_cpu_s for process in unseen):.2f} s of CPU time, which is not in the table"
+        )
+
+
+def _named(processes: Sequence[ProcessReport]) -> str:
+    """Some processes, in few words."""
+    pids = [str(process.pid) for process in processes]
+    if len(pids) > MAX_NAMED:
+        pids[MAX_NAMED - 1 :] = [f"{len(pids) - MAX_NAMED + 1} others"]
+    return (
+        f"process{'es' if len(pids) > 1 else ''} {' and '.join([', '.join(pids[:-1]), pids[-1]] if pids[1:] else pids)}"
+    )

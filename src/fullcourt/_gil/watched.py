@@ -270,7 +270,8 @@ class Process:
                 lane = self._recorder.lanes.get(thread.key)
                 if lane is not None and (not lane.python or now - lane.began < YOUNG_NS):
                     lane.name = name_of(self.pid, tid) or lane.name  # a thread names itself after it began
-                    lane.python = tid in python or tid in {self.inner.get(number) for number in python}
+                    # Once Python's, always so: at its end it leaves Python's list a little before the system's.
+                    lane.python = bool(lane.python) or tid in python or tid in map(self.inner.get, python)
 
     def _forget(self, now: int) -> None:
         """Another program runs here now."""

@@ -41,7 +41,7 @@ def _of_process(process: ProcessReport, report: Report) -> Iterable[Said]:
     starved = [thread for thread in process.threads if is_starved(thread, process)]
     if starved:
         worst = max(starved, key=lambda thread: thread.times.gil_wait_s)
-        yield Said(worst.times.gil_wait_s + wall_s, _convoy(worst, len(starved) - 1, where))
+        yield Said(worst.times.gil_wait_s + wall_s, _convoy(worst, _who(worst, process), len(starved) - 1, where))
     contenders = [t for t in process.threads if t.gil_held_s > 0.05 * wall_s]
     if process.gils and len(contenders) > 1 and times.gil_wait_s > 0.2 * wall_s:
         busy = max(gil.held_share for gil in process.gils)
@@ -97,7 +97,14 @@ def is_starved(thread: ThreadReport, process: ProcessReport) -> bool:
     )
 
 
-def _convoy(thread: ThreadReport, n_others: int, where: str) -> str:
+def _who(thread: ThreadReport, process: ProcessReport) -> str:
+    """A thread's name, and its number where others have that name too."""
+    if sum(other.name == thread.name for other in process.threads) > 1:
+        return f"{thread.name} {thread.tid}".strip()
+    return thread.name or str(thread.tid)
+
+
+def _convoy(thread: ThreadReport, who: str, n_others: int, where: str) -> str:
     wall_s = thread.times.wall_s
     waits = thread.waits
     each = ""
@@ -105,7 +112,7 @@ def _convoy(thread: ThreadReport, n_others: int, where: str) -> str:
         each = f" (about {waits.p50_ms:.0f} ms each time, more than {waits.p95_ms:.0f} ms one time in twenty)"
     others = f", and so do {n_others} others" if n_others > 1 else ", and so does another thread" if n_others else ""
     return (
-        f"Convoy{where}: {thread.name or thread.tid} needs the GIL {thread.gil_held_s / wall_s:.0%} of the time but"
+        f"Convoy{where}: {who} needs the GIL {thread.gil_held_s / wall_s:.0%} of the time but"
         f" waits for it {thread.times.gil_wait_s / wall_s:.0%}{each}, behind threads that compute{others}. A shorter"
         " sys.setswitchinterval (0.0005) helps it; moving the computing into processes cures it."
     )

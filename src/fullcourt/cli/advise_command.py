@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import json
-import os
 import sys
 from typing import TYPE_CHECKING, Any
 
 from fullcourt.cli import exits
-from fullcourt.cli.map_line import FunctionError, error_text, find_function
+from fullcourt.cli.map_line import FunctionError, current_folder, error_text, find_function
+from fullcourt.cli.map_output import OutputError, standard_streams_for_us
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from fullcourt import Advice
 
@@ -37,6 +38,9 @@ def run_advise(options: argparse.Namespace) -> int:
     except _Refused as refusal:
         print(f"fullcourt advise: {refusal}", file=sys.stderr, flush=True)
         return refusal.status
+    except OutputError as error:
+        print(f"fullcourt advise: cannot write {error.name}: {error.cause.strerror}", file=sys.stderr, flush=True)
+        return exits.INPUT_OUTPUT
     if options.json:
         json.dump(_as_json(advice), sys.stdout, indent=2)
         print()
@@ -55,17 +59,21 @@ def _advice(options: argparse.Namespace) -> Advice[Any]:
     from fullcourt import advise
 
     try:
-        fn = find_function(options.function, os.getcwd())
+        fn = find_function(options.function, current_folder())
     except FunctionError as error:
         raise _Refused(str(error), exits.USAGE) from None
     with contextlib.ExitStack() as stack:
-        source = sys.stdin.buffer
-        if options.input is not None:
+        # What the function prints goes to stderr; what C code and programs that it starts print, too.
+        stack.enter_context(contextlib.redirect_stdout(sys.stderr))
+        stdin, _ = stack.enter_context(standard_streams_for_us(take_output=True))
+        source: Iterable[bytes]
+        if options.input is None:
+            source = io.BufferedReader(stdin)
+        else:
             try:
                 source = stack.enter_context(open(options.input, "rb"))
             except OSError as error:
                 raise _Refused(f"cannot read {options.input}: {error.strerror}", exits.INPUT_OUTPUT) from None
-        stack.enter_context(contextlib.redirect_stdout(sys.stderr))  # what the function prints
         try:
             return advise(fn, _items(source, as_text=options.lines))
         except _Refused:
@@ -73,7 +81,7 @@ def _advice(options: argparse.Namespace) -> Advice[Any]:
         except KeyboardInterrupt:
             raise
         except OSError as error:
-            if error.filename == options.input:
+            if options.input is not None and error.filename == options.input:
                 raise _Refused(f"cannot read {options.input}: {error.strerror}", exits.INPUT_OUTPUT) from error
             raise _Refused(f"{options.function} failed: {error_text(error)}", exits.FAILED_ITEMS) from error
         except ValueError as error:
@@ -84,7 +92,7 @@ def _advice(options: argparse.Namespace) -> Advice[Any]:
             raise _Refused(f"{options.function} failed: {error_text(error)}", exits.FAILED_ITEMS) from error
 
 
-def _items(source: Any, *, as_text: bool) -> Iterator[Any]:
+def _items(source: Iterable[bytes], *, as_text: bool) -> Iterator[Any]:
     for number, line in enumerate(source, 1):
         text = line.rstrip(b"\n").removesuffix(b"\r")
         if as_text:

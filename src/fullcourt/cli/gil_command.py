@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import math
 import os
 import select
 import signal
@@ -11,7 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, TextIO
 
 from fullcourt.cli import exits
 
@@ -71,7 +72,13 @@ def run_gil(options: argparse.Namespace, program: list[str]) -> int:
         status = exits.OK
     else:
         recording, status = _run(program, options.rate, deadline)
-    _show(recording, options)
+    try:
+        _show(recording, options)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        print(f"fullcourt gil: cannot write {error.filename or 'the report'}: {error.strerror}.", file=sys.stderr)
+        return exits.INPUT_OUTPUT
     return status
 
 
@@ -88,6 +95,8 @@ def _problem(options: argparse.Namespace, program: list[str]) -> str:
         return f"there is no process {options.pid}."
     if not 1 <= options.rate <= 1000:
         return f"--rate must be from 1 to 1000, not {options.rate:g}."
+    if options.seconds is not None and not 0 < options.seconds < math.inf:
+        return f"--seconds must be more than 0 and finite, not {options.seconds:g}."
     return ""
 
 
@@ -154,17 +163,30 @@ def _show(recording: dict[str, Any], options: argparse.Namespace) -> None:
     report = report_of(recording)
     # A program's output is its own: the report goes beside it.
     out = sys.stdout if options.pid is not None else sys.stderr
-    sys.stdout.flush()
-    print_report(report, out)
+    if sys.stdout is not None:
+        sys.stdout.flush()
+    if out is not None:
+        print_report(report, out)
     if options.html is not None:
         from fullcourt._gil.page import page
 
-        with open(options.html, "w", encoding="utf-8") as file:
-            file.write(page(recording, report))
-        print(f"The page with the timeline: {options.html}", file=out)
+        _write(options.html, page(recording, report))
+        _tell(f"The page with the timeline: {options.html}", out)
     if options.trace is not None:
         from fullcourt._gil.trace import trace
 
-        with open(options.trace, "w", encoding="utf-8") as file:
-            file.write(trace(recording, report))
-        print(f"The trace for Perfetto: {options.trace}", file=out)
+        _write(options.trace, trace(recording, report))
+        _tell(f"The trace for Perfetto: {options.trace}", out)
+
+
+def _write(path: str, text: str) -> None:
+    try:
+        with open(path, "w", encoding="utf-8") as file:
+            file.write(text)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, path) from error
+
+
+def _tell(text: str, out: TextIO | None) -> None:
+    if out is not None:  # print() would take stdout, where the program's own output goes
+        print(text, file=out)

@@ -74,7 +74,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.print_help(sys.stderr)
         return exits.USAGE
     try:
-        return _run(options)
+        status = _run(options)
+        if sys.stdout is not None:
+            sys.stdout.flush()  # here, where it can be told if that fails
+        return status
     except KeyboardInterrupt:
         _say("interrupted.")
         return exits.INTERRUPTED
@@ -83,6 +86,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         _silence_stdout()
         _say("the reader of the output went away before its end.")
         return exits.CLOSED_PIPE
+    except OSError as error:
+        _silence_stdout()
+        _say(f"cannot write {error.filename or 'stdout'}: {error.strerror}.")
+        return exits.INPUT_OUTPUT
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -18,6 +18,7 @@ from fullcourt.cli.map_line import (
     FunctionError,
     ItemFailed,
     LineTask,
+    current_folder,
     error_line,
     error_text,
     find_function,
@@ -39,6 +40,10 @@ __all__ = ["run_map"]
 # Counting the lines of a bigger file first would take longer than a tenth of a second.
 _COUNT_UP_TO_BYTES = 256 << 20
 _BLOCK_BYTES = 1 << 17
+
+
+class _Interrupted(KeyboardInterrupt):
+    """SIGINT came: to the command, which a function that raises KeyboardInterrupt does not end."""
 
 
 class _Terminated(BaseException):
@@ -64,22 +69,21 @@ class _Tally:
 
 def run_map(options: argparse.Namespace) -> int:
     """Run the command and return its exit status."""
-    with standard_streams_for_us(take_output=options.output is None) as (stdin, stdout):
-        tally = _Tally()
-        try:
-            _map(options, stdin, stdout, tally)
-        except _Refused as refusal:
-            return _end(str(refusal), refusal.status)
-        except KeyboardInterrupt:
-            return _end(f"interrupted after {_items(tally)}, which are written.", exits.INTERRUPTED)
-        except _Terminated:
-            return _end(f"terminated (SIGTERM) after {_items(tally)}, which are written.", exits.TERMINATED)
-        except OutputError as error:
-            if isinstance(error.cause, BrokenPipeError):
-                return _end(f"the reader of the output went away after {_items(tally)}.", exits.CLOSED_PIPE)
-            return _end(
-                f"cannot write {error.name}: {error.cause.strerror}, after {_items(tally)}.", exits.INPUT_OUTPUT
-            )
+    tally = _Tally()
+    try:
+        with standard_streams_for_us(take_output=options.output is None) as (stdin, stdout):
+            try:
+                _map(options, stdin, stdout, tally)
+            except _Refused as refusal:
+                return _end(str(refusal), refusal.status)
+            except KeyboardInterrupt:
+                return _end(f"interrupted after {_items(tally)}, which are written.", exits.INTERRUPTED)
+            except _Terminated:
+                return _end(f"terminated (SIGTERM) after {_items(tally)}, which are written.", exits.TERMINATED)
+    except OutputError as error:
+        if isinstance(error.cause, BrokenPipeError):
+            return _end(f"the reader of the output went away after {_items(tally)}.", exits.CLOSED_PIPE)
+        return _end(f"cannot write {error.name}: {error.cause.strerror}, after {_items(tally)}.", exits.INPUT_OUTPUT)
     if tally.n_failed:
         text = f"{tally.n_failed:,} of {_items(tally)} failed; the first to: {tally.first_error}"
         return _end(text, exits.FAILED_ITEMS)
@@ -88,8 +92,8 @@ def run_map(options: argparse.Namespace) -> int:
 
 def _map(options: argparse.Namespace, stdin: RawIOBase, stdout: BinaryIO, tally: _Tally) -> None:
     """Check everything before anything starts, then run."""
-    folder = os.getcwd()
     try:
+        folder = current_folder()
         find_function(options.function, folder)
     except FunctionError as error:
         raise _Refused(str(error), exits.USAGE) from None
@@ -110,8 +114,8 @@ def _map(options: argparse.Namespace, stdin: RawIOBase, stdout: BinaryIO, tally:
             from fullcourt._progress import ProgressBar
 
             bar = stack.enter_context(ProgressBar(n_lines, stream=sys.stderr, description="map"))
-        with _sigterm_raises():
-            _run(pool, options, lines, output, bar, tally)
+        with _signals_raise():
+            _run(pool, options, folder, lines, output, bar, tally)
         n_left = 0 if finished is None else finished.n_left()
     if n_left:
         _end(f"{n_left:,} lines that {options.output} had belong to no line of this input.", exits.OK)
@@ -121,6 +125,8 @@ def _finished(options: argparse.Namespace) -> Finished:
     """Look at what the earlier run has written."""
     if options.output is None:
         raise _Refused("--resume needs --output FILE: what stands there is not run again.", exits.USAGE)
+    if os.path.exists(options.output) and not os.path.isfile(options.output):
+        raise _Refused(f"--resume needs a file, which can be read again; {options.output} is none.", exits.USAGE)
     try:
         if options.resume_failed:
             take_out_failures(options.output)
@@ -131,19 +137,31 @@ def _finished(options: argparse.Namespace) -> Finished:
         raise _Refused(f"cannot read {options.output}: {error.strerror}.", exits.INPUT_OUTPUT) from None
 
 
-def _run(pool: Pool, options: argparse.Namespace, lines: _Lines, output: Output, bar: Any, tally: _Tally) -> None:
+def _run(
+    pool: Pool,
+    options: argparse.Namespace,
+    folder: str,
+    lines: _Lines,
+    output: Output,
+    bar: Any,
+    tally: _Tally,
+) -> None:
     from fullcourt import Failure, errors
 
     raises = options.retries > 0
-    task: Any = LineTask(options.function, as_json=options.json, folder=os.getcwd(), raises=raises)
+    task: Any = LineTask(options.function, as_json=options.json, folder=folder, raises=raises)
     if options.unordered:
         task = _Numbered(task)
+    if options.processes == 0 and options.threads is None:
+        task = _Here(task)
     imap = pool.imap_unordered if options.unordered else pool.imap
     write, taken = output.write, lines.taken
     try:
         for answer in imap(task, lines, options.chunksize, on_error="return", **_wishes(options)):
             if isinstance(answer, Failure):
                 line, error = taken(answer.index), answer.exception
+                if isinstance(error, (_Interrupted, _Terminated)):
+                    raise error
                 if isinstance(error, ItemFailed):
                     answer = error.answer
                 else:
@@ -171,6 +189,8 @@ def _run(pool: Pool, options: argparse.Namespace, lines: _Lines, output: Output,
                 raise _Refused(text, exits.FAILED_ITEMS)
     except _Refused:
         raise
+    except errors.NotSupported as error:
+        raise _Refused(f"{error}", exits.USAGE) from error
     except errors.FullcourtError as error:
         raise _Refused(f"the pool broke after {_items(tally)}: {error_text(error)}", exits.POOL) from error
     output.flush()
@@ -254,9 +274,28 @@ class _Numbered:
 
     def __init__(self, task: LineTask) -> None:
         self._task = task
+        self.__qualname__ = task.__qualname__
 
     def __call__(self, item: tuple[int, bytes]) -> tuple[int, bytes | tuple[bytes, str]]:
         return item[0], self._task(item[1])
+
+
+class _Here:
+    """Runs the items in this process, where a signal comes in the midst of one: none after it runs any more."""
+
+    def __init__(self, task: Any) -> None:
+        self._task = task
+        self._ended_by: BaseException | None = None
+        self.__qualname__ = task.__qualname__
+
+    def __call__(self, item: Any) -> Any:
+        if self._ended_by is not None:
+            raise self._ended_by
+        try:
+            return self._task(item)
+        except (_Interrupted, _Terminated) as signal_came:
+            self._ended_by = signal_came
+            raise
 
 
 def _pool(options: argparse.Namespace) -> Pool:
@@ -306,21 +345,28 @@ def _n_lines(file: RawIOBase) -> int | None:
 
 
 @contextlib.contextmanager
-def _sigterm_raises() -> Iterator[None]:
+def _signals_raise() -> Iterator[None]:
     """Let SIGTERM unwind as Ctrl-C does. Outside the main thread signals cannot be set, and this does nothing."""
 
-    def handler(*_: object) -> None:
+    def interrupt(*_: object) -> None:
+        raise _Interrupted
+
+    def terminate(*_: object) -> None:
         raise _Terminated
 
+    before = [(number, signal.getsignal(number)) for number in (signal.SIGINT, signal.SIGTERM)]
     try:
-        before = signal.signal(signal.SIGTERM, handler)
+        signal.signal(signal.SIGTERM, terminate)
     except ValueError:
         yield
         return
     try:
+        if before[0][1] is signal.default_int_handler:  # a command that runs in the background is deaf to it
+            signal.signal(signal.SIGINT, interrupt)
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before:
+            signal.signal(number, handler)
 
 
 @contextlib.contextmanager

@@ -22,6 +22,7 @@ __all__ = [
     "FunctionError",
     "ItemFailed",
     "LineTask",
+    "current_folder",
     "decode_item",
     "error_line",
     "error_text",
@@ -58,6 +59,7 @@ class LineTask:
 
     def __init__(self, spec: str, *, as_json: bool, folder: str, raises: bool = False) -> None:
         self._state = (spec, as_json, folder, raises)
+        self.__qualname__ = spec.partition(":")[2]  # what errors call it
         self._fn: Callable[[Any], object] | None = None
         self._thread = threading.local()
 
@@ -117,6 +119,18 @@ class LineTask:
 def _encode(value: object) -> str:
     """Return `value` as JSON; whole numbers without the encoder, which makes an iterator for them."""
     return int.__repr__(value) if type(value) is int else _encode_any(value)
+
+
+def current_folder() -> str:
+    """Return the folder where modules are looked for first.
+
+    Raises:
+        FunctionError: It has been removed.
+    """
+    try:
+        return os.getcwd()
+    except OSError as error:
+        raise FunctionError(f"the current folder, where modules are looked for, is gone: {error.strerror}") from None
 
 
 def find_function(spec: str, folder: str) -> Callable[[Any], object]:

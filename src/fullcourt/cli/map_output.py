@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import sys
 import threading
@@ -160,8 +161,14 @@ def standard_streams_for_us(*, take_output: bool) -> Iterator[tuple[RawIOBase, B
 
     A function that prints would put its words between the lines of JSON, and one that reads would eat input. The
     numbers 0 and 1 themselves are moved, so this holds for workers and for C code too.
+
+    Raises:
+        OutputError: stdout is to be taken, and is closed.
     """
-    sys.stdout.flush()
+    if sys.stdout is not None:
+        sys.stdout.flush()
+    if take_output and not _is_open(1):
+        raise OutputError("stdout", OSError(errno.EBADF, "it is closed"))
     stdin = open(_duplicate(0), "rb", buffering=0)  # noqa: SIM115 - closed below
     stdout = open(_duplicate(1), "wb")  # noqa: SIM115
     null = os.open(os.devnull, os.O_RDWR)
@@ -171,7 +178,7 @@ def standard_streams_for_us(*, take_output: bool) -> Iterator[tuple[RawIOBase, B
             os.dup2(2, 1) if _is_open(2) else os.dup2(null, 1)
         yield stdin, stdout
     finally:
-        with contextlib.suppress(OSError, ValueError):
+        with contextlib.suppress(OSError, ValueError, AttributeError):
             sys.stdout.flush()
         os.dup2(stdin.fileno(), 0)
         os.dup2(stdout.fileno(), 1)
