@@ -204,6 +204,9 @@ class Pool(concurrent.futures.Executor):
             )
         if isinstance(preload, str) or not hasattr(preload, "__iter__"):
             raise TypeError(f"preload takes a sequence of module names, not {preload!r}")
+        preload = tuple(preload)
+        if not all(isinstance(cast("object", module), str) for module in preload):
+            raise TypeError(f"preload takes the names of modules, not {preload!r}")
         if output not in ("forward", "tag", "inherit"):
             raise ValueError(f'output must be "forward", "tag" or "inherit", not {output!r}')
         if not isinstance(cast("object", name), (str, type(None))):
@@ -231,7 +234,7 @@ class Pool(concurrent.futures.Executor):
             "initializer": initializer,
             "initargs": tuple(initargs),
             "max_tasks": max_tasks_per_child,
-            "preload": tuple(preload),
+            "preload": preload,
             "output": output,
             "limits": limits,
             "key": self._key,
@@ -493,7 +496,7 @@ class Pool(concurrent.futures.Executor):
         merged = self._merged(options)
         driver = self._driver
         driver._check_open()
-        items = iterable if isinstance(iterable, (list, tuple, range)) else list(iterable)
+        items = iterable if isinstance(iterable, (list, tuple, range)) else items_of(iterable)
         future: Future[Any] = Future(driver)
         self._add_callbacks(future, callback, error_callback)
         report, close_bar = progress_of(func, len(items)) if progress else (None, nothing)
@@ -988,6 +991,12 @@ def check_limits(
 def must_be_callable(fn: object) -> None:
     if not callable(fn):
         raise TypeError(f"the function to run must be callable, not {fn!r}")
+
+
+def items_of(iterable: Iterable[Any]) -> list[Any]:
+    if not hasattr(iterable, "__iter__") and not hasattr(iterable, "__getitem__"):
+        raise TypeError(f"a map needs an iterable, not {iterable!r}")
+    return list(iterable)
 
 
 def check_map_arguments(func: object, chunksize: int | None, on_error: str) -> None:

@@ -28,6 +28,7 @@ import fullcourt
 from fullcourt import Failure, Pool
 from fullcourt._advise.calls import Calls
 from fullcourt._advise.facts import Facts
+from fullcourt._advise.hub import Hub
 from fullcourt._advise.model import Mode
 
 N = 400
@@ -471,3 +472,18 @@ def test_an_interrupt_while_a_call_is_handed_on_is_the_callers_and_the_call_is_n
     calls[0].add_done_callback(ends.put)  # who waits for the result may be told before the callbacks are called
     assert calls[0].result(30) is None
     assert ends.get(timeout=30) is calls[0]
+
+
+def test_explain_counts_the_items_of_a_map_that_has_just_returned(pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
+    explained, ended = threading.Event(), Hub.course_ended
+
+    def end_later(hub: Hub, course: Any) -> None:
+        explained.wait(30)
+        ended(hub, course)
+
+    monkeypatch.setattr(Hub, "course_ended", end_later)
+    try:
+        pool.map(tasks.wait, range(150))
+        assert pool.explain().choices[-1].n_items == 150
+    finally:
+        explained.set()

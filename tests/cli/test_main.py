@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -97,6 +98,16 @@ def test_a_full_disk_is_told_in_one_line(command: list[str]) -> None:
         )  # fmt: skip
     assert done.returncode == exits.INPUT_OUTPUT
     assert done.stderr == b"fullcourt: cannot write stdout: No space left on device.\n"
+
+
+def test_a_stream_that_has_no_bars_in_its_encoding_is_written_without() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "fullcourt", "advise", "builtins:len", "--lines"],
+        input="x\n" * 9, capture_output=True, text=True, timeout=60, check=False,
+        env=os.environ | {"PYTHONIOENCODING": "ascii"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "2 processes" in done.stdout
 
 
 def test_the_documentation_lists_every_option_and_status() -> None:

@@ -314,3 +314,22 @@ def test_a_program_that_has_ended_is_not_looked_at_for_ever():
             while sampler.look():
                 assert time.monotonic() < deadline
             sampler.close()
+
+
+def test_threads_that_have_ended_keep_their_names(tmp_path):
+    names = ["court [/x]", "<b>&", "caf\udce9"]  # what rich, HTML and UTF-8 would trip over
+    threads = [threading.Thread(target=time.sleep, args=(0.2,), name=name) for name in names]
+    with fullcourt.observe() as observation:
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    seen = [thread.name for thread in observation.report.processes[0].threads]
+    assert set(names) <= set(seen)
+    shown = io.StringIO()
+    observation.print(shown)
+    assert "court [/x]" in shown.getvalue()
+    observation.html(tmp_path / "page.html")
+    observation.trace(tmp_path / "trace.json")
+    assert "<b>&<" not in (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert json.loads((tmp_path / "trace.json").read_text(encoding="utf-8"))["traceEvents"]

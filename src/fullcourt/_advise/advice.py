@@ -89,6 +89,8 @@ def advise(fn: Callable[[Any], R], items: Iterable[Any]) -> Advice[R]:
     """
     if not callable(fn):
         raise TypeError(f"the function to try must be callable, not {fn!r}")
+    if not hasattr(items, "__iter__"):
+        raise TypeError(f"items must be an iterable, not {items!r}")
     from fullcourt._advise.calibrate import calibrate
 
     calibration = calibrate(fn, items)

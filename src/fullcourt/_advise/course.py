@@ -78,6 +78,10 @@ class Course:
             driver.scheduler.stream_filled(cast("Any", leg), monotonic())
         driver._perform()
 
+    def so_far(self) -> Choice:
+        """The choice, with the items that have ended by now: a map returns a little before its course has ended."""
+        return replace(self.choice, n_items=self.source.n_done)
+
     def is_over(self) -> bool:
         """Whether there is nothing left to do."""
         source = self.source
@@ -344,7 +348,7 @@ class Course:
 
     def end(self) -> None:
         """It is over, or shall be: the legs let go."""
-        self.choice = replace(self.choice, n_items=self.source.n_done)
+        self.choice = self.so_far()
         for leg in self.legs:
             if leg is self.leg and leg.attached:
                 self._detach(leg)

@@ -559,7 +559,7 @@ class Hub:
     def explain(self) -> Explanation:
         """What was chosen, and how it turned out."""
         with self._lock:
-            now = [course.choice for course in self._courses.values()]
+            now = [course.so_far() for course in self._courses.values()]
             calls = [those.choice for those in self._calls.values()]
             return Explanation((*self._past, *calls, *now))
 

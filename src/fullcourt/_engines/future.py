@@ -22,6 +22,7 @@ from collections.abc import Callable, Generator
 from concurrent.futures._base import CANCELLED, CANCELLED_AND_NOTIFIED, FINISHED, PENDING, RUNNING
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, cast
 
+from fullcourt._os.waits import checked
 from fullcourt.errors import TaskCancelled
 
 if TYPE_CHECKING:
@@ -121,8 +122,8 @@ class Future(concurrent.futures.Future, Generic[T]):  # type: ignore[type-arg]
         """Wait until it has ended, at most so many seconds. Returns whether it has."""
         if self._state in ENDED:
             return True
-        if timeout is not None and timeout != timeout:  # noqa: PLR0124
-            raise ValueError("timeout must be a number of seconds or None, not nan")
+        if timeout is not None:
+            checked(timeout)
         if self._settler is not None:
             return self._settler.wait(self, timeout)
         with self._condition:

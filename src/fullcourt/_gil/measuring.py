@@ -90,6 +90,12 @@ def watch_us(*, rate_hz: float, children: bool) -> Watcher | Estimator:
 
 
 def own_thread_names() -> dict[tuple[int, int], str]:
-    """What this process's Python threads are called."""
+    """What Python calls the threads of this process; also those that have ended, as long as somebody has the object."""
     pid = os.getpid()
-    return {(pid, thread.native_id): thread.name for thread in threading.enumerate() if thread.native_id is not None}
+    known = getattr(getattr(threading, "_dangling", None), "data", ())  # weak references, of a WeakSet
+    ended = [thread for thread in (reference() for reference in list(known)) if thread is not None]
+    return {
+        (pid, thread.native_id): thread.name
+        for thread in (*ended, *threading.enumerate())  # a number that is used again is that of the one that runs
+        if thread.native_id is not None
+    }

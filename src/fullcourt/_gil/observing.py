@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from types import TracebackType
-from typing import Any, Self, TextIO
+from typing import Any, Self, TextIO, cast
 
 from fullcourt._gil.estimate import Estimator
 from fullcourt._gil.measuring import own_thread_names, watch_us
@@ -96,7 +96,7 @@ class Observation:
         recording = self.recording
         report = report_of(recording, self._names, self._workers)
         text = page(recording, report, sentences=self._sentences(), lanes=self._page_lanes(recording))
-        with open(path, "w", encoding="utf-8") as file:
+        with open(path, "w", encoding="utf-8", errors="backslashreplace") as file:
             file.write(text)
 
     def trace(self, path: str | os.PathLike[str]) -> None:
@@ -110,7 +110,7 @@ class Observation:
         recording = self.recording
         report = report_of(recording, self._names, self._workers)
         text = trace(recording, report, self._marks(recording))
-        with open(path, "w", encoding="utf-8") as file:
+        with open(path, "w", encoding="utf-8", errors="backslashreplace") as file:
             file.write(text)
 
     # What a pool adds.
@@ -156,8 +156,10 @@ def check_rate(rate: float) -> float:
     """The rate, if it is one.
 
     Raises:
-        ValueError: it is out of its range.
+        TypeError, ValueError: it is no number, or out of its range.
     """
+    if not isinstance(cast("object", rate), (int, float)):
+        raise TypeError(f"rate must be a number of looks a second, not {rate!r}")
     if not 1 <= rate <= 1000:
         raise ValueError(f"rate must be from 1 to 1000 looks a second, not {rate}")
     return float(rate)

@@ -61,7 +61,7 @@ def facts_of(
         longest_s=longest.longest_s,
         longest_name=longest.name,
         longest_ended_last=longest.ended >= ended - 0.02 * active_s,
-        pickling_s=covered(span for span in pickling if span.ended > began and span.began < ended),
+        pickling_s=covered(pickling, began, ended),
         starved_s=starved(spans, n_slots),
         from_iterator=from_iterator,
         on_core_s=on_core_s,
@@ -96,11 +96,11 @@ def starved(spans: Sequence[Span], n_slots: int) -> float:
     return max(0.0, (last - began) * n_slots - in_tasks_s)
 
 
-def covered(spans: Iterable[Span]) -> float:
-    """The seconds in which at least one of the spans was under way."""
-    total, until = 0.0, float("-inf")
+def covered(spans: Iterable[Span], began: float, ended: float) -> float:
+    """The seconds between these two in which at least one of the spans was under way."""
+    total, until = 0.0, began
     for span in sorted(spans, key=lambda span: span.began):
-        total += max(0.0, min(span.seconds, span.ended - max(until, span.began)))
+        total += max(0.0, min(span.seconds, min(ended, span.ended) - max(until, span.began)))
         until = max(until, span.ended)
     return total
 

@@ -31,6 +31,7 @@ def print_report(report: Report, file: TextIO | None = None) -> None:
         print(report_text(report, max(80, shutil.get_terminal_size((120, 24)).columns)), file=out)
         return
     console = Console(file=out, highlight=False, width=None if is_terminal else 120)
+    bar_width = min(BAR, max(10, console.width - 90))
     console.print(title(report), markup=False, style="bold")
     for process in report.processes:
         if process.times.wall_s <= 0:
@@ -42,10 +43,10 @@ def print_report(report: Report, file: TextIO | None = None) -> None:
             table.add_column(head, justify="left" if head in ("thread", "", "blocked") else "right", no_wrap=head == "")
         for name, times in rows(process):
             bar = Text()
-            for state, count in bar_parts(times):
+            for state, count in bar_parts(times, bar_width):
                 bar.append(STYLES[state].sign * count, style=STYLES[state].colour)
             cells = row_cells(name, times)
-            table.add_row(cells[0], cells[1], bar, *cells[3:])
+            table.add_row(Text(cells[0]), cells[1], bar, *cells[3:])  # a name may have brackets
         console.print(table)
     legend = Text()
     for style in STYLES.values():

@@ -11,11 +11,30 @@ rest. That there is such a moment before the rest, too, matters no more: nothing
 from __future__ import annotations
 
 from threading import TIMEOUT_MAX, Lock
+from time import monotonic
 
-__all__ = ["LOOK_UP_S", "acquire", "bounded"]
+__all__ = ["LOOK_UP_S", "acquire", "bounded", "checked", "deadline"]
 
 LONGEST_S = 86_400.0  # epoll and poll take no more than 24 days; whoever waits for longer looks again
 LOOK_UP_S = 0.05  # the first part of a long wait
+
+
+def checked(timeout: float) -> float:
+    """The seconds that somebody wants to wait, if they are a number: nan never comes to its end.
+
+    Raises:
+        TypeError, ValueError: they are not.
+    """
+    if isinstance(timeout, (str, bytes)) or not hasattr(timeout, "__float__"):
+        raise TypeError(f"timeout must be a number of seconds or None, not {timeout!r}")
+    if timeout != timeout:  # noqa: PLR0124
+        raise ValueError(f"timeout must be a number of seconds or None, not {timeout!r}")
+    return timeout
+
+
+def deadline(timeout: float | None) -> float | None:
+    """When that many seconds will be over, by the monotonic clock. Raises what :func:`checked` raises."""
+    return None if timeout is None else monotonic() + checked(timeout)
 
 
 def bounded(timeout: float | None) -> float | None:

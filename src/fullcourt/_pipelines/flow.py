@@ -34,6 +34,7 @@ from typing import TYPE_CHECKING, Any
 from fullcourt._engines.driver import Driver
 from fullcourt._engines.jobs import MAP, Failure, Settlement, StreamJob
 from fullcourt._os.threads import make_thread
+from fullcourt._os.waits import checked
 from fullcourt._pipelines.stages import Stage, StageStatistics
 
 if TYPE_CHECKING:
@@ -334,7 +335,7 @@ class Flow:
         Raises:
             TimeoutError: it has not come within so many seconds.
         """
-        deadline = None if timeout is None else monotonic() + timeout
+        deadline = None if timeout is None else monotonic() + checked(timeout)
         while self.inline and not self._ready and not self.over:
             self.read_some(1)
         with self._lock:

@@ -10,6 +10,7 @@ from pickle import loads
 from time import monotonic
 from typing import Any
 
+from fullcourt._os.waits import checked
 from fullcourt._transport.carried import Rights
 from fullcourt.channels._line import CAME, DRAIN_WANTED, IN, LEFT, LIFE, LISTENED, SHUT
 from fullcourt.channels._listeners import Listener, enter_list
@@ -66,7 +67,7 @@ class Channel(Putting):
 
     def _take(self, block: bool, timeout: float | None, *, tried: bool = False) -> tuple[bytes, Rights | None]:
         """Take a message. Raises Empty, ShutDown or EOFError. ``tried``: that was just tried in vain."""
-        until = None if timeout is None else monotonic() + max(0.0, timeout)
+        until = None if timeout is None else monotonic() + max(0.0, checked(timeout))
         at_end = False
         listener, made = self._listen()
         try:
@@ -92,7 +93,7 @@ class Channel(Putting):
 
     async def _take_async(self, timeout: float | None) -> tuple[bytes, Rights | None]:
         """As :meth:`_take`, in an event loop."""
-        until = None if timeout is None else monotonic() + max(0.0, timeout)
+        until = None if timeout is None else monotonic() + max(0.0, checked(timeout))
         at_end = False
         listener, _ = self._listen()
         try:

@@ -15,6 +15,7 @@ from typing import Any, Self, cast
 
 from fullcourt._os.identity import is_alive, me, pid_of
 from fullcourt._os.soft_stop import whole
+from fullcourt._os.waits import deadline
 from fullcourt.channels._handle import whole_number
 from fullcourt.channels._locks import COUNT, OWNER, THREAD, Lock, Monitored, RLock
 from fullcourt.channels._monitor import FIRST_WORD, Room
@@ -201,7 +202,7 @@ class Condition(Monitored):
 
     def wait_for(self, predicate: Callable[[], Any], timeout: float | None = None) -> Any:
         """Wait until the predicate is true, for at most so many seconds. Returns its last value."""
-        until = None if timeout is None else monotonic() + timeout
+        until = deadline(timeout)
         while not (value := predicate()):
             left = None if until is None else until - monotonic()
             if left is not None and left <= 0:

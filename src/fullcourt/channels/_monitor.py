@@ -31,7 +31,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Self, TypeVar
 
 from fullcourt._os.identity import is_alive, me, open_death
-from fullcourt._os.waits import bounded
+from fullcourt._os.waits import bounded, checked
 
 __all__ = ["PAGE_BYTES", "Monitor", "Room", "Waiter", "eventfd_write"]
 
@@ -137,7 +137,7 @@ class Monitor:
             room: descriptor of a socket; that messages are taken out of it also calls for an attempt.
         """
         done, others = self.locked(attempt)
-        if done or not block or (timeout is not None and timeout <= 0):
+        if done or not block or (timeout is not None and checked(timeout) <= 0):
             return done
         until = None if timeout is None else monotonic() + timeout
         with Waiter(self.bell, room) as waiter:
@@ -156,7 +156,7 @@ class Monitor:
     ) -> bool:
         """As :meth:`wait_until`, in an event loop."""
         done, others = self.locked(attempt)
-        if done or (timeout is not None and timeout <= 0):
+        if done or (timeout is not None and checked(timeout) <= 0):
             return done
         until = None if timeout is None else monotonic() + timeout
         with Waiter(self.bell, room) as waiter:

@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from fullcourt._os.sockets import View
-from fullcourt._os.waits import bounded
+from fullcourt._os.waits import bounded, checked
 from fullcourt._transport.carried import Rights
 from fullcourt.channels._handle import Handle, check_supported
 from fullcourt.channels._messages import BLOCK, MAX_INLINE, PLAIN, Message, bytes_message, encode, read, receive
@@ -281,7 +281,7 @@ class Connection(Handle):
         ready.register(sock, select.POLLIN)
         if timeout is None:
             return bool(ready.poll())
-        until = monotonic() + timeout
+        until = monotonic() + checked(timeout)
         while not ready.poll(1000 * (bounded(max(0.0, until - monotonic())) or 0.0)):
             if monotonic() >= until:
                 return False

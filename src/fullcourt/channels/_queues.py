@@ -10,6 +10,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from fullcourt._os.identity import is_alive, me
+from fullcourt._os.waits import deadline
 from fullcourt.channels._channel import Channel, ShutDown
 from fullcourt.channels._line import OUT
 from fullcourt.channels._messages import encode, read
@@ -182,7 +183,7 @@ class Queue(Iterable_[T]):
             How many were put: all, unless there was no room.
         """
         self._check_open()
-        until = None if timeout is None else monotonic() + timeout
+        until = deadline(timeout)
         source = iter(items)
         n_put = 0
         while group := list(islice(source, 1 if self._maxsize and source is items else GROUP)):

@@ -181,7 +181,7 @@ def _show(recording: dict[str, Any], options: argparse.Namespace) -> None:
 
 def _write(path: str, text: str) -> None:
     try:
-        with open(path, "w", encoding="utf-8") as file:
+        with open(path, "w", encoding="utf-8", errors="backslashreplace") as file:
             file.write(text)
     except OSError as error:
         raise OSError(error.errno, error.strerror, path) from error

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import io
 import os
 import sys
 from typing import TYPE_CHECKING
@@ -60,6 +61,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         Traceback (most recent call last):
         SystemExit: 2
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
+            stream.reconfigure(errors="replace")  # tables have bars, which not every encoding has
     parser = build_parser()
     words = list(sys.argv[1:] if argv is None else argv)
     program: list[str] = []

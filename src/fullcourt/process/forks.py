@@ -17,7 +17,7 @@ from fullcourt._engines.roles import Roles
 from fullcourt._engines.template import fork_quietly
 from fullcourt._os.inherited import give_up_inherited
 from fullcourt._os.system import open_pidfd
-from fullcourt._os.waits import bounded
+from fullcourt._os.waits import bounded, checked
 from fullcourt.errors import NotSupported, exit_name
 
 __all__ = ["Child", "ForkWarning", "fork"]
@@ -99,7 +99,7 @@ class Child:
                     os.kill(self._pid, number)
 
     def _poll(self, timeout: float | None) -> bool:
-        deadline = None if timeout is None else monotonic() + timeout
+        deadline = None if timeout is None else monotonic() + checked(timeout)
         while not self._over:
             left = None if deadline is None else max(0.0, deadline - monotonic())
             with contextlib.suppress(OSError, ValueError):

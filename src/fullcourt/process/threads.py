@@ -57,6 +57,8 @@ class Thread(threading.Thread, Generic[R]):
             raise TypeError(f"group must be None, not {group!r}; the function to run is given as target=")
         if target is not None and not callable(target):
             raise TypeError(f"target must be callable, not {target!r}")
+        if isinstance(args, (str, bytes)) or not hasattr(args, "__iter__"):
+            raise TypeError(f"args must be a tuple of the target's arguments, not {args!r}: write args=({args!r},)")
         super().__init__(None, target, name, tuple(args), dict(kwargs or {}), daemon=daemon)
         self._runs_in = context
         self._outcome: Future[R] = Future()
