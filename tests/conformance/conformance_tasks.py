@@ -188,6 +188,16 @@ class Unprintable:
         raise RuntimeError("no repr here")
 
 
+class EndsWhenPickled:
+    """Its pickling raises what ends a program."""
+
+    def __init__(self, kind: type[BaseException]) -> None:
+        self.kind = kind
+
+    def __reduce__(self) -> Any:
+        raise self.kind
+
+
 class UnloadableResult:
     def __reduce__(self) -> Any:
         return _refuse_to_load, ("UnloadableResult",)

@@ -296,6 +296,21 @@ def test_an_item_of_a_map_that_cannot_be_pickled_is_named(travelling: Engine, po
     assert results[2].index == 2
 
 
+@pytest.mark.parametrize("kind", [SystemExit, GeneratorExit])
+def test_an_item_whose_pickling_would_end_the_program_costs_that_item_alone(
+    kind: type[BaseException], travelling: Engine, pool: Any, fullcourt: ModuleType
+) -> None:
+    items = [0, 1, tasks.EndsWhenPickled(kind), 3]
+    for chunksize in (1, 4):
+        results = pool.map(tasks.identity, items, chunksize=chunksize, on_error="return")
+        assert [results[0], results[1], results[3]] == [0, 1, 3]
+        assert isinstance(results[2].exception, fullcourt.errors.PicklingError)
+        assert isinstance(results[2].exception.__cause__, kind)
+    results = list(pool.imap_unordered(tasks.identity, items, on_error="return"))
+    assert {result for result in results if isinstance(result, int)} == {0, 1, 3}
+    assert pool.submit(tasks.square, 3).result(30) == 9
+
+
 def test_a_function_that_cannot_be_pickled_is_an_error(travelling: Engine, pool: Any, fullcourt: ModuleType) -> None:
     padlock = threading.Lock()
 

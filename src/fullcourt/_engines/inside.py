@@ -322,7 +322,7 @@ class NestedEngine:
         """Ask the pool to run a chunk."""
         job: Any = getattr(chunk, "job", None)  # None: a single call
         try:
-            payload, buffers = chunk.payload if job is None else self.codec.encode(chunk.items)
+            payload, buffers = chunk.payload if job is None else self.codec.encode_items(chunk.items)
         except PicklingError as error:
             return error
         function, data, known = chunk.function, b"", self.handles[worker_id].known

@@ -158,7 +158,7 @@ class RemoteEngine(abc.ABC):
             if type(chunk) is not MapChunk:
                 payload, buffers = chunk.payload
             else:
-                payload, buffers = self.codec.encode(chunk.items)
+                payload, buffers = self.codec.encode_items(chunk.items)
         except PicklingError as error:
             return error
         return self.send_encoded(handle, chunk, payload, buffers)

@@ -17,6 +17,7 @@ from __future__ import annotations
 import io
 import pickle
 import sys
+import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import CellType, FunctionType, MethodType, ModuleType
 from typing import Any, cast
@@ -116,6 +117,20 @@ class Codec:
         except Exception:  # noqa: BLE001  whatever the user's __reduce__ raised: cloudpickle may know better
             pass
         return self.encode_by_value(obj)
+
+    def encode_items(self, items: Sequence[Any]) -> Encoded:
+        """:meth:`encode` for items that are pickled when a worker is free, in whichever thread finds that.
+
+        There nothing but Ctrl-C may pass: what a `__reduce__` raises, even SystemExit, concerns these items alone.
+        """
+        try:
+            return self.encode(items)
+        except PicklingError:
+            raise
+        except BaseException as error:
+            if isinstance(error, KeyboardInterrupt) and threading.current_thread() is threading.main_thread():
+                raise
+            raise PicklingError(f"an item cannot be sent to another process: its pickling raised {error!r}") from error
 
     def _encode_carried(self, encode: Callable[[object], Encoded], obj: object) -> Encoded:
         """As `encode`, with the descriptors that the object holds."""
