@@ -8,6 +8,8 @@ import gc
 import multiprocessing.connection
 import os
 import signal
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -398,3 +400,13 @@ def test_its_authkey_is_the_parents_or_what_it_is_given(start_method):
         assert process.result(T) == bytes(mine)
         assert other.result(T) == b"another"
     assert multiprocessing.current_process().authkey == mine
+
+
+def test_no_warning_in_development_mode(start_method):
+    code = (
+        "import fullcourt\n"
+        f"with fullcourt.Process(target=abs, args=(-1,), start_method={start_method!r}) as process:\n"
+        "    print(process.result())\n"
+    )
+    ended = subprocess.run([sys.executable, "-X", "dev", "-c", code], capture_output=True, text=True, timeout=60)
+    assert (ended.stdout, ended.stderr) == ("1\n", "")

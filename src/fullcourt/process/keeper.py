@@ -295,12 +295,13 @@ def keep(control: socket.socket, parent_pid: int, fds: list[int]) -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
         run_fresh(fds[0], fds[1], fds[3] if len(fds) > 3 else None)
 
-    keeper = Keeper(control, parent_pid, lambda _id, _fds: 0, socket.socket(fileno=fds[2]))
-    pid = keeper.fork(run)
-    for fd in (*fds[:2], *fds[3:]):
-        os.close(fd)
-    keeper.adopt(THE_CHILD, pid)
-    keeper.run()
+    with control, socket.socket(fileno=fds[2]) as news:  # closed, not dropped: with `-X dev` that would be told of
+        keeper = Keeper(control, parent_pid, lambda _id, _fds: 0, news)
+        pid = keeper.fork(run)
+        for fd in (*fds[:2], *fds[3:]):
+            os.close(fd)
+        keeper.adopt(THE_CHILD, pid)
+        keeper.run()
 
 
 def serve(control_fd: int, program_pid: int, module: str) -> None:
