@@ -25,7 +25,7 @@ def checked(timeout: float) -> float:
     Raises:
         TypeError, ValueError: they are not.
     """
-    if isinstance(timeout, (str, bytes)) or not hasattr(timeout, "__float__"):
+    if not hasattr(timeout, "__float__"):
         raise TypeError(f"timeout must be a number of seconds or None, not {timeout!r}")
     if timeout != timeout:  # noqa: PLR0124
         raise ValueError(f"timeout must be a number of seconds or None, not {timeout!r}")

@@ -178,8 +178,9 @@ def standard_streams_for_us(*, take_output: bool) -> Iterator[tuple[RawIOBase, B
             os.dup2(2, 1) if _is_open(2) else os.dup2(null, 1)
         yield stdin, stdout
     finally:
-        with contextlib.suppress(OSError, ValueError, AttributeError):
-            sys.stdout.flush()
+        if sys.stdout is not None:
+            with contextlib.suppress(OSError, ValueError):
+                sys.stdout.flush()
         os.dup2(stdin.fileno(), 0)
         os.dup2(stdout.fileno(), 1)
         os.close(null)
