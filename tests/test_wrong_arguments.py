@@ -61,10 +61,10 @@ def test_a_process_refuses_such_a_timeout(timeout, kind):
 @pytest.mark.parametrize(
     ("call", "says"),
     [
-        (lambda: fullcourt.Semaphore("x"), "a semaphore's value must be an integer, not 'x'"),
-        (lambda: fullcourt.Semaphore(1.5), "a semaphore's value must be an integer, not 1.5"),
-        (lambda: fullcourt.Barrier(None), "parties must be an integer, not None"),
-        (lambda: fullcourt.Condition(3), "a condition's lock must be a Lock or an RLock, not 3"),
+        (lambda: fullcourt.Semaphore("x"), "a semaphore's value must be a whole number, not 'x'"),
+        (lambda: fullcourt.Semaphore(1.5), "a semaphore's value must be a whole number, not 1.5"),
+        (lambda: fullcourt.Barrier(None), "number of parties must be a whole number, not None"),
+        (lambda: fullcourt.Condition(3), "the lock of a condition must be a fullcourt.Lock or RLock, not 3"),
         (lambda: fullcourt.Pool(1, preload=[3]), "preload takes the names of modules, not"),
         (lambda: fullcourt.map(abs, 3), "a map needs an iterable, not 3"),
         (lambda: fullcourt.advise(abs, None), "items must be an iterable, not None"),
