@@ -249,11 +249,11 @@ class Pool(concurrent.futures.Executor):
             self._driver = build_driver(processes=processes, threads=threads, **setup)
         self._options: Options | None = None
         pools[self._key] = self
+        self._finalizer = weakref.finalize(self, self._driver.abandon)  # also if nobody gets the pool: an interrupt
+        self._finalizer.atexit = False
         self._driver.open()
         end_at_exit = EndAtExit(self._driver)
         atexit.register(end_at_exit)
-        self._finalizer = weakref.finalize(self, self._driver.abandon)
-        self._finalizer.atexit = False
 
     # -- in its own tasks ------------------------------------------------------------------------------------------
 

@@ -3,8 +3,10 @@
 import subprocess
 import sys
 
+import pytest
+
 PROGRAM = """
-import random, signal, threading
+import gc, random, signal, threading, time
 import fullcourt
 
 pool = fullcourt.Pool(2)
@@ -16,7 +18,7 @@ def interrupt():  # one at a time: the next only when the last was seen
     while not over.is_set():
         if armed.wait(0.2):
             armed.clear()
-            over.wait(random.uniform(0.0005, 0.0025))
+            over.wait(random.uniform(0.0005, LONGEST))
             if not over.is_set():
                 signal.pthread_kill(main, signal.SIGINT)
 
@@ -27,21 +29,55 @@ while n_seen < 60:
     try:
         armed.set()
         while True:
-            futures.append(pool.submit(abs, -1))
-            if len(futures) % 50 == 0:
-                futures[-1].result()
+            ACT
     except KeyboardInterrupt:
         n_seen += 1
 signal.signal(signal.SIGINT, signal.SIG_IGN)
 over.set()
 thread.join()
-assert [future.result(60) for future in futures] == [1] * len(futures)
+CHECK
 pool.close()
 pool.join()
 print("all answered")
 """
 
+SUBMIT = """
+            futures.append(pool.submit(abs, -1))
+            if len(futures) % 50 == 0:
+                futures[-1].result()
+"""
+CANCEL = """
+            for _ in range(8):
+                futures.append(pool.submit(time.sleep, 0.0001))
+            for future in futures[-8:]:
+                future.cancel()
+"""
+MAKE = """
+            fullcourt.Pool(threads=2).terminate()
+"""
+
+
+def run(act: str, longest_s: float, check: str) -> None:
+    program = PROGRAM.replace("            ACT\n", act).replace("CHECK", check).replace("LONGEST", str(longest_s))
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=100, check=False)
+    assert (done.stdout, done.stderr, done.returncode) == ("all answered\n", "", 0)
+
 
 def test_interrupts_while_submitting_lose_nothing() -> None:
-    done = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, timeout=100, check=False)
-    assert (done.stdout, done.stderr, done.returncode) == ("all answered\n", "", 0)
+    run(SUBMIT, 0.0025, "assert [future.result(60) for future in futures] == [1] * len(futures)")
+
+
+def test_interrupts_while_cancelling_lose_nothing() -> None:
+    run(CANCEL, 0.0025, "assert all(future.cancelled() or future.result(60) is None for future in futures)")
+
+
+@pytest.mark.parametrize("options", ["processes=1", "threads=2"])
+def test_interrupts_while_pools_are_made_leave_none_behind(options: str) -> None:
+    check = """
+gc.collect()
+until = time.monotonic() + 60
+while time.monotonic() < until and threading.active_count() > 2:
+    time.sleep(0.01)
+assert threading.active_count() <= 2, threading.enumerate()
+"""
+    run(MAKE.replace("threads=2", options), 0.01, check)

@@ -132,12 +132,13 @@ class Driver:
 
     def open(self) -> None:
         """Start the workers."""
-        self.engine.open()
-        with self._lock:
-            self.scheduler.opened(monotonic())
-        self._perform()
-        if self.engine.needs_driving:
-            self.roles.start()  # after the template was forked, and while it starts the workers
+        with self.roles.shield:  # what is half open nobody could end
+            self.engine.open()
+            with self._lock:
+                self.scheduler.opened(monotonic())
+            self._perform()
+            if self.engine.needs_driving:
+                self.roles.start()  # after the template was forked, and while it starts the workers
 
     # -- work in ---------------------------------------------------------------------------------------------------
 
@@ -416,13 +417,15 @@ class Driver:
 
     def input_ended(self, job: StreamJob, error: BaseException | None) -> None:
         """A job's iterator is exhausted, or raised."""
-        with self.roles.shield, self._lock:
-            self._release_held(monotonic())
-            settlements = job.input_ended(error)
-            self._close_job(job)
-            self._after_event()
+        with self.roles.shield:
+            with self._lock:
+                self._release_held(monotonic())
+                settlements = job.input_ended(error)
+                self._close_job(job)
+                self._after_event()
+            self._perform_held()
+            self._settle(settlements)
         self._perform()
-        self._settle(settlements)
 
     def finished(
         self, handle: Any, chunk: Any, start: int, values: list[Any], error: BaseException | None, seconds: float
@@ -1218,7 +1221,11 @@ class Driver:
             if self._gathered:
                 self._release_gathered()
             return self.roles.wait(future, timeout)
-        return wait_aside(future, timeout)
+        self.roles.shield.wait_begins()
+        try:
+            return wait_aside(future, timeout)
+        finally:
+            self.roles.shield.wait_ends()
 
     def wait_for_result(self, job: StreamJob, timeout: float | None) -> bool:
         """Wait until a stream has a result or has ended. False: not within so many seconds."""
@@ -1229,8 +1236,17 @@ class Driver:
             job.waiting.append(waiting)
         if job.refill is not None and not job.exhausted:
             job.refill()  # what was being delivered as its last result was taken may have made the room just now
-        if self.wait(waiting, timeout):
-            return True
+        try:
+            if self.wait(waiting, timeout):
+                return True
+        except BaseException:  # an interrupt
+            with self._lock:
+                if waiting in job.waiting:
+                    job.waiting.remove(waiting)
+                elif job.waiting and job.ready:  # another consumer may have what this one was woken for
+                    self._outcomes.append((job.waiting.popleft(), None, None))
+            self._settle([])
+            raise
         with self._lock:
             if waiting in job.waiting:
                 job.waiting.remove(waiting)
@@ -1312,23 +1328,29 @@ class Driver:
             return False
         self.fold_lane()
         work = future.work
-        if isinstance(work, MapJob):
-            with self.roles.shield:
-                with self._lock:
-                    settlements = work.abort(TaskCancelled("cancelled"))
-                    self._close_job(work)
-                self._perform()  # first take back what waits unread: else it begins when what runs is stopped
-                with self._lock:
-                    self._stop_sent_items(work)
-                    self._after_event()
-                self._perform()
-            self._look_at_clock()
-            self._settle(settlements)
-            return future.cancelled()
-        if not isinstance(work, Call) or not work.id:  # that one has just left the lane: it has ended
-            return future.cancelled()
+        with self.roles.shield:  # one for all: what is taken from a worker, or out of the line, must get its end
+            if isinstance(work, MapJob):
+                self._cancel_job(work)
+                return future.cancelled()
+            if not isinstance(work, Call) or not work.id:  # that one has just left the lane: it has ended
+                return future.cancelled()
+            return self._cancel_call(future, work, waits, running)
+
+    def _cancel_job(self, job: MapJob) -> None:
+        with self._lock:
+            settlements = job.abort(TaskCancelled("cancelled"))
+            self._close_job(job)
+        self._perform()  # first take back what waits unread: else it begins when what runs is stopped
+        with self._lock:
+            self._stop_sent_items(job)
+            self._after_event()
+        self._perform()
+        self._look_at_clock()
+        self._settle(settlements)
+
+    def _cancel_call(self, future: Future[Any], work: Call, waits: bool, running: bool) -> bool:
         while True:
-            with self.roles.shield, self._lock:
+            with self._lock:
                 worker_id = work.worker_id
                 cancelled = worker_id is None and work.future is not None
                 if cancelled:
@@ -1340,7 +1362,7 @@ class Driver:
             answer = self._stop_running(future, work, waits)
             if answer is not None:
                 return answer
-        with self.roles.shield, self._lock:
+        with self._lock:
             self.supervisor.chunk_ended(work)
             self._after_event()
         self._perform()
@@ -1355,7 +1377,7 @@ class Driver:
         In a thread that runs an event loop nothing waits: there the future is cancelled at once, and its task is
         stopped meanwhile.
         """
-        with self.roles.shield, self._lock:
+        with self._lock:
             if call.future is not None and call.worker_id is None:
                 return None
             if call.future is None or not self.supervisor.cancel(call, monotonic()):

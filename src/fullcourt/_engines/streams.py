@@ -126,6 +126,7 @@ class Feeder:
                 self._pull_here()
         except BaseException:  # there will be no iterator of results whose end would be this job's
             driver.stop_job(job)
+            self.refill()  # its thread, if it runs already, sees that
             raise
 
     def refill(self) -> None:
