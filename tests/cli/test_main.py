@@ -100,6 +100,16 @@ def test_a_full_disk_is_told_in_one_line(command: list[str]) -> None:
     assert done.stderr == b"fullcourt: cannot write stdout: No space left on device.\n"
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a shell")
+@pytest.mark.parametrize("command", ["doctor", "demo", "advise builtins:len --lines"])
+def test_a_closed_output_is_told_in_one_line(command: str) -> None:
+    closing = ["sh", "-c", f'"$0" -m fullcourt {command} >&-', sys.executable]
+    done = subprocess.run(closing, input=b"x\n", capture_output=True, timeout=60, check=False)
+    assert done.returncode == exits.INPUT_OUTPUT
+    assert b"cannot write stdout: it is closed" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
 def test_a_stream_that_has_no_bars_in_its_encoding_is_written_without() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "fullcourt", "advise", "builtins:len", "--lines"],

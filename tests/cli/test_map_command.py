@@ -31,8 +31,9 @@ def talk(x):
     os.system("echo also said")
     return sys.stdin.read()
 def hold(x):
-    print("began")
-    time.sleep(60)
+    print("began", flush=True)
+    for _ in range(1200):  # a signal may come just before one sleep begins, and is then heard when it ends
+        time.sleep(0.05)
 def interrupt(x):
     raise KeyboardInterrupt
 def lazy(x):

@@ -75,8 +75,12 @@ def run_demo(*, seconds: float, html: str | None) -> int:
     if html is not None:
         from fullcourt.cli.demo_page import page
 
-        with open(html, "w", encoding="utf-8") as file:
-            file.write(page(report))
+        try:
+            with open(html, "w", encoding="utf-8") as file:
+                file.write(page(report))
+        except OSError as error:
+            print(f"fullcourt demo: cannot write {html}: {error.strerror}.", file=sys.stderr)
+            return exits.INPUT_OUTPUT
         print(f"The page with charts: {html}")
     return exits.DIFFERENT if report.n_different else exits.OK
 

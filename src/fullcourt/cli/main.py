@@ -77,6 +77,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if options.command is None:
         parser.print_help(sys.stderr)
         return exits.USAGE
+    if sys.stdout is None and options.command in ("doctor", "demo"):
+        _say("cannot write stdout: it is closed.")
+        return exits.INPUT_OUTPUT
     try:
         status = _run(options)
         if sys.stdout is not None:
