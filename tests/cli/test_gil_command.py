@@ -60,6 +60,23 @@ def test_the_status_is_the_programs(tmp_path, end, status):
     assert "Observed for" in done.stderr
 
 
+def test_it_ends_with_the_program_whatever_that_leaves_running(tmp_path):
+    path = tmp_path / "leaves.py"
+    path.write_text(
+        "import os, subprocess, sys, time\n"
+        "quiet = dict.fromkeys(('stdin', 'stdout', 'stderr'), subprocess.DEVNULL)\n"
+        "child = subprocess.Popen(['sleep', '600'], start_new_session=True, **quiet)\n"
+        "print(child.pid, flush=True)\n"
+        "time.sleep(0.3)\n"
+        "os._exit(0)\n",
+        encoding="utf-8",
+    )
+    done = run(str(path))
+    os.kill(int(done.stdout), signal.SIGKILL)
+    assert done.returncode == 0
+    assert "2 processes" in done.stderr
+
+
 def test_a_running_program_is_watched_and_goes_on():
     code = "import time\nprint(flush=True)\nend = time.monotonic() + 30\nwhile time.monotonic() < end: pass"
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as program:

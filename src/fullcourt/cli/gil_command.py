@@ -111,7 +111,7 @@ def _run(program: list[str], rate_hz: float, deadline: float | None) -> tuple[di
 
         signal.signal(signal.SIGTERM, end_it)
         sampler = Sampler(process.pid, rate_hz=rate_hz, ignore={os.getpid()})
-        while _look(sampler, deadline):
+        while _look(sampler, process.pid, deadline):
             pass
         recording = sampler.recording()
         sampler.close()
@@ -124,16 +124,16 @@ def _watch(pid: int, rate_hz: float, deadline: float | None) -> dict[str, Any]:
 
     sampler = Sampler(pid, rate_hz=rate_hz, ignore={os.getpid()})
     with contextlib.suppress(KeyboardInterrupt):
-        while _look(sampler, deadline):
+        while _look(sampler, pid, deadline):
             pass
     recording = sampler.recording()
     sampler.close()
     return recording
 
 
-def _look(sampler: Any, deadline: float | None) -> bool:
-    """Take a sample and wait for the next one to be due."""
-    alive = sampler.look()
+def _look(sampler: Any, pid: int, deadline: float | None) -> bool:
+    """Take a sample and wait for the next one to be due. False: the program has ended, whatever it has left running."""
+    alive = sampler.look() and pid in sampler.processes
     if not alive or (deadline is not None and time.monotonic() >= deadline):
         return False
     select.select((), (), (), max(0.0, sampler.pause_ms() * 1e-3))
