@@ -7,6 +7,7 @@ SIGINT: int
 SIGTERM: int
 SIGKILL: int
 SIGSTOP: int
+SIGCHLD: int
 SIG_DFL: int
 SIG_BLOCK: int
 SIG_UNBLOCK: int

@@ -6,6 +6,7 @@ import contextlib
 import faulthandler
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -13,6 +14,17 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+
+def leave_two_behind(_: object) -> tuple[int, int]:
+    """Start a process that starts another, and wait for neither of the two. Returns their pids."""
+    code = "sleep 0.1 & echo $!"
+    child = subprocess.Popen(["sh", "-c", code], stdout=subprocess.PIPE, text=True)
+    assert child.stdout is not None
+    grandchild = int(child.stdout.readline())
+    child.stdout.close()
+    child.returncode = 0  # for its `__del__`, which would warn
+    return child.pid, grandchild
 
 
 def die(how: str) -> NoReturn:

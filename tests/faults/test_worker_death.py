@@ -581,3 +581,13 @@ def test_a_program_whose_worker_died_ends_with_the_error(start_method: str, tmp_
     assert done.stdout == ""
     assert "WorkerDied" in done.stderr
     assert done.stderr.count("Traceback (most recent call last)") == 1
+
+
+def test_what_tasks_leave_behind_is_no_zombie_when_it_has_ended(new_pool: Callable[..., Any]) -> None:
+    pool = new_pool(max_tasks_per_child=1)  # what a task has started falls to the template when its worker ends
+    pids = [pid for pair in pool.map(tasks.leave_two_behind, range(12), chunksize=1) for pid in pair]
+    deadline = time.monotonic() + 10
+    while any(os.path.exists(f"/proc/{pid}") for pid in pids):  # a zombie is there, too
+        assert time.monotonic() < deadline
+    assert pool.apply(signal.getsignal, (signal.SIGCHLD,)) == signal.SIG_DFL
+    assert pool.apply(signal.set_wakeup_fd, (-1,)) == -1

@@ -24,6 +24,7 @@ import sys
 
 from fullcourt._engines.fresh import spawn_interpreter
 from fullcourt._os.masks import InterruptsBlocked, unblock_interrupts
+from fullcourt._os.orphans import Orphans
 from fullcourt._os.system import become_subreaper, descendants, kill_tree, open_pidfd, send_signal
 
 # The first workers of a fresh template that spawns wait for its start: so it imports little of the standard library,
@@ -49,6 +50,7 @@ class Template:
         self._watched: dict[int, int] = {}  # pidfd: worker id
         self._poll = select.poll()
         self._untold: list[bytes] = []  # what the pool had no room for
+        self.orphans: Orphans  # from `run` on
         self.done = False  # set by a subclass that ends of itself
 
     def run(self) -> None:
@@ -56,6 +58,8 @@ class Template:
         become_subreaper()  # before there is anything that could be orphaned
         poll = self._poll
         poll.register(self._control, select.POLLIN)
+        self.orphans = orphans = Orphans()
+        poll.register(orphans.fd, select.POLLIN)
         pool_fd = open_pidfd(self._pool_pid)
         if pool_fd >= 0:
             poll.register(pool_fd, select.POLLIN)
@@ -71,6 +75,8 @@ class Template:
                             return
                     elif fd in self._watched:
                         self._reap(fd)
+                    elif fd == orphans.fd:
+                        orphans.reap(self._pids.values())
         finally:
             self._end_all()
 
@@ -271,6 +277,7 @@ def run_template(control: _socket.socket, pool_pid: int, setup: Setup) -> None:
             return pid
         try:
             template._poll = None  # type: ignore[assignment]
+            template.orphans.give_up()
             control.close()
             for watch in template._watched:
                 os.close(watch)

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "become_subreaper",
+    "children",
     "descendants",
     "die_with_parent",
     "kill_tree",

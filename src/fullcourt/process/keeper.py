@@ -314,6 +314,7 @@ def serve(control_fd: int, program_pid: int, module: str) -> None:
         if pid:
             return pid
         with contextlib.suppress(BaseException):
+            server.orphans.give_up()
             control.close()
             for watch in server._watched:
                 os.close(watch)
