@@ -503,7 +503,7 @@ class Pool(concurrent.futures.Executor):
         try:
             function = driver.functions.get(func) if driver.functions is not None else None
         except PicklingError as error:
-            future._settle(None, error)
+            driver.end_at_once(future, None, error)
             return future, close_bar
         if not items:
             future._settle([], None)

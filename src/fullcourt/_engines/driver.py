@@ -99,6 +99,7 @@ class Driver:
         self._jobs: set[MapJob] = set()
         self._n_open = 0
         self._since_driven = 0
+        self._calls_back = False  # a future has had callbacks
         self._n_stillborn = 0
         self.closed = False
         self._terminated = False
@@ -166,8 +167,11 @@ class Driver:
             self._since_driven += 1
             if self.roles.parked:
                 self.roles.arm()
-            if self._since_driven >= DRIVE_EVERY and not self.roles.try_step(0) and self._gathered:
-                self._release_gathered()
+            if self._since_driven >= DRIVE_EVERY:
+                # Not where there are callbacks: the caller may hold a lock that they wait for.
+                looked = not self._calls_back and self.roles.try_step(0)
+                if not looked and self._gathered:
+                    self._release_gathered()
         return True
 
     def call(
@@ -231,7 +235,7 @@ class Driver:
                 self._check_open()
                 with self._lock:
                     self.n_failed += 1
-                future._settle(None, error)
+                self.end_at_once(future, None, error)
                 return None
             call = Call(0, function.estimate, future, fn, args, kwargs)
             call.function = function
@@ -270,7 +274,7 @@ class Driver:
         if worker_id:
             problem = self.engine.send(worker_id, call)
             if problem is not None:
-                self._settle(self._cannot_send(call, worker_id, problem))
+                self._hand_out(self._cannot_send(call, worker_id, problem))
             elif call.options is not None and call.options.is_watched:
                 self._watch(call, worker_id)
 
@@ -586,7 +590,7 @@ class Driver:
             with self._lock:
                 actions, scheduler.actions = scheduler.actions, []
                 settlements = self._start_workers(actions)
-            self._settle(settlements)
+            self._hand_out(settlements)
             for action in actions:
                 if action[0] == "send":
                     if action[2].count > 1:
@@ -596,7 +600,7 @@ class Driver:
                     else:
                         problem = engine.send(action[1], action[2])
                     if problem is not None:
-                        self._settle(self._cannot_send(action[2], action[1], problem))
+                        self._hand_out(self._cannot_send(action[2], action[1], problem))
                     else:
                         chunk: Any = action[2]
                         if chunk.options is not None and chunk.options.is_watched:
@@ -1207,6 +1211,24 @@ class Driver:
         if self.engine.needs_driving:
             self.roles.tell()
 
+    def _hand_out(self, settlements: list[Settlement]) -> None:
+        """Settle what came of sending: by whoever leads, since a thread that submits may hold what callbacks want."""
+        if not settlements:
+            return
+        if not self.engine.needs_driving or self.roles.leads:
+            self._settle(settlements)
+            return
+        self._outcomes.extend(settlements)
+        self.roles.tell()
+        self.will_wait_elsewhere()
+
+    def end_at_once(self, future: Future[Any], result: Any, error: BaseException | None) -> None:
+        """End a future whose work need not begin. Its callbacks are not for the thread that submits it."""
+        if future._on_end is None:
+            future._settle(result, error)
+        else:
+            self._hand_out([(future, result, error)])
+
     # -- waiting --------------------------------------------------------------------------------------------------
 
     def wait(self, future: Future[Any], timeout: float | None) -> bool:
@@ -1255,6 +1277,9 @@ class Driver:
     def _step(self, timeout: float | None) -> None:
         """Wait for something to happen, and deal with it. Only the leader calls this."""
         self._since_driven = 0
+        if self._outcomes:  # an interrupt, or a thread that submits, left them
+            self._settle([])
+            timeout = 0.0  # what is waited for may have been among them
         if self.scheduler.actions:  # an interrupt left them
             self._perform_shielded()
         if self._gathered:
@@ -1289,7 +1314,7 @@ class Driver:
             self.handle_events(events)
 
     def _has_work(self) -> bool:
-        return self._n_open > 0 or ((self.closed or self._abandoned) and not self.ended.done())
+        return self._n_open > 0 or bool(self._outcomes) or ((self.closed or self._abandoned) and not self.ended.done())
 
     def will_wait_elsewhere(self) -> None:
         """Work was started that the caller may not wait for."""
@@ -1298,8 +1323,13 @@ class Driver:
 
     def hurry(self) -> None:
         """Somebody wants to be called back: the background thread should not wait for its grace to end."""
+        self._calls_back = True
         if self.engine.needs_driving and not self.ended.done():
             self.roles.arm(urgent=True)
+
+    def call_aside(self, act: Callable[[], object]) -> None:
+        """Have the background thread do something, so that no caller's thread must, whatever locks it holds."""
+        self.roles.call(act)
 
     # -- cancelling and ending -------------------------------------------------------------------------------------
 

@@ -61,6 +61,7 @@ class Settler(Protocol):
     def wait(self, future: Future[Any], timeout: float | None) -> bool: ...
     def cancel(self, future: Future[Any], *, waits: bool = True) -> bool: ...
     def hurry(self) -> None: ...
+    def call_aside(self, act: Callable[[], object]) -> None: ...
     def is_running(self, future: Future[Any]) -> bool: ...
 
 
@@ -77,6 +78,7 @@ class Future(concurrent.futures.Future, Generic[T]):  # type: ignore[type-arg]
     _cond: threading.Condition | None = None
     _blocked: list[Any] | None = None
     _on_end: tuple[Callable[[Any], object] | None, Callable[[Any], object] | None] | None = None
+    _calls_aside = False  # whether its done-callbacks are for the background thread, and never for one that waits
     work: Any = None  # the chunk or job that this is the outcome of; the driver's
 
     def __init__(self, settler: Settler | None = None) -> None:
@@ -274,7 +276,10 @@ class Future(concurrent.futures.Future, Generic[T]):  # type: ignore[type-arg]
                 return
         with self._cond:
             self._end_and_notify(result, exception)
-        self._call_done_callbacks()
+        if self._calls_aside and self._done_callbacks and self._settler is not None:
+            self._settler.call_aside(self._call_done_callbacks)
+        else:
+            self._call_done_callbacks()
 
     def _end_and_notify(self, result: Any, exception: BaseException | None) -> None:
         """Under the condition."""

@@ -16,6 +16,7 @@ Two races that were thought about:
 from __future__ import annotations
 
 import threading
+from collections import deque
 from collections.abc import Callable
 from time import monotonic
 from typing import Any
@@ -64,6 +65,8 @@ class Roles:
         self._bell = threading.Semaphore(0)  # rung to wake the background thread
         self._give_way = False
         self._urgent = False
+        self._calls: deque[Callable[[], object]] = deque()  # to be done by the background thread
+        self._over = False  # it does nothing any more
         self._n_steps = 0  # of threads that look without waiting
 
     @property
@@ -105,6 +108,11 @@ class Roles:
             finally:
                 self._leave()
         return True
+
+    @property
+    def leads(self) -> bool:
+        """Whether this thread leads."""
+        return self._leader == threading.get_ident()
 
     def tell(self) -> None:
         """Something was settled that the leader may be waiting for: unless it is this thread, have it look."""
@@ -195,6 +203,25 @@ class Roles:
             self._bell.release()
             self._background.join()
 
+    def call(self, act: Callable[[], object]) -> None:
+        """Have the background thread do something, while it does not lead, in the order of these calls.
+
+        So what blocks holds up no thread that waits. After that thread's end it is done at once.
+        """
+        with self._lock:
+            over = self._over
+            if not over:
+                self._calls.append(act)
+        if over:
+            act()
+            return
+        self.arm(urgent=True)
+        self.tell()
+
+    def _do_calls(self) -> None:
+        while self._calls:
+            self._calls.popleft()()
+
     def ring(self) -> None:
         """Wake the background thread without taking a lock: for the garbage collector."""
         self._bell.release()
@@ -205,6 +232,7 @@ class Roles:
         with self._lock:
             self._state = GRACE
         while True:
+            self._do_calls()
             # A thread that submits and looks by itself now and then is left alone: two that drive in turn would hand
             # the GIL to each other at every send.
             while not self._urgent:
@@ -221,7 +249,11 @@ class Roles:
                 self._lead_in_background()
                 continue
             if self._is_over():
-                return
+                with self._lock:
+                    self._over = not self._calls
+                if self._over:
+                    return
+                continue
             if self._leader is None and self._has_work():  # it came between the look and the parking
                 with self._lock:
                     self._state = GRACE
@@ -233,7 +265,7 @@ class Roles:
 
     def _lead_in_background(self) -> None:
         try:
-            while not self._give_way and self._has_work():
+            while not self._give_way and not self._calls and self._has_work():
                 self._step(None)
         finally:
             with self._lock:
