@@ -338,6 +338,82 @@ def test_map_of_what_cannot_be_pickled_raises_that() -> None:
         list(executor.map(tasks.double, [tasks.Unpicklable()]))
 
 
+def test_maps_iterator_can_always_be_closed() -> None:
+    for executor in both():
+        with executor:
+            for items in ([], [1], [tasks.Unpicklable()]):
+                executor.map(tasks.double, items).close()  # type: ignore[attr-defined]
+
+
+def test_numbers_that_are_not_whole_are_taken_or_refused_at_once() -> None:
+    with pytest.raises(TypeError):
+        ProcessPoolExecutor(1.5)  # type: ignore[arg-type]
+    with ThreadPoolExecutor(1.5) as threads:  # type: ignore[arg-type]
+        assert list(threads.map(abs, [-1, -2])) == [1, 2]
+    with ProcessPoolExecutor(1) as processes:
+        with pytest.raises(TypeError):
+            processes.map(abs, [-1], chunksize=1.5)  # type: ignore[arg-type]
+        assert processes.submit(abs, -1).result(WAIT_S) == 1
+
+
+# -- callbacks -----------------------------------------------------------------------------------------------------
+
+
+def test_callbacks_are_never_for_a_thread_that_submits_or_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    called: list[int] = []
+    with ProcessPoolExecutor(2) as executor:
+        executor.submit(abs, 0).result(WAIT_S)
+        assert executor._pool is not None
+        with monkeypatch.context() as patch:
+            patch.setattr(executor._pool.driver.roles, "arm", lambda *, urgent=False: None)  # no thread helps
+            futures_ = []
+            for n in range(500):
+                futures_.append(executor.submit(abs, -n))
+                futures_[-1].add_done_callback(lambda _: called.append(threading.get_ident()))
+            assert [future.result(WAIT_S) for future in futures_] == list(range(500))
+            assert threading.get_ident() not in called
+        last = executor.submit(abs, 1)
+        last.add_done_callback(lambda _: called.append(threading.get_ident()))
+    assert len(called) == 501  # before shutdown returns
+    assert threading.get_ident() not in called
+
+
+def test_a_lock_that_callbacks_want_may_be_held_by_who_submits_and_waits() -> None:
+    lock = threading.Lock()
+    n_called = 0
+
+    def count(_: Any) -> None:
+        nonlocal n_called
+        with lock:
+            n_called += 1
+
+    with ProcessPoolExecutor(2) as executor:
+        for n in range(500):
+            with lock:
+                future = executor.submit(abs, -n)
+            future.add_done_callback(count)
+            with lock:
+                assert future.result(WAIT_S) == n
+    assert n_called == 500
+
+
+def test_callbacks_may_wait_for_other_calls() -> None:
+    for executor in both():
+        with executor:
+            inner: concurrent.futures.Future[int] = concurrent.futures.Future()
+
+            def wait_inside(_: Any, executor: Any = executor, inner: Any = inner) -> None:
+                other = executor.submit(abs, -7)
+                other.add_done_callback(lambda future: inner.set_result(future.result()))
+                other.result(WAIT_S)
+
+            executor.submit(abs, 1).add_done_callback(wait_inside)
+            assert inner.result(WAIT_S) == 7
+
+
+# -- subclasses ----------------------------------------------------------------------------------------------------
+
+
 def test_a_subclass_that_changes_submit_changes_map() -> None:
     class Doubling(ThreadPoolExecutor):
         def submit(self, fn: Any, /, *args: Any, **kwargs: Any) -> Any:

@@ -478,6 +478,43 @@ def test_dummys_pool_is_our_thread_pool() -> None:
         assert pool.map(abs, [-1]) == [1]
 
 
+@pytest.mark.parametrize("kind", [Pool, ThreadPool])
+def test_callbacks_are_never_for_a_thread_that_submits(kind: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    submits, called = True, []
+
+    def note(_: Any) -> None:
+        called.append(submits and threading.get_ident() == me)
+
+    me = threading.get_ident()
+    with kind(2) as pool:
+        pool.apply(abs, (0,))
+        with monkeypatch.context() as patch:
+            patch.setattr(pool._inner.driver.roles, "arm", lambda *, urgent=False: None)  # no thread helps
+            results = [pool.apply_async(abs, (-n,), callback=note) for n in range(500)]
+            results += [pool.map_async(abs, [-n], callback=note) for n in range(50)]
+            if kind is Pool:
+                results.append(pool.apply_async(abs, (tasks.Unpicklable(),), error_callback=note))
+                results.append(pool.map_async(tasks.Unpicklable().__str__, [1], error_callback=note))
+            submits = False
+            for result in results:
+                result.wait(WAIT_S)
+    assert len(called) == len(results)
+    assert not any(called)
+
+
+def test_a_map_of_nothing_calls_nobody_back(pool: Any) -> None:
+    called: list[Any] = []
+    assert pool.map_async(abs, [], callback=called.append).get(WAIT_S) == []
+    assert called == []
+
+
+def test_a_chunksize_that_is_no_whole_number_is_refused_at_once(pool: Any) -> None:
+    for call in (pool.map, pool.map_async, pool.imap, pool.imap_unordered, pool.starmap):
+        with pytest.raises(TypeError):
+            call(abs, [1, 2], chunksize=1.5)
+    assert pool.map(abs, [-1]) == [1]
+
+
 def test_an_unknown_start_method_is_left_to_the_standard_library() -> None:
     class Other(type(multiprocessing.get_context("spawn"))):  # type: ignore[misc]
         def get_start_method(self, allow_none: bool = False) -> str:

@@ -75,9 +75,10 @@ class FacePool(Pool):
         try:
             function = driver.functions.get(func) if driver.functions is not None else None
         except PicklingError as error:
-            future._settle(None, error)
+            driver.end_at_once(future, None, error)
             return
         if not items:
+            future._on_end = None  # the standard library's are not called, either
             future._settle([], None)
             return
         driver.start_job(MapJob(kind, func, function, items, chunksize, driver.new_id, future, True, None))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import concurrent.futures.process as standard
 import itertools
+import operator
 import weakref
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures.process import BrokenProcessPool
@@ -44,7 +45,9 @@ def translated(error: BaseException) -> BaseException:
 
 
 class ProcessFuture(ExecutorFuture[Any]):
-    """The outcome of a call in a worker process."""
+    """The outcome of a call in a worker process. Its callbacks are called by a thread of the executor's, as there."""
+
+    _calls_aside = True
 
     def _settle(self, result: Any, exception: BaseException | None) -> None:
         if exception is not None:
@@ -85,7 +88,7 @@ class ProcessPoolExecutor(Shared, standard.ProcessPoolExecutor):  # type: ignore
             max_workers = usable_cores().count
         if max_workers <= 0:
             raise ValueError("max_workers must be greater than 0")
-        self._max_workers = max_workers
+        self._max_workers = operator.index(max_workers)
         if mp_context is None:
             import multiprocessing
 
@@ -158,7 +161,7 @@ class ProcessPoolExecutor(Shared, standard.ProcessPoolExecutor):  # type: ignore
             chunksize: items that travel together. 1, the default: found from the time that the calls take.
             buffersize: None, or at least 1.
         """
-        if chunksize < 1:
+        if operator.index(chunksize) < 1:
             raise ValueError("chunksize must be >= 1.")
         check_map_arguments(buffersize)
         calls = zip(*iterables, strict=False)
@@ -175,7 +178,7 @@ class ProcessPoolExecutor(Shared, standard.ProcessPoolExecutor):  # type: ignore
         if len(iterables) == 1:
             kind, items = MAP, [item for (item,) in items]
         if not items:
-            return iter(())
+            return flat(iter(()))
         try:
             size = None if chunksize == 1 else chunksize
             stream = pool.start_stream(kind, fn, items, size, ordered=True, buffersize=None)
@@ -269,7 +272,9 @@ def flat(lists: Iterator[list[Any]]) -> Iterator[Any]:
 def raising(error: BaseException) -> Iterator[Any]:
     future: Future[Any] = Future()
     future.set_exception(error)
-    return map(Future[Any].result, [future])
+    futures = [future]
+    del error, future  # or exception, traceback and this frame would be a cycle
+    yield futures.pop().result()
 
 
 def results_of(stream: ResultIterator[Any], deadline: float | None) -> Iterator[Any]:

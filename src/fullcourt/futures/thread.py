@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import concurrent.futures.thread as standard
 import itertools
+import math
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator
@@ -59,7 +60,7 @@ class ThreadPoolExecutor(Shared, standard.ThreadPoolExecutor):  # type: ignore[m
 
     def _open(self) -> FacePool:
         return FacePool(
-            threads=self._max_workers,
+            threads=math.ceil(self._max_workers),  # a fraction is no error there: they count up to it
             name=self._thread_name_prefix,
             initializer=self._initializer,
             initargs=self._initargs,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import multiprocessing.context
 import multiprocessing.pool as standard
+import operator
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from multiprocessing.pool import CLOSE, INIT, RUN, TERMINATE
@@ -425,7 +426,7 @@ def whole_chunks(iterable: Iterable[Any], size: int) -> Iterator[Any]:
 
 
 def check_chunksize(chunksize: int | None) -> None:
-    if chunksize is not None and chunksize < 1:
+    if chunksize is not None and operator.index(chunksize) < 1:
         raise ValueError(f"Chunksize must be 1+, not {chunksize:n}")
 
 
