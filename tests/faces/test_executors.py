@@ -11,6 +11,7 @@ import inspect
 import itertools
 import logging
 import multiprocessing
+import os
 import pickle
 import sys
 import threading
@@ -245,6 +246,16 @@ def test_workers_are_replaced_after_their_share() -> None:
     with ProcessPoolExecutor(1, max_tasks_per_child=2) as executor:
         pids = [executor.submit(__import__("os").getpid).result(WAIT_S) for _ in range(6)]
     assert len(set(pids)) == 3
+
+
+def test_a_worker_that_has_done_its_share_is_none_of_the_executors_any_more(tmp_path: Path) -> None:
+    with ProcessPoolExecutor(1, max_tasks_per_child=2) as executor:
+        first = executor.submit(tasks.stay_at_the_end, str(tmp_path / "f")).result(WAIT_S)
+        assert executor.submit(os.getpid).result(WAIT_S) == first
+        second = executor.submit(os.getpid).result(WAIT_S)
+        assert second != first
+        assert list(executor._processes) == [second]
+        (tmp_path / "f").write_text("go")
 
 
 @pytest.mark.parametrize("how", ["terminate_workers", "kill_workers"])

@@ -34,6 +34,11 @@ class ChildProcess:
         self.daemon = True
 
     @property
+    def number(self) -> int:
+        """Its number in its pool."""
+        return self._handle.id
+
+    @property
     def pid(self) -> int | None:
         """Its process; None while it is being started."""
         return self._handle.pid

@@ -62,9 +62,18 @@ class FacePool(Pool):
         return self._driver
 
     def children(self) -> list[ChildProcess]:
-        """The worker processes that are there now; waits until those that are being started have their pids."""
-        self._driver.statistics()
-        return children_of(self._driver.engine.handles, self._children)
+        """The worker processes that are there now; waits until those that are being started have their pids.
+
+        Without those that have done their share, and end, while a successor is at work.
+        """
+        driver = self._driver
+        driver.statistics()
+        children = children_of(driver.engine.handles, self._children)
+        with driver._lock:
+            if driver.closed:
+                return children
+            leaving = {number for number, worker in driver.scheduler.workers.items() if worker.stopping}
+        return [child for child in children if child.number not in leaving]
 
     def start_map(
         self, kind: int, func: Callable[..., Any], items: list[Any], chunksize: int | None, future: Future[Any]
