@@ -167,7 +167,7 @@ def standard_streams_for_us(*, take_output: bool) -> Iterator[tuple[RawIOBase, B
     """
     if sys.stdout is not None:
         sys.stdout.flush()
-    if take_output and not _is_open(1):
+    if take_output and sys.__stdout__ is None:  # the number 1 itself may be another file's by now
         raise OutputError("stdout", OSError(errno.EBADF, "it is closed"))
     stdin = open(_duplicate(0), "rb", buffering=0)  # noqa: SIM115 - closed below
     stdout = open(_duplicate(1), "wb")  # noqa: SIM115
