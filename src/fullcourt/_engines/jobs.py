@@ -251,7 +251,7 @@ class MapJob:
         if self.stopped:
             return []
         self.stopped = self.stopped_early = True
-        return [*self._progress(), (self.future, None, error)]
+        return [*self._progress(), (self._let_go(), None, error)]
 
     def _progress(self) -> list[Settlement]:
         out: list[Settlement] = []
@@ -276,7 +276,12 @@ class MapJob:
         if self.stopped:
             return []
         self.stopped = self.stopped_early = True
-        return [(self.future, None, error)]
+        return [(self._let_go(), None, error)]
+
+    def _let_go(self) -> Future[Any]:
+        """Give the future away: its error holds frames, perhaps with the pool, and workers hold chunks of this."""
+        future, self.future = self.future, Future()
+        return future
 
 
 class StreamJob(MapJob):
