@@ -197,7 +197,7 @@ class MapJob:
             self.estimate.durations = Durations()
         self.alone = False  # items travel one by one: where one that hangs could not be parted from the others
         self.new_id = new_id
-        self.future = future
+        self.future: Future[Any] = future
         self.return_failures = return_failures
         self.report: Callable[[int, int], None] | None = report
         self.queued = False
