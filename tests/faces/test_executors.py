@@ -13,6 +13,7 @@ import logging
 import multiprocessing
 import os
 import pickle
+import subprocess
 import sys
 import threading
 import time
@@ -420,6 +421,20 @@ def test_callbacks_may_wait_for_other_calls() -> None:
 
             executor.submit(abs, 1).add_done_callback(wait_inside)
             assert inner.result(WAIT_S) == 7
+
+
+def test_the_programs_end_waits_for_threads_that_tasks_started(tmp_path: Path) -> None:
+    program = (
+        "import threading\n"
+        "from fullcourt.futures import ThreadPoolExecutor\n"
+        "def late():\n"
+        "    threading.main_thread().join()\n"
+        "    print('late')\n"
+        "executor = ThreadPoolExecutor(1)\n"
+        "executor.submit(lambda: threading.Thread(target=late).start()).result()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=WAIT_S, check=True)
+    assert (done.stdout, done.stderr) == ("late\n", "")
 
 
 # -- subclasses ----------------------------------------------------------------------------------------------------

@@ -272,7 +272,9 @@ class ThreadEngine(LocalEngine):
 
     def _start_thread(self, handle: LocalHandle) -> None:
         self._n_left += 1
-        thread = make_thread(self._serve, self._names.format(name=self.name, index=len(self.threads)), (handle,))
+        name = self._names.format(name=self.name, index=len(self.threads))
+        # An executor's is no daemon: threads that its tasks start inherit that, and the program's end waits for them.
+        thread = make_thread(self._serve, name, (handle,), daemon=not self._on_demand)
         self.threads.append(thread)
         thread.start()
 
