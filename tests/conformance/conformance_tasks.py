@@ -215,6 +215,10 @@ def return_unloadable() -> UnloadableResult:
     return UnloadableResult()
 
 
+def unloadable_for_every_third(x: int) -> Any:
+    return [x, UnloadableResult()] if x % 3 == 0 else [x]
+
+
 def lock_for_item_three(x: int) -> Any:
     return threading.Lock() if x == 3 else x
 

@@ -356,6 +356,20 @@ def test_a_result_that_cannot_be_unpickled_is_an_error_of_that_task(travelling: 
     assert [other.result(30) for other in others] == [i * i for i in range(20)]
 
 
+def test_results_that_cannot_be_unpickled_cost_those_items_alone(travelling: Engine, pool: Any) -> None:
+    results = pool.map(tasks.unloadable_for_every_third, range(10), chunksize=10, on_error="return")
+    assert [i for i, result in enumerate(results) if result != [i]] == [0, 3, 6, 9]
+    assert all("refuses to be loaded" in describe(results[i].exception) for i in (0, 3, 6, 9))
+    assert [results[i].index for i in (0, 3, 6, 9)] == [0, 3, 6, 9]
+    assert len({id(results[i].exception) for i in (0, 3, 6, 9)}) == 4
+    found = pool.imap(tasks.unloadable_for_every_third, range(1, 10), chunksize=9)
+    assert [next(found), next(found)] == [[1], [2]]
+    with pytest.raises(Exception, match="refuses to be loaded"):
+        next(found)
+    assert next(found) == [4]
+    found.close()
+
+
 def test_an_argument_that_cannot_be_unpickled_is_an_error_of_that_task(travelling: Engine, pool: Any) -> None:
     others = [pool.submit(tasks.square, i) for i in range(20)]
     error = pool.submit(tasks.identity, tasks.UnloadableResult()).exception(30)

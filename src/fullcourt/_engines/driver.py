@@ -28,7 +28,7 @@ import signal
 import sys
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from time import monotonic, perf_counter
 from typing import Any, TypeVar
@@ -54,7 +54,7 @@ from fullcourt._transport import frames
 from fullcourt._transport.codec import decode
 from fullcourt._transport.functions import FunctionTable, with_fallback
 from fullcourt._transport.journal import LOADING, LOADING_FUNCTION, Unreadable
-from fullcourt._transport.link import read_body
+from fullcourt._transport.link import Body, read_body
 from fullcourt._transport.remote_errors import RESULT_UNREADABLE, load_exception
 from fullcourt.errors import PicklingError, PoolClosed, TaskCancelled, TaskStopped, exit_name
 
@@ -830,6 +830,7 @@ class Driver:
 
     def _read(self, event: FrameArrived) -> tuple[Any, BaseException | None]:
         kind, flags = event.fields[:2]
+        body: Body | None = None
         try:
             if kind == frames.REPLIES_OPEN:
                 return None, None
@@ -843,6 +844,10 @@ class Driver:
             if kind in (frames.ERROR, frames.INIT_FAILED, frames.UNLOADABLE_FUNCTION):
                 return None, load_exception(body.payload)
         except BaseException as error:  # noqa: BLE001
+            if kind == frames.RESULTS and event.fields[5] > 1 and not isinstance(error, KeyboardInterrupt):
+                results = read_each(event, body)
+                if results is not None:
+                    return results, None
             error.add_note(RESULT_UNREADABLE)
             return None, error
         return None, None
@@ -877,6 +882,8 @@ class Driver:
             chunk.function.n_fatal_loads = 0
         if chunk.options is not None:
             self._note_end(chunk, now)
+        if problem is None and type(value) is SomeResults:
+            return self._some_done(chunk, start, value, handle)
         if problem is None:
             return self._tasks_done(chunk, start, value if kind == frames.RESULTS else [value])
         settlements: list[Settlement] = []
@@ -999,6 +1006,16 @@ class Driver:
         self._close_job(chunk.job)
         return settlements
 
+    def _some_done(self, chunk: Any, start: int, results: Sequence[Any], handle: Handle) -> list[Settlement]:
+        """:meth:`_tasks_done`, of results that may be :class:`Unreadable`."""
+        settlements: list[Settlement] = []
+        for index, result in enumerate(results, start):
+            if type(result) is Unreadable:
+                settlements += self._task_failed(chunk, index, result.error, handle)
+            else:
+                settlements += self._tasks_done(chunk, index, [result])
+        return settlements
+
     def _task_failed(
         self, chunk: Any, index: int, error: BaseException, handle: Handle | None, call: str | None = None
     ) -> list[Settlement]:
@@ -1089,13 +1106,9 @@ class Driver:
                 else:
                     settlements += self._task_failed(chunk, 0, failure, handle)
                 continue
-            culprit = chunk.done
-            for result in event.left.get(chunk.id, ()):
-                if type(result) is Unreadable:
-                    settlements += self._task_failed(chunk, chunk.start + culprit, result.error, handle)
-                else:
-                    settlements += self._tasks_done(chunk, chunk.start + culprit, [result])
-                culprit += 1
+            left = event.left.get(chunk.id, ())
+            settlements += self._some_done(chunk, chunk.start + chunk.done, left, handle)
+            culprit = chunk.done + len(left)
             if culprit < chunk.count:
                 error = dead(describe_task(chunk, culprit, plainly=True))
                 failure = self.supervisor.worker_lost(chunk, chunk.start + culprit, error)
@@ -1591,6 +1604,31 @@ class Driver:
             self.roles.ring()
         else:
             self.engine.call_soon(self.close)  # by a slot's thread: closing takes the lock
+
+
+class SomeResults(list[Any]):
+    """Of a batch, each of which may be :class:`Unreadable`."""
+
+
+def read_each(event: FrameArrived, body: Body | None) -> SomeResults | None:
+    """Read a batch of results again, of which some would not load. None: what is wrong with it concerns them all."""
+    from fullcourt._transport.partly import load_each
+
+    if body is None and event.fields[1]:
+        return None  # it could not be received
+    if body is not None and body.descriptors is not None:
+        return None  # what they hold has been taken
+    payload, buffers = memoryview(event.data)[frames.HEADER_BYTES :], None
+    if body is not None:
+        payload, buffers = memoryview(body.payload), body.buffers
+    try:
+        results = SomeResults(load_each(payload, buffers))
+    except Exception:  # noqa: BLE001  the error that is known says it
+        return None
+    for result in results:
+        if type(result) is Unreadable:
+            result.error.add_note(RESULT_UNREADABLE)
+    return results if len(results) == event.fields[5] else None
 
 
 def runs_event_loop() -> bool:
