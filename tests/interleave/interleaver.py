@@ -71,8 +71,11 @@ class Interleaver:
             self._start(actor)
         return actor
 
-    def make_thread(self, target: Callable[..., Any], name: str, args: tuple[Any, ...] = ()) -> Any:
+    def make_thread(
+        self, target: Callable[..., Any], name: str, args: tuple[Any, ...] = (), *, daemon: bool = True
+    ) -> Any:
         """Stands in for the package's function of that name."""
+        del daemon
         made: list[Actor] = []
         return SimpleNamespace(
             start=lambda: made.append(self.add(name, lambda: target(*args))),
