@@ -134,6 +134,7 @@ def test_an_exception_is_told_with_its_task(pool: Pool) -> None:
     assert "divmod(3, 0)" in caught.value.__notes__[0]
     with pytest.raises(SystemExit):
         pool.apply(raise_exit)
+    assert [type(future.exception(30)) for future in futures] == [ZeroDivisionError, type(None), type(None)] * 3
     assert pool.statistics().n_failed == 4
 
 
