@@ -1,5 +1,6 @@
 """Ctrl-C while the main thread submits: the pool loses nothing, and ends."""
 
+import re
 import subprocess
 import sys
 
@@ -16,11 +17,11 @@ armed, over = threading.Event(), threading.Event()
 
 def interrupt():  # one at a time: the next only when the last was seen
     while not over.is_set():
-        if armed.wait(0.2):
-            armed.clear()
-            over.wait(random.uniform(0.0005, LONGEST))
-            if not over.is_set():
-                signal.pthread_kill(main, signal.SIGINT)
+        armed.wait(0.2)  # where it came in a weak reference's callback, Python passes over it, and nobody arms again
+        armed.clear()
+        over.wait(random.uniform(0.0005, LONGEST))
+        if not over.is_set():
+            signal.pthread_kill(main, signal.SIGINT)
 
 thread = threading.Thread(target=interrupt)
 thread.start()
@@ -60,7 +61,10 @@ MAKE = """
 def run(act: str, longest_s: float, check: str) -> None:
     program = PROGRAM.replace("            ACT\n", act).replace("CHECK", check).replace("LONGEST", str(longest_s))
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=100, check=False)
-    assert (done.stdout, done.stderr, done.returncode) == ("all answered\n", "", 0)
+    told = re.sub(
+        r"Exception ignored in: <function WeakSet.*?\nKeyboardInterrupt:? *\n", "", done.stderr, flags=re.DOTALL
+    )
+    assert (done.stdout, told, done.returncode) == ("all answered\n", "", 0)
 
 
 def test_interrupts_while_submitting_lose_nothing() -> None:
