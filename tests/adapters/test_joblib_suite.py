@@ -12,7 +12,7 @@ import pytest
 
 import fullcourt
 
-pytest.importorskip("joblib", reason="the tests of its backend need it")
+joblib = pytest.importorskip("joblib", reason="the tests of its backend need it")
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -43,6 +43,7 @@ def test_joblibs_own_tests_pass(tmp_path: Path) -> None:
     environment["JOBLIB_START_METHOD"] = "fork"  # hundreds of pools, each of which would import NumPy
     command = [sys.executable, "-m", "pytest", "-p", "joblib_suite_plugin", "--pyargs", "joblib.test.test_parallel"]
     options = ["-q", "-rfE", "-p", "no:cacheprovider", "-W", "ignore", f"--timeout={TEST_LIMIT_S}", "-c", os.devnull]
+    options.append(f"--confcutdir={Path(joblib.__file__).parent}")  # not ours, which looks for what loky leaves behind
     done = subprocess.run(
         [*command, *options],
         cwd=tmp_path,
