@@ -14,6 +14,7 @@ from fullcourt._engines import future as future_module
 from fullcourt._engines import lane as lane_module
 from fullcourt._engines import roles as roles_module
 from fullcourt._engines import supervisor as supervisor_module
+from fullcourt._engines import timekeeper as timekeeper_module
 from fullcourt._engines.driver import Driver
 from fullcourt._engines.jobs import Call
 from fullcourt._engines.linked import FrameArrived, Lost
@@ -25,7 +26,7 @@ from fullcourt._transport.remote_errors import dump_exception
 from fullcourt.errors import TaskCancelled
 from tests.interleave.interleaver import Interleaver, Queue
 
-MODULES = [driver_module, lane_module, roles_module, future_module, supervisor_module]
+MODULES = [driver_module, lane_module, roles_module, future_module, supervisor_module, timekeeper_module]
 
 
 class Death(BaseException):

@@ -335,6 +335,8 @@ class Condition(Lock):
     def notify_all(self) -> None:
         self._n_notified += 1
 
+    notify = notify_all  # whoever is woken too much looks again
+
 
 class Empty(Exception):
     pass

@@ -16,6 +16,7 @@ from fullcourt._engines import local as local_module
 from fullcourt._engines import roles as roles_module
 from fullcourt._engines import supervisor as supervisor_module
 from fullcourt._engines import thread_lane as lane_module
+from fullcourt._engines import timekeeper as timekeeper_module
 from fullcourt._engines.driver import Driver
 from fullcourt._engines.future import Future
 from fullcourt._engines.jobs import MAP, MapJob
@@ -24,7 +25,15 @@ from fullcourt.errors import PoolClosed, TaskCancelled
 from tests.interleave.fake_engine import end
 from tests.interleave.interleaver import Interleaver, explore
 
-MODULES = [driver_module, lane_module, local_module, roles_module, future_module, supervisor_module]
+MODULES = [
+    driver_module,
+    lane_module,
+    local_module,
+    roles_module,
+    future_module,
+    supervisor_module,
+    timekeeper_module,
+]
 
 
 class Threads:
