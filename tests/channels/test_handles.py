@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import pickle
+import re
 import resource
 import sys
 from collections.abc import Callable
@@ -12,6 +14,7 @@ import pytest
 from endpoints import fork, reap
 
 import fullcourt
+from fullcourt._transport.carried import collecting
 from fullcourt.channels._monitor import Monitor
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="queues need Linux")
@@ -25,6 +28,14 @@ MAKERS: list[Callable[[], Any]] = [
     lambda: fullcourt.Barrier(2),
     fullcourt.Pipe,
 ]
+
+
+@pytest.mark.parametrize("make", [*MAKERS, lambda: fullcourt.share(b"content")])
+def test_pickles_name_packages_alone(make: Any) -> None:
+    """Of which two threads may import the parts at once."""
+    with collecting():
+        data = pickle.dumps(make())
+    assert set(re.findall(rb"fullcourt[\w.]*", data)) <= {b"fullcourt.channels", b"fullcourt.shared"}
 
 
 def open_descriptors() -> set[int]:
