@@ -278,7 +278,7 @@ def test_an_exec_makes_another_program_of_the_same_process():
     assert process["ended_ns"] > 0
 
 
-BUSY = "import time; t = time.monotonic()\nwhile time.monotonic() < t + 0.4: pass"
+BUSY = "import time; t = time.monotonic()\nwhile time.monotonic() < t + 2: pass"
 
 
 def test_a_sampler_ends_with_whom_it_watches_for():
