@@ -11,6 +11,7 @@ from typing import Any, Generic, TypeVar, cast
 from fullcourt._engines.driver import Driver
 from fullcourt._engines.jobs import StreamJob
 from fullcourt._os.threads import make_thread
+from fullcourt._os.waits import checked
 
 __all__ = ["Feeder", "ResultIterator"]
 
@@ -57,8 +58,8 @@ class ResultIterator(Generic[R]):
                 pass
             if (job.finished or job.stopped) and not job.ready:
                 self._end()
-            if timeout is not None and timeout != timeout:  # noqa: PLR0124
-                raise ValueError("timeout must be a number of seconds or None, not nan")
+            if timeout is not None:
+                checked(timeout)
             if not self._driver.wait_for_result(job, timeout) and not job.ready:
                 raise timeout_error(timeout)
         if not job.exhausted:

@@ -34,7 +34,7 @@ from typing import TYPE_CHECKING, Any
 from fullcourt._engines.driver import Driver
 from fullcourt._engines.jobs import MAP, Failure, Settlement, StreamJob
 from fullcourt._os.threads import make_thread
-from fullcourt._os.waits import checked
+from fullcourt._os.waits import deadline
 from fullcourt._pipelines.stages import Stage, StageStatistics
 
 if TYPE_CHECKING:
@@ -335,12 +335,12 @@ class Flow:
         Raises:
             TimeoutError: it has not come within so many seconds.
         """
-        deadline = None if timeout is None else monotonic() + checked(timeout)
+        until = deadline(timeout)
         while self.inline and not self._ready and not self.over:
             self.read_some(1)
         with self._lock:
             while not self._ready and not self.over:
-                left = None if deadline is None else deadline - monotonic()
+                left = None if until is None else until - monotonic()
                 if left is not None and left <= 0:
                     raise TimeoutError(f"no result within {timeout} s; the pipeline goes on")
                 self._has_output.wait(left)

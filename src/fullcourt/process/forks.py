@@ -16,8 +16,8 @@ from typing import Any, Self
 from fullcourt._engines.roles import Roles
 from fullcourt._engines.template import fork_quietly
 from fullcourt._os.inherited import give_up_inherited
-from fullcourt._os.system import open_pidfd
-from fullcourt._os.waits import bounded, checked
+from fullcourt._os.system import open_pidfd, send_signal
+from fullcourt._os.waits import bounded, deadline
 from fullcourt.errors import NotSupported, exit_name
 
 __all__ = ["Child", "ForkWarning", "fork"]
@@ -95,19 +95,18 @@ class Child:
     def _signal(self, number: int) -> None:
         with self._lock:
             if not self._over:
-                with contextlib.suppress(OSError):
-                    os.kill(self._pid, number)
+                send_signal(self._pid, number)
 
     def _poll(self, timeout: float | None) -> bool:
-        deadline = None if timeout is None else monotonic() + checked(timeout)
+        until = deadline(timeout)
         while not self._over:
-            left = None if deadline is None else max(0.0, deadline - monotonic())
+            left = None if until is None else max(0.0, until - monotonic())
             with contextlib.suppress(OSError, ValueError):
                 if self._sentinel >= 0:
                     poll = select.poll()
                     poll.register(self._sentinel, select.POLLIN)
                     if not poll.poll(None if left is None else int((bounded(left) or 0.0) * 1000 + 0.999)):
-                        if deadline is not None and monotonic() >= deadline:
+                        if until is not None and monotonic() >= until:
                             return False
                         continue
             self._reap()

@@ -30,7 +30,7 @@ from typing import Any
 
 from fullcourt._engines.fresh import spawn_interpreter
 from fullcourt._engines.template import Template, fork_quietly, quiet_signals
-from fullcourt._os.system import become_subreaper, descendants, die_with_parent
+from fullcourt._os.system import become_subreaper, descendants, die_with_parent, send_signal
 from fullcourt._transport.carried import drop_inherited
 from fullcourt._transport.inheritance import fork_with_tracker
 
@@ -68,8 +68,7 @@ class Keeper(Template):
         """End all that it has left behind, before its end is told."""
         while found := descendants(os.getpid()):
             for pid in found:
-                with contextlib.suppress(OSError):
-                    os.kill(pid, signal.SIGKILL)
+                send_signal(pid, signal.SIGKILL)
             with contextlib.suppress(OSError):
                 os.waitpid(-1, 0)
 

@@ -25,7 +25,7 @@ from fullcourt._engines.worker_process import be_a_child
 from fullcourt._os.inherited import note_holder
 from fullcourt._os.interrupts import Shield
 from fullcourt._os.sockets import Part
-from fullcourt._os.waits import bounded, checked
+from fullcourt._os.waits import bounded, deadline
 from fullcourt._transport import frames
 from fullcourt._transport.carried import give_away
 from fullcourt._transport.codec import Codec, decode
@@ -169,10 +169,10 @@ class Running:
         """Whether it has ended, or does so within so many seconds (None: whenever). In a forked sibling: as of then."""
         if self.owner != os.getpid():  # the news are the parent's to take
             return self._over
-        deadline = None if timeout is None else monotonic() + checked(timeout)
+        until = deadline(timeout)
         while not self._over:
-            left = None if deadline is None else max(0.0, deadline - monotonic())
-            if not self._wait_for_news(left) and deadline is not None and monotonic() >= deadline:
+            left = None if until is None else max(0.0, until - monotonic())
+            if not self._wait_for_news(left) and until is not None and monotonic() >= until:
                 return False
             with self._lock:
                 self._take_news()
