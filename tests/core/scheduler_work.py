@@ -38,8 +38,17 @@ class Piece(Chunk):
     def yields_to(self, priority: int) -> bool:
         return self.stream.estimates is None and self.stream.priority <= priority
 
+    def may_part(self) -> bool:
+        return self.stream.estimates is None and self.stream.fixed is None
+
+    def priority_of_rest(self) -> int:
+        return self.stream.priority
+
+    def is_wanted(self) -> bool:
+        return not self.stream.is_over
+
     def cut(self, n_tasks: int) -> Piece:
-        assert 0 < n_tasks < self.count
+        assert 0 <= n_tasks < self.count
         rest = Piece(self.stream, self.start + n_tasks, self.count - n_tasks)
         self.count = n_tasks
         return rest
@@ -55,6 +64,7 @@ class Work:
     """
 
     priority = 0
+    is_over = False  # whether what was given back of it shall not run any more
 
     def __init__(
         self,

@@ -11,7 +11,7 @@ import pytest
 
 from fullcourt._core import scheduler as module
 from fullcourt._core.chunking import MAX_CHUNK
-from fullcourt._core.model import Estimate
+from fullcourt._core.model import NESTED, Estimate
 from fullcourt._core.scheduler import MAX_OVERTAKEN, MAX_SENT, STEAL_S, STILL_S, Scheduler
 from tests.core.scheduler_work import Piece, Work, timed
 
@@ -442,6 +442,148 @@ def test_a_worker_that_told_of_an_end_a_moment_ago_is_not_still() -> None:
     scheduler.ended(held(scheduler, 1)[0], 1, 1e-6, scheduler.look_again_at - 0.0001)
     scheduler.time_passed(scheduler.look_again_at)
     assert actions(scheduler) == []
+
+
+def one_chunk_left(mean_s: float = 5e-5, fixed: int | None = None) -> tuple[Scheduler, Piece]:
+    """One worker runs a chunk, of 10 tasks unless it was the caller's choice; the other is free, and nothing waits."""
+    scheduler = opened(2)
+    work = Work(40, fixed)
+    work.estimate = timed(mean_s)
+    work.last_size = 40
+    fill(scheduler, work)
+    left = max((piece for i in (1, 2) for piece in held(scheduler, i)), key=lambda piece: piece.count)
+    others = True
+    while others:
+        unread = [piece for piece in held(scheduler, left.worker_id or 0) if piece is not left]
+        scheduler.taken_back(unread, 0.001)
+        others = [piece for i in (1, 2) for piece in held(scheduler, i) if piece is not left]
+        for piece in others:
+            scheduler.ended(piece, piece.count, mean_s * piece.count, 0.001)
+    scheduler.actions.clear()
+    assert scheduler.idle
+    return scheduler, left
+
+
+def test_a_chunk_is_parted_once_its_tasks_are_seen_to_be_long() -> None:
+    scheduler, left = one_chunk_left()
+    scheduler.ended(left, 2, 0.02, 0.02)
+    assert actions(scheduler) == [("part", left.worker_id, left)]
+    scheduler.ended(left, 1, 0.01, 0.03)
+    assert actions(scheduler) == []  # it is asked once
+    scheduler.parted(left, 3, 0.03)
+    assert left.worker_id is None
+    sent = [action for action in actions(scheduler) if action[0] == "send"]
+    assert {action[1] for action in sent} == {1, 2}
+    assert max(action[2][1] for action in sent) == 1  # tasks of 6 ms travel one by one
+    assert sum(stream.available() for stream in scheduler.streams) + len(sent) == 7
+
+
+def test_a_chunk_is_parted_when_its_worker_has_told_nothing_for_a_while() -> None:
+    scheduler, left = one_chunk_left()
+    look_at = scheduler.look_again_at
+    assert look_at is not None
+    scheduler.time_passed(look_at)
+    assert actions(scheduler) == [("part", left.worker_id, left)]
+
+
+def test_a_chunk_that_soon_ends_is_not_parted() -> None:
+    scheduler, left = one_chunk_left()
+    scheduler.ended(left, 4, 4 * 5e-5, 0.0012)
+    assert actions(scheduler) == []
+    scheduler.ended(left, 5, 0.5, 0.1)  # one is left
+    assert actions(scheduler) == []
+
+
+def test_nobody_looks_again_and_again_at_a_chunk_of_which_one_task_is_left() -> None:
+    scheduler, left = one_chunk_left()
+    scheduler.ended(left, 9, 0.5, 0.5)
+    now = 0.5
+    while scheduler.look_again_at is not None and now < 0.6:
+        now = scheduler.look_again_at
+        scheduler.time_passed(now)
+    assert now < 0.51
+    assert actions(scheduler) == []
+
+
+def test_what_was_given_back_is_divided_by_what_is_known_when_it_is_sent() -> None:
+    scheduler, left = one_chunk_left()
+    scheduler.ended(left, 2, 0.02, 0.02)
+    left.stream.estimate.mean_s = 5e-5  # those two were long, but the next are like the first
+    scheduler.parted(left, 2, 0.03)
+    sent = [action[2][1] for action in actions(scheduler) if action[0] == "send"]
+    assert max(sent) > 1
+
+
+def test_what_was_given_back_runs_no_more_when_it_is_not_wanted() -> None:
+    scheduler, left = one_chunk_left()
+    scheduler.ended(left, 2, 0.02, 0.02)
+    scheduler.parted(left, 2, 0.03)
+    assert scheduler.has_waiting()
+    actions(scheduler)
+    left.stream.is_over = True
+    end_all(scheduler, 1)
+    end_all(scheduler, 2)
+    assert sent_to(scheduler) == []
+    assert not scheduler.has_waiting()
+
+
+def test_what_was_given_back_takes_turns_with_other_work() -> None:
+    scheduler, left = one_chunk_left()
+    scheduler.ended(left, 2, 0.02, 0.02)
+    scheduler.parted(left, 2, 0.03)
+    urgent = fill(scheduler, Work(1, priority=1), 0.03)
+    other = fill(scheduler, Work(1), 0.03)
+    actions(scheduler)
+    end_all(scheduler, 1)
+    end_all(scheduler, 2)
+    held_now = [piece.stream for i in (1, 2) for piece in held(scheduler, i)]
+    assert held_now[0] is urgent
+    assert other in held_now
+    actions(scheduler)
+
+
+def test_a_chunk_of_nested_tasks_is_parted_in_a_pool_of_threads() -> None:
+    scheduler = opened(1, 2, grows=True)
+    outer = fill(scheduler, Work(2, 1))
+    for piece in held(scheduler, 1):
+        scheduler.slot_lent(piece, 0.0)
+    nested = Work(40, priority=NESTED)
+    nested.estimate = timed(5e-5)
+    nested.last_size = 40
+    fill(scheduler, nested)
+    while True:
+        mine = [piece for piece in held(scheduler, 1) if piece.stream is nested]
+        if len(mine) == 1 and not nested.available():
+            break
+        last = max(mine, key=lambda piece: piece.count)
+        for piece in mine:
+            if piece is not last:
+                scheduler.ended(piece, piece.count, piece.count * 5e-5, 0.001)
+        if len(mine) == 1:
+            scheduler.ended(last, last.count, last.count * 5e-5, 0.001)
+    scheduler.actions.clear()
+    assert outer.available() == 0
+    scheduler.ended(mine[0], 1, 0.5, 0.5)
+    assert ("part", 1, mine[0]) in actions(scheduler)
+
+
+def test_a_chunk_of_the_callers_size_is_not_parted() -> None:
+    scheduler, left = one_chunk_left(fixed=10)
+    scheduler.ended(left, 2, 1.0, 1.0)
+    scheduler.time_passed(10.0)
+    assert actions(scheduler) == []
+
+
+def test_a_parted_chunk_of_which_more_is_to_be_told_stays_with_its_worker() -> None:
+    scheduler, left = one_chunk_left()
+    worker_id = left.worker_id
+    scheduler.ended(left, 2, 0.02, 0.02)
+    scheduler.parted(left, 5, 0.03)
+    assert (left.worker_id, left.count, left.done) == (worker_id, 5, 2)
+    actions(scheduler)
+    scheduler.ended(left, 3, 0.03, 0.06)
+    assert left.worker_id is None
+    actions(scheduler)
 
 
 def test_nobody_looks_again_when_there_is_nothing_to_take() -> None:

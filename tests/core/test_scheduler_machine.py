@@ -20,7 +20,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from fullcourt._core.model import NESTED, Estimate
+from fullcourt._core.model import NESTED, Estimate, Rest
 from fullcourt._core.scheduler import Scheduler
 from tests.core.scheduler_work import Piece, Task, Work
 
@@ -55,6 +55,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.open: set[Task] = set()  # tasks that have not ended
         self.fate: dict[Task, str] = {}  # of the others
         self.take_backs: list[int] = []  # orders that were given and not yet carried out
+        self.asked_to_part: list[Piece] = []
         self.later: list[Piece] = []  # tasks that failed, and wait for their next attempt
         self.under_pressure = False
         self.n_started = 0
@@ -348,6 +349,29 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.take_from(worker_id, pieces)
         self.scheduler.taken_back(pieces, self.now)
 
+    def running_and_asked(self) -> list[tuple[int, Piece]]:
+        return [(i, p) for i, player in self.players.items() for p in player.slots if self.is_asked(p, player)]
+
+    def is_asked(self, piece: Piece, player: Player) -> bool:
+        return piece in self.asked_to_part and piece not in player.lent
+
+    @precondition(lambda self: self.running_and_asked())
+    @rule(data=st.data(), seconds=SECONDS)
+    def a_chunk_is_parted(self, data: st.DataObject, seconds: float) -> None:
+        """The worker ends the task that it runs, perhaps some others, and gives back the rest."""
+        worker_id, piece = data.draw(st.sampled_from(self.running_and_asked()))
+        n_ended = data.draw(st.integers(0, piece.count - piece.done - 1))
+        player = self.players[worker_id]
+        if n_ended:
+            self.settle(piece.open_tasks[:n_ended], "result")
+            player.n_ended += n_ended
+            self.scheduler.ended(piece, n_ended, seconds, self.now)
+            self.perform()
+        player.slots.remove(piece)
+        n_left = piece.count - piece.done
+        player.n_left += n_left
+        self.scheduler.parted(piece, piece.done, self.now)
+
     def holding_unread(self) -> list[int]:
         return [i for i, player in self.players.items() if player.link]
 
@@ -405,7 +429,7 @@ class SchedulerMachine(RuleBasedStateMachine):
                 continue
             assert worker_id in self.players, f"{action} names a worker that is not there"
             player = self.players[worker_id]
-            may_be_asked = action[0] == "take_back" and player.orphaned
+            may_be_asked = action[0] in ("take_back", "part") and player.orphaned
             assert not player.told_to_stop or may_be_asked, f"{action}: it was told to stop"
             if action[0] == "send":
                 piece = action[2]
@@ -416,6 +440,14 @@ class SchedulerMachine(RuleBasedStateMachine):
             elif action[0] == "take_back":
                 assert self.may_take_back
                 self.take_backs.append(worker_id)
+            elif action[0] == "part":
+                piece = action[2]
+                assert isinstance(piece, Piece)
+                assert self.may_take_back
+                assert piece.may_part()
+                assert piece in player.held
+                assert piece not in self.asked_to_part, "asked twice"
+                self.asked_to_part.append(piece)
             elif action[0] in ("grow", "shrink"):
                 assert self.grows
                 player.n_grown += 1 if action[0] == "grow" else -1
@@ -443,13 +475,19 @@ class SchedulerMachine(RuleBasedStateMachine):
         found = [task for player in self.players.values() for piece in player.held for task in piece.open_tasks]
         assert self.scheduler.n_sent_tasks == len(found)
         found += [task for piece in self.scheduler.returned if isinstance(piece, Piece) for task in piece.open_tasks]
+        found += [task for piece in self.rests() for task in piece.open_tasks]
         found += [task for piece in self.later for task in piece.open_tasks]
         found += [(stream.number, i) for stream in self.streams for i in range(stream.taken, stream.total)]
         assert len(found) == len(self.open)
         assert set(found) == self.open
 
+    def rests(self) -> list[Piece]:
+        """What was given back of chunks, and waits."""
+        chunks = [stream._chunk for stream in self.scheduler.streams if isinstance(stream, Rest)]
+        return [chunk for chunk in chunks if isinstance(chunk, Piece)]
+
     def waits(self) -> bool:
-        return bool(self.scheduler.returned) or any(stream.available() for stream in self.streams)
+        return bool(self.scheduler.returned or self.rests()) or any(stream.available() for stream in self.streams)
 
     def nothing_waits_while_there_is_room(self) -> None:
         assert self.scheduler.has_waiting() == self.waits()
@@ -475,8 +513,12 @@ class SchedulerMachine(RuleBasedStateMachine):
 
     def a_free_slot_looks_for_work(self) -> None:
         """A slot is free while a chunk lies in another worker's link: it is asked for, now or soon."""
+        if self.under_pressure and self.scheduler.has_waiting():
+            return  # it stays free on purpose
         if self.may_take_back and self.scheduler.idle and self.scheduler.laden:
             assert self.take_backs or self.scheduler.look_again_at is not None, "a slot stays free beside a full link"
+        if self.may_take_back and self.scheduler.idle and self.scheduler.partable:
+            assert self.scheduler.look_again_at is not None, "a slot stays free beside a chunk that may be parted"
 
     def workers_are_as_many_as_they_should_be(self) -> None:
         alive = [player for player in self.players.values() if not player.told_to_stop]

@@ -222,6 +222,7 @@ class Interleaver:
             Semaphore=lambda n=1: Semaphore(self, n),
             Condition=lambda: Condition(self),
             Thread=threading.Thread,
+            Timer=lambda *_: SimpleNamespace(start=lambda: None, cancel=lambda: None),  # its time never comes
             get_ident=threading.get_ident,
             current_thread=threading.current_thread,
             main_thread=threading.main_thread,

@@ -1,6 +1,6 @@
-"""SIGINT at every line, and at every two lines, of what the shield protects: none is lost, none tears a step.
+"""A signal at every line, and at every two lines, of what the shield protects: none is lost, none tears a step.
 
-The signal is raised for real, by a trace function, in the main thread; Python runs the handler between two
+It is raised for real, by a trace function, in the main thread; Python runs the handler between two
 instructions.
 """
 
@@ -25,16 +25,19 @@ pytestmark = pytest.mark.skipif(
 )
 
 
+KINDS = (signal.SIGINT, signal.SIGALRM)
+
+
 class Interrupted(Exception):
     pass
 
 
 class Interrupter:
-    """Raises SIGINT in the main thread at the given lines of the modules (counted from 1)."""
+    """Raises signals in the main thread, one at each of the given lines of the modules (counted from 1)."""
 
-    def __init__(self, modules: list[Any], at: tuple[int, ...]) -> None:
+    def __init__(self, modules: list[Any], at: tuple[int, ...], signals: tuple[int, ...]) -> None:
         self._files = {str(module.__file__) for module in modules}
-        self._at = at
+        self._at = dict(zip(at, signals, strict=False))
         self.n_lines = 0
 
     def trace(self, frame: Any, event: str, argument: Any) -> Any:
@@ -46,7 +49,7 @@ class Interrupter:
         if event == "line":
             self.n_lines += 1
             if self.n_lines in self._at:
-                signal.raise_signal(signal.SIGINT)
+                signal.raise_signal(self._at[self.n_lines])
         return self.trace_lines
 
 
@@ -83,40 +86,66 @@ def marker() -> None:
     half += 1
 
 
-def interrupted_at(at: tuple[int, ...]) -> tuple[Protected, Interrupter]:
+def interrupted_at(at: tuple[int, ...], signals: tuple[int, ...]) -> tuple[Protected, Interrupter]:
     protected = Protected()
-    interrupter = Interrupter([interrupts_module, sys.modules[__name__]], at)
-    old = signal.signal(signal.SIGINT, protected.handle)
+    interrupter = Interrupter([interrupts_module, sys.modules[__name__]], at, signals)
+    old = {number: signal.signal(number, protected.handle) for number in KINDS}
     try:
         sys.settrace(interrupter.trace)
         protected.run()
     finally:
         sys.settrace(None)
-        restored = signal.signal(signal.SIGINT, old)
-    assert restored == protected.handle, f"interrupted at {at}: another handler stayed"
-    assert protected.shield._old is None
+        restored = [signal.signal(number, old[number]) for number in KINDS]
+    assert restored == [protected.handle] * len(KINDS), f"interrupted at {at}: another handler stayed"
+    assert not protected.shield._old
     assert not protected.shield._pending
     return protected, interrupter
 
 
-def test_one_interrupt_at_any_line_comes_through_once_and_tears_no_step() -> None:
-    _, interrupter = interrupted_at(())
+@pytest.mark.parametrize("number", KINDS)
+def test_one_interrupt_at_any_line_comes_through_once_and_tears_no_step(number: int) -> None:
+    _, interrupter = interrupted_at((), ())
     assert interrupter.n_lines > 30
     for line in range(1, interrupter.n_lines + 1):
-        protected, _ = interrupted_at((line,))
+        protected, _ = interrupted_at((line,), (number,))
         assert (protected.n_handled, protected.n_torn) == (1, 0), f"interrupted at line {line}"
 
 
 def test_two_interrupts_at_any_lines_come_through() -> None:
     """The second of two comes through at once, wherever it is: so it may be that only it does, and that it tears."""
-    _, interrupter = interrupted_at(())
+    _, interrupter = interrupted_at((), ())
     for first in range(1, interrupter.n_lines, 2):
         for second in range(first + 1, interrupter.n_lines + 1, 3):
-            protected, _ = interrupted_at((first, second))
+            protected, _ = interrupted_at((first, second), (signal.SIGINT, signal.SIGINT))
             assert 1 <= protected.n_handled <= 2, f"interrupted at lines {first}, {second}"
 
 
-def test_an_interrupt_at_any_line_of_a_wait_leaves_the_roles_usable() -> None:
+def test_two_kinds_at_any_lines_come_through_once_each_and_tear_no_step() -> None:
+    _, interrupter = interrupted_at((), ())
+    for first in range(1, interrupter.n_lines, 2):
+        for second in range(first + 1, interrupter.n_lines + 1, 3):
+            protected, _ = interrupted_at((first, second), (signal.SIGALRM, signal.SIGINT))
+            assert (protected.n_handled, protected.n_torn) == (2, 0), f"interrupted at lines {first}, {second}"
+
+
+def test_a_handler_that_does_not_raise_is_called_each_time_while_one_waits() -> None:
+    called: list[int] = []
+    shield = Shield()
+    old = signal.signal(signal.SIGALRM, lambda number, _: called.append(number))
+    try:
+        with shield:
+            signal.raise_signal(signal.SIGALRM)
+            shield.wait_begins()
+            for _ in range(3):
+                signal.raise_signal(signal.SIGALRM)
+            assert called == [signal.SIGALRM] * 4
+            shield.wait_ends()
+    finally:
+        signal.signal(signal.SIGALRM, old)
+
+
+@pytest.mark.parametrize("number", KINDS)
+def test_an_interrupt_at_any_line_of_a_wait_leaves_the_roles_usable(number: int) -> None:
     """An exception out of `wait` at whatever line: nobody leads afterwards, and the next waiter gets its result."""
 
     def wait_interrupted(at: tuple[int, ...]) -> Interrupter:
@@ -136,12 +165,12 @@ def test_an_interrupt_at_any_line_of_a_wait_leaves_the_roles_usable() -> None:
         first: Future[int] = Future(settler)
         second: Future[int] = Future(settler)
         arrived.append(first)
-        interrupter = Interrupter([roles_module, interrupts_module, future_module], at)
+        interrupter = Interrupter([roles_module, interrupts_module, future_module], at, (number,))
 
         def handle(number: int, frame: object) -> None:
             raise Interrupted
 
-        old = signal.signal(signal.SIGINT, handle)
+        old = {kind: signal.signal(kind, handle) for kind in KINDS}
         try:
             sys.settrace(interrupter.trace)
             try:
@@ -150,7 +179,7 @@ def test_an_interrupt_at_any_line_of_a_wait_leaves_the_roles_usable() -> None:
                 pass
             finally:
                 sys.settrace(None)
-            assert signal.getsignal(signal.SIGINT) == handle, f"interrupted at {at}"
+            assert [signal.getsignal(kind) for kind in KINDS] == [handle] * len(KINDS), f"interrupted at {at}"
             assert roles._leader is None, f"interrupted at {at}"
             assert not roles._followers
             arrived.append(second)
@@ -158,7 +187,8 @@ def test_an_interrupt_at_any_line_of_a_wait_leaves_the_roles_usable() -> None:
             assert roles.wait(first, None)
             assert n_open == [0]
         finally:
-            signal.signal(signal.SIGINT, old)
+            for kind in KINDS:
+                signal.signal(kind, old[kind])
         return interrupter
 
     n_lines = wait_interrupted(()).n_lines

@@ -54,11 +54,8 @@ def counts(libraries: list[Library]) -> list[int]:
 
 
 @pytest.mark.parametrize(("cores", "n_slots", "share"), [(8, 2, 4), (8, 3, 2), (8, 8, 1), (8, 100, 1), (1, 1, 1)])
-def test_the_cores_are_divided_by_the_slots(
-    monkeypatch: pytest.MonkeyPatch, cores: int, n_slots: int, share: int
-) -> None:
-    monkeypatch.setenv("PYTHON_CPU_COUNT", str(cores))
-    assert share_of(n_slots) == share
+def test_the_cores_are_divided_by_the_slots(cores: int, n_slots: int, share: int) -> None:
+    assert share_of(cores, n_slots) == share
 
 
 def test_a_share_comes_before_all_else() -> None:

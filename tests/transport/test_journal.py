@@ -23,7 +23,10 @@ from fullcourt._transport.journal import (
     REVOKED_WORD,
     RUNNING,
     UNSET,
+    WORTH_BYTES,
     Journal,
+    Records,
+    load_records,
     read_phase,
     read_results,
     revoke,
@@ -46,7 +49,7 @@ def journal(page: mmap.mmap) -> Iterator[Journal]:
     journal.close()
 
 
-def record(journal: Journal, index: int, result: object) -> bool:
+def put(journal: Journal, index: int, result: object) -> bool | None:
     """As a worker does it; see the loop in `Worker._run_items`."""
     if result is None:
         journal.words[index + 1] = NONE
@@ -74,7 +77,7 @@ def test_what_is_done_with_it_is_known(page: mmap.mmap, journal: Journal) -> Non
         assert (started_chunk(page, 0), read_phase(page, 0)) == (chunk_id, phase)
         assert read_results(page, 0, 0, 3) == []
         if phase == RUNNING:
-            record(journal, 0, "of chunk 1")
+            put(journal, 0, "of chunk 1")
 
 
 def test_a_chunk_can_be_revoked_while_it_runs(page: mmap.mmap) -> None:
@@ -125,7 +128,7 @@ RESULTS = [
 def test_every_kind_of_result_is_read_as_it_was(page: mmap.mmap, journal: Journal) -> None:
     journal.start(1, len(RESULTS), RUNNING)
     for index, result in enumerate(RESULTS):
-        assert record(journal, index, result)
+        assert put(journal, index, result)
     found = read_results(page, 0, 0, len(RESULTS))
     assert found == RESULTS
     assert [type(value) for value in found] == [type(value) for value in RESULTS]
@@ -144,7 +147,7 @@ def test_any_results_are_read_as_they_were_whatever_lay_there_before(results: li
             journal.start(chunk_id, len(results), RUNNING)
             for index, result in enumerate(results):
                 assert read_results(page, 0, 0, len(results)) == results[:index]
-                assert record(journal, index, result)
+                assert put(journal, index, result)
             assert read_results(page, 0, 0, len(results)) == results
         journal.close()
 
@@ -152,7 +155,7 @@ def test_any_results_are_read_as_they_were_whatever_lay_there_before(results: li
 def test_results_are_read_from_any_item_on(page: mmap.mmap, journal: Journal) -> None:
     journal.start(1, 6, RUNNING)
     for index, result in enumerate([10, "b", None, 13]):
-        record(journal, index, result)
+        put(journal, index, result)
     assert [read_results(page, 0, first, 6) for first in range(5)] == [
         [10, "b", None, 13],
         ["b", None, 13],
@@ -165,19 +168,19 @@ def test_results_are_read_from_any_item_on(page: mmap.mmap, journal: Journal) ->
 
 def test_reading_stops_at_the_first_that_has_not_ended(page: mmap.mmap, journal: Journal) -> None:
     journal.start(1, 4, RUNNING)
-    record(journal, 0, 1)
-    record(journal, 2, 3)
+    put(journal, 0, 1)
+    put(journal, 2, 3)
     assert read_results(page, 0, 0, 4) == [1]
 
 
 def test_a_chunk_of_the_largest_size_has_its_place(page: mmap.mmap, journal: Journal) -> None:
     other = Journal(page, 1)
     other.start(9, 1, RUNNING)
-    record(other, 0, "untouched")
+    put(other, 0, "untouched")
     journal.start(1, MAX_CHUNK, RUNNING)
     for index in range(MAX_CHUNK):
         journal.words[index + 1] = index
-    assert record(journal, MAX_CHUNK - 1, "the last")
+    assert put(journal, MAX_CHUNK - 1, "the last")
     assert read_results(page, 0, 0, MAX_CHUNK) == [*range(MAX_CHUNK - 1), "the last"]
     assert read_results(page, 1, 0, 1) == ["untouched"]
     other.close()
@@ -189,7 +192,7 @@ def test_slots_do_not_touch_each_others_regions(page: mmap.mmap) -> None:
         journal.start(index + 1, 3, RUNNING)
     for journal, text in zip(journals, "abc", strict=True):
         filling = text * (HEAP_BYTES - 100)
-        assert record(journal, 0, filling)
+        assert put(journal, 0, filling)
     assert [started_chunk(page, index) for index in range(N_SLOTS)] == [1, 2, 3]
     assert [read_results(page, index, 0, 3)[0][:1] for index in range(N_SLOTS)] == ["a", "b", "c"]
     for journal in journals:
@@ -210,42 +213,42 @@ def text_of_pickled_size(n_bytes: int) -> str:
 def test_a_result_that_just_fits_is_kept_and_one_byte_more_is_not(page: mmap.mmap, journal: Journal) -> None:
     journal.start(1, 2, RUNNING)
     too_large, fits = text_of_pickled_size(HEAP_BYTES - 3), text_of_pickled_size(HEAP_BYTES - 4)
-    assert not record(journal, 0, too_large)
+    assert not put(journal, 0, too_large)
     assert read_results(page, 0, 0, 2) == []
-    assert record(journal, 0, fits)
+    assert put(journal, 0, fits)
     assert read_results(page, 0, 0, 2) == [fits]
 
 
 def test_a_full_heap_refuses_but_small_ints_and_nones_go_on(page: mmap.mmap, journal: Journal) -> None:
     journal.start(1, 4, RUNNING)
-    assert record(journal, 0, text_of_pickled_size(HEAP_BYTES - 4))
-    assert not record(journal, 1, "a")
-    assert record(journal, 1, 5)
-    assert record(journal, 2, None)
+    assert put(journal, 0, text_of_pickled_size(HEAP_BYTES - 4))
+    assert not put(journal, 1, "a")
+    assert put(journal, 1, 5)
+    assert put(journal, 2, None)
     assert read_results(page, 0, 1, 4) == [5, None]
 
 
 def test_after_the_results_were_sent_the_heap_is_used_anew(page: mmap.mmap, journal: Journal) -> None:
     journal.start(1, 3, RUNNING)
-    assert record(journal, 0, "x" * 100_000)
-    assert not record(journal, 1, "y" * 100_000)
+    assert put(journal, 0, "x" * 100_000)
+    assert not put(journal, 1, "y" * 100_000)
     journal.forget_heap()
-    assert record(journal, 1, "y" * 100_000)
+    assert put(journal, 1, "y" * 100_000)
     assert read_results(page, 0, 1, 3) == ["y" * 100_000]
 
 
 def test_a_new_chunk_has_the_whole_heap(page: mmap.mmap, journal: Journal) -> None:
     for chunk_id in (1, 2):
         journal.start(chunk_id, 1, RUNNING)
-        assert record(journal, 0, "x" * 100_000)
+        assert put(journal, 0, "x" * 100_000)
     assert read_results(page, 0, 0, 1) == ["x" * 100_000]
 
 
 def test_what_will_not_pickle_is_refused_and_leaves_no_trace(page: mmap.mmap, journal: Journal) -> None:
     journal.start(1, 2, RUNNING)
-    assert not record(journal, 0, threading.Lock())
+    assert not put(journal, 0, threading.Lock())
     assert read_results(page, 0, 0, 2) == []
-    assert record(journal, 0, "a")
+    assert put(journal, 0, "a")
     assert read_results(page, 0, 0, 2) == ["a"]
 
 
@@ -293,7 +296,7 @@ def test_a_crash_between_any_two_stores_leaves_only_what_had_ended(page: mmap.mm
         journal.start(chunk_id, len(results), RUNNING)
         for index, result in enumerate(results):
             look()
-            assert record(journal, index, result)
+            assert put(journal, index, result)
             ended.append(result)
         look()
     assert n_looks > 2000
@@ -304,3 +307,35 @@ def test_a_closed_journal_lets_go_of_the_page() -> None:
     page = mmap.mmap(-1, REGION_BYTES)
     Journal(page, 0).close()
     page.close()  # raises BufferError while a view is left
+
+
+# -- batches ----------------------------------------------------------------------------------------------------------
+
+ANY_RESULT = st.one_of(st.integers(), st.none(), st.text(), st.binary(min_size=WORTH_BYTES, max_size=3 * WORTH_BYTES))
+
+
+@settings(max_examples=300, deadline=None)
+@given(results=st.lists(ANY_RESULT, min_size=1, max_size=8), n_sent=st.integers(0, 7), skips_last=st.booleans())
+def test_what_the_heap_has_of_a_batch_is_all_of_it_but_perhaps_the_last(
+    results: list[Any], n_sent: int, skips_last: bool
+) -> None:
+    n_sent = min(n_sent, len(results) - 1)
+    with mmap.mmap(-1, N_SLOTS * REGION_BYTES) as page:
+        journal = Journal(page, 1)
+        try:
+            journal.start(7, len(results), RUNNING)
+            for index, result in enumerate(results):
+                if index == n_sent:
+                    journal.forget_heap()
+                if index < len(results) - 1 or not skips_last:
+                    put(journal, index, result)
+            batch = results[n_sent:]
+            data = journal.records(n_sent, len(batch))
+            if data is not None:
+                assert load_records(data) in (batch, batch[:-1])
+                assert pickle.loads(pickle.dumps(Records(data))) == load_records(data)
+            large = [type(result) is bytes for result in batch]
+            if not skips_last and all(large):
+                assert data is not None
+        finally:
+            journal.close()

@@ -32,10 +32,10 @@ class Link:
         self.worker.close()
 
 
-def new_link(n_slots: int = 1) -> Link:
+def new_link() -> Link:
     pool, tasks, results = make_link()
     own = tasks.dup()  # in another process it would be another descriptor too
-    return Link(pool, WorkerEnd(own, results, n_slots), own, results)
+    return Link(pool, WorkerEnd(own, results, spins=False), own, results)
 
 
 @pytest.fixture
@@ -234,7 +234,7 @@ def test_an_announced_descriptor_may_come_later(link: Link) -> None:
 
 def test_answers_of_several_slots_do_not_mix(monkeypatch: pytest.MonkeyPatch) -> None:
     """Between the announcement of a descriptor and the descriptor no other slot's answer comes."""
-    link = new_link(n_slots=2)
+    link = new_link()
     plain = link.worker._send
     other = threading.Thread(target=lambda: link.worker.send(call(2)))
 

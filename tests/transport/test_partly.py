@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fullcourt._transport.journal import Unreadable
+from fullcourt._transport.journal import Records, Unreadable, record
 from fullcourt._transport.partly import load_each
 
 
@@ -94,6 +94,14 @@ WRAPS: list[Any] = [
     lambda x: {1: x}, lambda x: {1: x, 2: 3}, lambda x: {x}, lambda x: frozenset([x]), Holder,
     lambda x: [1, [2, {"a": (x,)}]], lambda x: Holder(1, {"x": x}), lambda x: Point(x, 1), lambda x: OrderedDict(a=x),
 ]  # fmt: skip
+
+
+def test_one_of_several_that_were_pickled_one_by_one() -> None:
+    data = b"".join(record(pickle.dumps(value)) for value in ("a", FailsInItsFunction(), [1, 2]))
+    first, bad, last = load_each(pickle.dumps(Records(data)))
+    assert (first, last) == ("a", [1, 2])
+    assert isinstance(bad, Unreadable)
+    assert str(bad.error) == "function"
 
 
 @pytest.mark.parametrize("bad", BAD)

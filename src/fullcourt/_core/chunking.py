@@ -9,13 +9,18 @@ finish together, but no less than 50 microseconds of work.
 
 from __future__ import annotations
 
-__all__ = ["MAX_CHUNK", "chunk_size"]
+__all__ = ["FLUSH_S", "LOOK_N", "LOOK_S", "MAX_CHUNK", "chunk_size"]
 
 TARGET_S = 0.002
 SMALLEST_S = 0.00005
 MAX_CHUNK = 8192  # as many as a worker's journal has places for
 MAX_LAZY_CHUNK = 1024  # of an input whose end is not known: some such portions are read ahead of the results' consumer
 GROWTH = 16
+# While a chunk runs: results are handed over at least this often; so often its slot looks whether it is time, and
+# whether it is to go on, but after so many items at the latest, since what tiny items were may be long from now on.
+FLUSH_S = 0.002
+LOOK_S = 0.0001
+LOOK_N = 16
 
 
 def chunk_size(mean_s: float | None, previous: int, remaining: int | None, n_slots: int) -> int:

@@ -18,7 +18,7 @@ from typing import Protocol
 
 from fullcourt._core.options import Durations
 
-__all__ = ["NESTED", "Chunk", "Estimate", "Stream", "Worker"]
+__all__ = ["NESTED", "Chunk", "Estimate", "Rest", "Stream", "Worker"]
 
 # The least priority of a stream of nested tasks: others wait for them, and hold what they need meanwhile.
 NESTED = 1 << 40
@@ -66,6 +66,18 @@ class Chunk:
         self.expected_s = 0.0
         self.done = 0
 
+    def may_part(self) -> bool:
+        """Whether what its worker has not begun of it may go to others: items of a map that we put together."""
+        return False
+
+    def priority_of_rest(self) -> int:
+        """The priority of what is given back of it when it is parted."""
+        return 0
+
+    def is_wanted(self) -> bool:
+        """Whether what of it has not begun shall still run."""
+        return True
+
     def yields_to(self, priority: int) -> bool:
         """Whether a single task of that priority may go before this where it lies unread: before items of maps."""
         return False
@@ -98,6 +110,39 @@ class Stream(Protocol):
     def take(self, n_tasks: int) -> Chunk:
         """Give a chunk of at most so many tasks, at least one. Only called while some are available."""
         ...
+
+
+class Rest:
+    """What a worker has given back of a chunk, as a stream.
+
+    It is divided when its turn comes, by what is known then of the time that its tasks take; it takes turns with
+    others; and what is left of it goes to nobody when its map is over.
+    """
+
+    __slots__ = ("_chunk", "estimate", "last_size", "priority", "queued")
+
+    def __init__(self, chunk: Chunk) -> None:
+        self._chunk: Chunk | None = chunk
+        self.estimate = chunk.estimate
+        self.priority = chunk.priority_of_rest()
+        self.last_size = 0
+        self.queued = False
+
+    def available(self) -> int:
+        chunk = self._chunk
+        return chunk.count if chunk is not None and chunk.is_wanted() else 0
+
+    def remaining(self) -> int | None:
+        return self.available()
+
+    def fixed_size(self) -> int | None:
+        return None
+
+    def take(self, n_tasks: int) -> Chunk:
+        taken = self._chunk
+        assert taken is not None
+        self._chunk = taken.cut(n_tasks) if n_tasks < taken.count else None
+        return taken
 
 
 class Worker:

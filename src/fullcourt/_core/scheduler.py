@@ -29,6 +29,8 @@ Invariants (``check`` asserts them; the property tests call it after every event
 9. What lies unread behind a task that turns out to be long does not wait for its end while others' slots become free:
    it comes back and goes before all that waits, and its worker, which is *overdue*, gets no more until it tells of an
    end.
+10. What a worker has read and not begun does not wait either, when nothing else is left: a chunk of a map is *parted*.
+    Its worker is asked, once, to give back what it has not begun, and that is a stream again, divided as it is sent.
 """
 
 from __future__ import annotations
@@ -38,7 +40,7 @@ from collections import deque
 from typing import Literal
 
 from fullcourt._core.chunking import MAX_CHUNK, TARGET_S, chunk_size
-from fullcourt._core.model import NESTED, Chunk, Stream, Worker
+from fullcourt._core.model import NESTED, Chunk, Rest, Stream, Worker
 
 __all__ = ["Action", "Scheduler"]
 
@@ -50,11 +52,13 @@ MAX_SENT = 64
 MAX_OVERTAKEN = 4
 UNKNOWN_S = 0.001  # what an untimed task counts for in a worker's load
 STEAL_S = 0.0002  # queued work below this is not worth taking back, unless it lies still
+PART_S = TARGET_S  # what is left of a chunk and takes no longer than a chunk should is not worth parting
 STILL_S = 0.002  # a worker that reported nothing for so long is taken to be stuck in a long task
 
 Action = (
     tuple[Literal["send"], int, Chunk]
     | tuple[Literal["take_back"], int]
+    | tuple[Literal["part"], int, Chunk]
     | tuple[Literal["start"], int]
     | tuple[Literal["stop"], int]
     | tuple[Literal["grow"], int]
@@ -93,6 +97,7 @@ class Scheduler:
         self.idle: dict[int, Worker] = {}
         self.roomy: dict[int, Worker] = {}
         self.laden: dict[int, Worker] = {}
+        self.partable: dict[int, Chunk] = {}  # what workers hold that may be parted, by id
         self.reserve: dict[int, Worker] = {}  # successors: they get work when those before them have ended theirs
         self.n_active = 0  # workers that are neither stopping nor in reserve nor wholly lent
         self.streams: deque[Stream] = deque()
@@ -142,6 +147,10 @@ class Scheduler:
                 worker.overdue = False
                 self._place(worker)
                 self._dispatch(now)
+            if chunk.count - chunk.done == 1:
+                self.partable.pop(chunk.id, None)  # or one would look at it again and again until it ends
+            if self.partable and self.idle and not self.has_waiting():
+                self._steal(now)  # now it is known what its tasks take
             return
         worker.overdue = False
         self._drop(worker, chunk, now)
@@ -154,10 +163,25 @@ class Scheduler:
             if self.laden and self.may_take_back:
                 self._pass_by(now)
             self._dispatch(now)
-        elif worker.id in self.idle and self.laden:
+        elif worker.id in self.idle and (self.laden or self.partable):
             self._steal(now)
         if worker.retiring:
             self._retire(worker, now)
+
+    def parted(self, chunk: Chunk, n_kept: int, now: float) -> None:
+        """A worker was asked to part a chunk, and has given back all but its first n tasks; those it has not begun."""
+        if chunk.worker_id is None:
+            return
+        worker = self.workers[chunk.worker_id]
+        rest = chunk.cut(n_kept)
+        self.n_sent_tasks -= rest.count
+        worker.n_given -= rest.count
+        self.partable.pop(chunk.id, None)
+        if chunk.done == n_kept:
+            self._drop(worker, chunk, now)
+            self._take_off(worker, chunk, now)
+        self._enqueue(Rest(rest))
+        self._dispatch(now)
 
     def withdrawn(self, chunk: Chunk, now: float) -> None:
         """A chunk that a worker was given did not start there, and shall not run (cancelled, or it cannot travel)."""
@@ -202,6 +226,7 @@ class Scheduler:
         held = list(worker.sent.values())
         for chunk in held:
             chunk.worker_id = None
+            self.partable.pop(chunk.id, None)
             self.n_sent_tasks -= chunk.count - chunk.done
         if not self.closing:
             self._reckon(now)
@@ -264,7 +289,7 @@ class Scheduler:
         """The moment ``look_again_at`` has come: a slot is free while work lies still in another worker's link."""
         if self.look_again_at is not None and now >= self.look_again_at:
             self.look_again_at = None
-            if self.idle and self.laden and not self.streams and not self.returned:
+            if self.idle and (self.laden or self.partable) and not self.streams and not self.returned:
                 self._steal(now)
 
     def pressure_changed(self, under_pressure: bool, now: float) -> None:
@@ -399,8 +424,8 @@ class Scheduler:
             self._retire(worker, now)
 
     def _look_out(self, now: float) -> None:
-        """See to it that a free slot is not forgotten beside a full link."""
-        if self.look_again_at is None and self.idle and self.laden and self.may_take_back:
+        """See to it that a free slot is not forgotten beside a full link, or a long chunk."""
+        if self.look_again_at is None and self.idle and (self.laden or self.partable) and self.may_take_back:
             self.look_again_at = now + STILL_S
 
     def _stop(self, worker: Worker) -> None:
@@ -412,6 +437,8 @@ class Scheduler:
 
     def _drop(self, worker: Worker, chunk: Chunk, now: float) -> None:
         del worker.sent[chunk.id]
+        if chunk.count > 1:
+            self.partable.pop(chunk.id, None)
         if chunk.id in worker.lent:
             self._unlend(worker, chunk, now)
         chunk.worker_id = None
@@ -633,6 +660,8 @@ class Scheduler:
         chunk.worker_id = worker.id
         worker.sent[chunk.id] = chunk
         worker.load_s += chunk.expected_s
+        if n_tasks > 1 and self.may_take_back and chunk.may_part():
+            self.partable[chunk.id] = chunk
         worker.n_given += n_tasks
         self.n_sent_tasks += n_tasks
         if self.max_tasks is not None and worker.n_given >= self.max_tasks:
@@ -655,8 +684,27 @@ class Scheduler:
                 break
         if best is not None:
             self.actions.append(("take_back", best.id))
-        if self.laden:
+        elif self.partable:
+            self._part(now)
+        if self.laden or self.partable:
             self.look_again_at = now + STILL_S
+
+    def _part(self, now: float) -> None:
+        """A slot is free and nothing lies unread elsewhere: part what will take longest of what runs."""
+        best: Chunk | None = None
+        longest_s = 0.0
+        for chunk in itertools.islice(self.partable.values(), 8):  # as in `_steal`
+            worker = self.workers[chunk.worker_id or 0]
+            n_left = chunk.count - chunk.done
+            left_s = n_left * (chunk.estimate.mean_s or UNKNOWN_S)
+            pays = left_s >= PART_S or now - worker.progress_at >= STILL_S
+            n_run = self.n_slots + worker.n_grown
+            runs = chunk.id in itertools.islice(worker.sent, n_run)  # what is unread is taken back
+            if pays and runs and (best is None or left_s > longest_s):
+                best, longest_s = chunk, left_s
+        if best is not None:
+            del self.partable[best.id]  # it is asked once
+            self.actions.append(("part", best.worker_id or 0, best))
 
     def _pass_by(self, now: float) -> None:
         """A slot is free, and others wait: have what lies unread behind a task that takes too long go before them."""
@@ -692,5 +740,7 @@ class Scheduler:
             assert self.n_active <= self.n_wanted or all(w.retiring for w in active)
             assert self.n_active >= min(self.n_wanted, self.max_workers - self._n_lent_out()) or not self.reserve
         assert all(c.worker_id is None for c in self.returned)
+        assert all(self.workers[c.worker_id].sent[c.id] is c for c in self.partable.values())  # type: ignore[index]
+        assert all(c.count - c.done > 1 for c in self.partable.values())
         total = sum(c.count - c.done for w in self.workers.values() for c in w.sent.values())
         assert total == self.n_sent_tasks

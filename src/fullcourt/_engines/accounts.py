@@ -14,6 +14,7 @@ from fullcourt._engines.jobs import STARMAP, Call
 from fullcourt._engines.linked import Lost
 from fullcourt._transport.functions import function_name
 from fullcourt._transport.journal import read_fault
+from fullcourt._transport.remote_errors import add_note
 from fullcourt.errors import exit_name
 
 __all__ = ["annotate", "call_of", "death", "describe", "describe_task", "take_statistics"]
@@ -114,10 +115,7 @@ def annotate(error: BaseException, call: str, index: int | None, handle: Any, at
     if handle is not None:
         parts.append(f"worker pid {handle.pid}" if handle.pid != os.getpid() else f"worker {handle.name}")
     parts.append(f"attempt {attempt}")
-    try:
-        error.add_note("fullcourt: in " + ", ".join(parts))
-    except Exception:  # noqa: BLE001  an exception class may forbid new attributes; it is still the user's
-        return
+    add_note(error, "fullcourt: in " + ", ".join(parts))
 
 
 def death(event: Lost, call: str, *, by_oom_killer: bool = False) -> errors.WorkerDied:

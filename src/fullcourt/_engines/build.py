@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fullcourt._core.scheduler import Scheduler
 from fullcourt._engines.driver import Driver
 from fullcourt._engines.face import Face
 from fullcourt._engines.methods import default_start_method, portable_transport
 from fullcourt._engines.output import Output
+from fullcourt._engines.setup import Setup
 from fullcourt._engines.supervisor import Limits
-from fullcourt._os.cpus import share_of
+from fullcourt._os.budget import is_in_pool_thread, worker_environment
+from fullcourt._os.cpus import share_of, usable_cores
 from fullcourt.errors import NotSupported
+
+if TYPE_CHECKING:
+    from fullcourt._engines.template import Seed
 
 if sys.platform == "linux":  # what most pools need, now rather than when the first one is opened
     for _name in ("forwarding", "processes", "worker", "worker_process"):
@@ -23,7 +29,7 @@ if sys.platform == "linux":  # what most pools need, now rather than when the fi
         with contextlib.suppress(ImportError):
             __import__(_name)
 
-__all__ = ["build_driver"]
+__all__ = ["build_driver", "sow", "usable_start_method"]
 
 
 def most_workers(n_workers: int) -> int:
@@ -43,13 +49,71 @@ def most_workers(n_workers: int) -> int:
 def usable_start_method(asked: str | None) -> str:
     """The method that was asked for, or the default.
 
-    Inside of a task of a worker with several slots, ``fork`` becomes ``forkserver``: other tasks run in that process at
-    that moment, and a fork in their midst can deadlock.
+    Inside of a task of a worker with several slots, or of a thread of a pool's, ``fork`` becomes ``forkserver``: other
+    tasks run in that process at that moment, and a fork in their midst can deadlock.
     """
     from fullcourt._engines import worker
 
     method = asked or default_start_method()
-    return "forkserver" if method == "fork" and worker.n_slots_here > 1 else method
+    is_among_tasks = worker.n_slots_here > 1 or is_in_pool_thread()
+    return "forkserver" if method == "fork" and is_among_tasks else method
+
+
+def setup_of(
+    *,
+    name: str,
+    n_workers: int,
+    n_slots: int,
+    face: Face,
+    initializer: Callable[..., object] | None,
+    initargs: tuple[Any, ...],
+    preload: tuple[str, ...],
+    adopt: Callable[[], None] | None,
+) -> Setup:
+    """What worker processes need to know."""
+    cores = usable_cores().count
+    return Setup(
+        n_slots=n_slots,
+        name=name,
+        initializer=initializer,
+        initargs=initargs,
+        preload=preload,
+        face=face,
+        adopt=adopt,
+        share=share_of(cores, n_workers * n_slots),
+        spins=cores > 1,
+    )
+
+
+def sow(
+    *,
+    name: str,
+    start_method: str | None,
+    initializer: Callable[..., object] | None,
+    initargs: tuple[Any, ...],
+    preload: tuple[str, ...],
+    key: str,
+    adopt: Callable[[], None] | None,
+    **_: Any,
+) -> Seed | None:
+    """Fork a template for worker processes that may be wanted, one for each core or more.
+
+    None: they would not be forked, or cannot be.
+    """
+    if sys.platform != "linux" or portable_transport() or usable_start_method(start_method) != "fork":
+        return None
+    from fullcourt._engines.template import Seed
+
+    cores = usable_cores().count
+    setup = setup_of(
+        name=name, n_workers=cores, n_slots=1, face=Face(key, name, cores, None), initializer=initializer,
+        initargs=initargs, preload=preload, adopt=adopt,
+    )  # fmt: skip
+    setup.environment = worker_environment(setup.share, os.environ)
+    try:
+        return Seed(setup)
+    except (OSError, NotSupported):
+        return None
 
 
 def build_driver(
@@ -86,7 +150,8 @@ def build_driver(
             )
         from fullcourt._engines.interpreters import InterpreterEngine
 
-        engine = InterpreterEngine(name, initializer, initargs, share_of(interpreters), face)
+        cores = usable_cores().count
+        engine = InterpreterEngine(name, initializer, initargs, share_of(cores, interpreters), face, spins=cores > 1)
         n_workers, n_slots = interpreters, 1
     elif processes == 0:
         from fullcourt._engines.local import InlineEngine, ThreadEngine
@@ -94,26 +159,18 @@ def build_driver(
         n_workers = 1
         n_slots = threads or 1
         if threads:
-            share = share_of(n_slots)
+            share = share_of(usable_cores().count, n_slots)
             engine = ThreadEngine(n_slots, name, initializer, initargs, share, on_demand=on_demand, names=thread_names)
         else:
             engine = InlineEngine(name, initializer, initargs)
         on_demand = False  # its threads are; its one worker is there
     else:
-        from fullcourt._engines.setup import Setup
-
         n_workers, n_slots = processes, threads or 1
         method = usable_start_method(start_method)
-        setup = Setup(
-            n_slots=n_slots,
-            name=name,
-            initializer=initializer,
-            initargs=initargs,
-            preload=preload,
-            face=face,
-            adopt=adopt,
-            share=share_of(n_workers * n_slots),
-        )
+        setup = setup_of(
+            name=name, n_workers=n_workers, n_slots=n_slots, face=face, initializer=initializer, initargs=initargs,
+            preload=preload, adopt=adopt,
+        )  # fmt: skip
         if portable_transport():
             from fullcourt._engines.portable import PortableEngine
 

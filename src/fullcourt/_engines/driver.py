@@ -34,7 +34,7 @@ from time import monotonic, perf_counter
 from typing import Any, TypeVar
 
 from fullcourt import errors
-from fullcourt._core.model import NESTED, Estimate
+from fullcourt._core.model import NESTED, Estimate, Rest
 from fullcourt._core.options import Durations, Options
 from fullcourt._core.scheduler import Action, Scheduler
 from fullcourt._engines.accounts import annotate, call_of, death, describe_task, take_statistics
@@ -55,8 +55,8 @@ from fullcourt._transport.codec import decode
 from fullcourt._transport.functions import FunctionTable, with_fallback
 from fullcourt._transport.journal import LOADING, LOADING_FUNCTION, Unreadable
 from fullcourt._transport.link import Body, read_body
-from fullcourt._transport.remote_errors import RESULT_UNREADABLE, load_exception
-from fullcourt.errors import PicklingError, PoolClosed, TaskCancelled, TaskStopped, exit_name
+from fullcourt._transport.remote_errors import RESULT_UNREADABLE, add_note, load_exception, sound
+from fullcourt.errors import NotSupported, PicklingError, PoolClosed, TaskCancelled, TaskStopped, exit_name
 
 __all__ = ["Driver"]
 
@@ -352,18 +352,25 @@ class Driver:
         job.future.work = job
         if self.functions is None:
             self.lending.job(job)
-        with self.roles.shield:
-            with self._lock:
-                self._check_open()
-                if self.thread_lane is not None:
-                    self.thread_lane.fold(monotonic())
-                self._jobs.add(job)
-                if self._limited and not self._n_open:
-                    self.supervisor.work_came(monotonic())
-                self._n_open += 1
-                self.scheduler.stream_filled(job, monotonic())
-            self._perform_held()
-        self._perform()
+        try:
+            with self.roles.shield:
+                with self._lock:
+                    self._check_open()
+                    if self.thread_lane is not None:
+                        self.thread_lane.fold(monotonic())
+                    self._jobs.add(job)
+                    job.begin()
+                    if self._limited and not self._n_open:
+                        self.supervisor.work_came(monotonic())
+                    self._n_open += 1
+                    self.scheduler.stream_filled(job, monotonic())
+                self._perform_held()
+            self._perform()
+        except BaseException:  # an interrupt: nobody will have the future
+            with self.roles.shield:
+                if job in self._jobs:
+                    self._cancel_job(job)
+            raise
 
     def broadcast(self, value: Any) -> Broadcast[Any]:
         """Give a value to every worker, also to those that come later; returns its handle. Raises PicklingError."""
@@ -435,7 +442,10 @@ class Driver:
         self, handle: Any, chunk: Any, start: int, values: list[Any], error: BaseException | None, seconds: float
     ) -> None:
         """A slot in this process has run tasks: these results, or the one at ``start`` failed. Called by the slot."""
-        call = None if error is None else call_of(chunk, start)
+        call = None
+        if error is not None:
+            error = sound(error)
+            call = call_of(chunk, start)
         with self._lock:
             worker_id = chunk.worker_id
             if worker_id is None:
@@ -462,17 +472,25 @@ class Driver:
             self._look_at_clock()
         self._settle(settlements)
 
-    def gave_up(self, chunk: Any) -> None:
-        """A slot in this process ran the rest of a chunk no more, since its job has stopped."""
+    def gave_up(self, chunk: Any, n_left: int) -> None:
+        """A slot in this process ran so many tasks of a chunk no more: its job has stopped, or it was to be parted."""
         with self._lock:
-            self.supervisor.chunk_ended(chunk)
-            self.scheduler.withdrawn(chunk, monotonic())
+            self._given_back(chunk, n_left, monotonic())
         if not self.engine.runs_inline:
             self._perform()
 
+    def _given_back(self, chunk: Any, n_left: int, now: float) -> None:
+        """So many tasks of a chunk, its last, were not begun, as was asked for. Under the lock."""
+        if chunk.job.open:
+            self.scheduler.parted(chunk, chunk.count - n_left, now)
+        else:
+            self.supervisor.chunk_ended(chunk)
+            self.scheduler.withdrawn(chunk, now)
+
     def initializer_failed(self, error: BaseException) -> None:
         """An initializer in this process failed: so does the pool, with that error."""
-        error.add_note(f"fullcourt: this is the initializer of {self.name}")
+        error = sound(error)
+        add_note(error, f"fullcourt: this is the initializer of {self.name}")
         with self._lock:
             settlements = self._break(error)
             self._after_event()
@@ -607,6 +625,8 @@ class Driver:
                             self._watch(chunk, action[1])
                 elif action[0] == "take_back":
                     self._take_back(action[1])
+                elif action[0] == "part":
+                    engine.part(action[1], action[2])
                 elif action[0] == "stop":
                     engine.stop(action[1])
                 elif action[0] == "grow":
@@ -709,7 +729,7 @@ class Driver:
         """Whether anybody still wants a chunk that has not started."""
         if type(chunk) is Relay:
             return self.relays.is_wanted(chunk, now)
-        return type(chunk) is Call or chunk.job.open
+        return bool(chunk.is_wanted())
 
     def _was_being_stopped(self, chunk: Any) -> bool:
         """A chunk comes back unrun: whether it is a call that was being cancelled. Then that is its end."""
@@ -848,7 +868,8 @@ class Driver:
                 results = read_each(event, body)
                 if results is not None:
                     return results, None
-            error.add_note(RESULT_UNREADABLE)
+            error = sound(error)
+            add_note(error, RESULT_UNREADABLE)
             return None, error
         return None, None
 
@@ -874,7 +895,7 @@ class Driver:
             return [(future, value, None)] if future is not None else []
         if problem is None:
             handle.n_done += count
-        if self.supervisor.stops:
+        if self.supervisor.waits_for_answers():
             for index in range(start, start + count):
                 problem = self.supervisor.task_answered(chunk, index, problem)
         self.scheduler.ended(chunk, count, seconds, now)
@@ -902,7 +923,8 @@ class Driver:
                 results = left[chunk.id] = self.engine.results_of(handle, chunk, started[chunk.id])
                 for result in results:
                     if type(result) is Unreadable:
-                        result.error.add_note(RESULT_UNREADABLE)
+                        result.error = sound(result.error)
+                        add_note(result.error, RESULT_UNREADABLE)
                 if type(kept) is Relay:
                     left[chunk.id] = list(map(one_result, results))
         return left
@@ -929,7 +951,7 @@ class Driver:
             return []
         if kind == frames.INIT_FAILED:
             assert problem is not None
-            problem.add_note(f"fullcourt: this is the initializer of {self.name}, in worker pid {handle.pid}")
+            add_note(problem, f"fullcourt: this is the initializer of {self.name}, in worker pid {handle.pid}")
             return self._break(problem)
         worker = self.scheduler.workers.get(handle.id)
         chunk: Any = worker.sent.get(chunk_id) if worker is not None else None
@@ -947,8 +969,7 @@ class Driver:
             self.scheduler.came_back(self._singles(chunk), now)
             return []
         if kind == frames.REVOKED:
-            self.supervisor.chunk_ended(chunk)
-            self.scheduler.withdrawn(chunk, now)
+            self._given_back(chunk, event.fields[5], now)
             return []
         if kind == frames.UNLOADABLE_FUNCTION:
             assert problem is not None
@@ -1053,6 +1074,7 @@ class Driver:
     def _close_job(self, job: MapJob) -> None:
         if not job.open and job in self._jobs:
             self._jobs.discard(job)
+            job.end()
             self._n_open -= 1
             if job.outer is not None:
                 self.lending.ended(job.outer)
@@ -1163,6 +1185,7 @@ class Driver:
                 call.future = None
         for job in list(self._jobs):
             settlements += job.abort(error)
+            job.end()
             if isinstance(job, StreamJob) and job.refill is not None:
                 self._deferred.append(job.refill)  # its feeder, which may wait for room, sees that it is over
         self._jobs.clear()
@@ -1256,11 +1279,21 @@ class Driver:
             if self._gathered:
                 self._release_gathered()
             return self.roles.wait(future, timeout)
+        if future is self.ended:
+            self.check_waits_for_others()
         self.roles.shield.wait_begins()
         try:
             return wait_aside(future, timeout)
         finally:
             self.roles.shield.wait_ends()
+
+    def check_waits_for_others(self) -> None:
+        """Before the pool's end is waited for: this must not be one of the threads that end with it."""
+        if not self.engine.needs_driving and self.engine.serves_here():
+            raise NotSupported(
+                f"{self.name} cannot be joined by one of its own tasks or their callbacks: it would wait for itself. "
+                "Close it here, and join it from where it was opened."
+            )
 
     def wait_for_result(self, job: StreamJob, timeout: float | None) -> bool:
         """Wait until a stream has a result or has ended. False: not within so many seconds."""
@@ -1588,6 +1621,7 @@ class Driver:
         scheduler = self.scheduler
         waiting = sum(stream.n_live for stream in self._streams.values())
         returned = sum(chunk.count - chunk.done for chunk in scheduler.returned)
+        returned += sum(stream.available() for stream in scheduler.streams if type(stream) is Rest)
         returned += self.supervisor.n_waiting()
         in_lane = len(self.thread_lane.open) if self.thread_lane is not None else 0
         return scheduler.n_sent_tasks + waiting + returned + in_lane + sum(job.available() for job in self._jobs)
@@ -1627,7 +1661,8 @@ def read_each(event: FrameArrived, body: Body | None) -> SomeResults | None:
         return None
     for result in results:
         if type(result) is Unreadable:
-            result.error.add_note(RESULT_UNREADABLE)
+            result.error = sound(result.error)
+            add_note(result.error, RESULT_UNREADABLE)
     return results if len(results) == event.fields[5] else None
 
 

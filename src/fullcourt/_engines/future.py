@@ -353,7 +353,7 @@ class Future(concurrent.futures.Future, Generic[T]):  # type: ignore[type-arg]
         if self._state == FINISHED:
             what = (
                 "raised " + type(self._exception).__name__
-                if self._exception
+                if self._exception is not None
                 else "returned " + type(self._result).__name__
             )
             return f"<{type(self).__name__} at {id(self):#x} state=finished {what}>"

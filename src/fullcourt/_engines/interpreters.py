@@ -47,9 +47,13 @@ class InterpreterEngine(LinkedEngine):
         initargs: tuple[Any, ...],
         share: int,
         face: Face | None,
+        *,
+        spins: bool,
     ) -> None:
-        super().__init__(1, name, Codec())
-        self._setup = Setup(n_slots=1, name=name, initializer=initializer, initargs=initargs, share=share, face=face)
+        super().__init__(1, name, Codec(), spins=spins)
+        self._setup = Setup(
+            n_slots=1, name=name, initializer=initializer, initargs=initargs, share=share, face=face, spins=spins
+        )
         self._setup_fd = -1
         self._rights = Rights()  # what the initializer's queues consist of
         self._ended: deque[Handle] = deque()  # those whose thread has ended; filled by the threads
@@ -152,7 +156,7 @@ def serve(fds: tuple[int, int, int], setup_fd: int, rights: list[int], name: str
     set_share(setup.share, of_thread=False)
     tasks, results = socket.socket(fileno=os.dup(fds[0])), socket.socket(fileno=os.dup(fds[1]))
     page = mmap.mmap(fds[2], REGION_BYTES)
-    end, codec = WorkerEnd(tasks, results, 1), Codec()
+    end, codec = WorkerEnd(tasks, results, spins=setup.spins), Codec()
     try:
         forwarder = Forwarder(end, codec, name, setup.output) if setup.output is not None else None
         worker = Worker(end, page, 1, codec, forwarder)

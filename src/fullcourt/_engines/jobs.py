@@ -133,17 +133,28 @@ class CallStream:
 class MapChunk(Chunk):
     """Some consecutive items of a map.
 
-    ``only_deaths``, here and of a call: whether each attempt before this one has ended its worker.
+    ``only_deaths``, here and of a call: whether each attempt before this one has ended its worker. ``parts``: whether
+    its worker, a thread of this process, is to give back what it has not begun.
     """
 
-    __slots__ = ("attempt", "items", "job", "only_deaths")
+    __slots__ = ("attempt", "items", "job", "only_deaths", "parts")
 
     def __init__(self, job: MapJob, chunk_id: int, start: int, items: Sequence[Any], attempt: int = 1) -> None:
         super().__init__(chunk_id, start, len(items), job.estimate)
         self.attempt = attempt
         self.only_deaths = True
+        self.parts = False
         self.job = job
         self.items = items
+
+    def may_part(self) -> bool:
+        return self.count > 1 and self.job.may_part()
+
+    def priority_of_rest(self) -> int:
+        return self.job.priority
+
+    def is_wanted(self) -> bool:
+        return self.job.open
 
     def yields_to(self, priority: int) -> bool:
         return self.job.priority <= priority
@@ -212,6 +223,16 @@ class MapJob:
         self._total = len(items)
         self._results: list[Any] = [None] * self._total
 
+    def begin(self) -> None:
+        """A driver has taken it on. Who has what its function takes along, counts as a user of it until the end."""
+        if self.function is not None and self.function.rights is not None:
+            self.function.rights.stay()
+
+    def end(self) -> None:
+        """It is over: nothing of it will be sent any more. The job may live on with its results."""
+        if self.function is not None and self.function.rights is not None:
+            self.function.rights.end()
+
     # -- the stream's side ----------------------------------------------------------------------------------------
 
     def available(self) -> int:
@@ -222,6 +243,10 @@ class MapJob:
 
     def fixed_size(self) -> int | None:
         return 1 if self.alone or self._has_no_median() else self._chunksize
+
+    def may_part(self) -> bool:
+        """Whether what a worker has not begun of a chunk may go to others."""
+        return self.options is None and self._chunksize is None
 
     def take(self, n_tasks: int) -> Chunk:
         start = self._next

@@ -25,6 +25,7 @@ from fullcourt._engines.jobs import MapChunk
 from fullcourt._engines.output import Output, OutputSettings
 from fullcourt._os.inherited import note_holder
 from fullcourt._os.soft_stop import STOP_SIGNAL
+from fullcourt._os.spinning import SPIN_S, Spinner
 from fullcourt._os.waits import LOOK_UP_S, bounded
 from fullcourt._transport import frames
 from fullcourt._transport.arena import pool_arena
@@ -262,6 +263,10 @@ class RemoteEngine(abc.ABC):
             if chunk_id in chunk_ids:
                 revoke(handle.page, slot_index, chunk_id)
 
+    def part(self, worker_id: int, chunk: Any) -> None:
+        """Have a worker run no more items of a chunk, if it has begun it. It says REVOKED for the rest."""
+        self.revoke(worker_id, [chunk.id])
+
     # -- values that every worker has --------------------------------------------------------------------------------
 
     def frame_of(self, key: int, encoded: Encoded) -> Any:
@@ -366,12 +371,14 @@ class LinkedEngine(RemoteEngine):
 
     awaits_one = True
 
-    def __init__(self, n_slots: int, name: str, codec: Codec) -> None:
+    def __init__(self, n_slots: int, name: str, codec: Codec, *, spins: bool) -> None:
         super().__init__(n_slots, name, codec)
         self._arena = pool_arena()
         self._make_frame = partial(make_frame, arena=self._arena)
         self._make_frame_for_all = make_frame
         self._epoll = select.epoll()
+        self._spinner = Spinner(may_spin=spins)
+        self._look = partial(self._epoll.poll, 0)
         self._sources: dict[int, Callable[[list[Event]], None]] = {}
         self._wake_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._lock = threading.Lock()  # protects _wake_fd: its number may be another file's after closing
@@ -402,6 +409,10 @@ class LinkedEngine(RemoteEngine):
         if len(self._sources) <= 1:  # only the wake-up: another thread is ending the pool, and may close it under us
             timeout = 0.05 if timeout is None else min(timeout, 0.05)
         try:
+            if timeout is None or timeout > SPIN_S:
+                ready: list[tuple[int, int]] = self._spinner.wait(self._look)
+                if ready:
+                    return ready
             if timeout is None or timeout > LOOK_UP_S:
                 ready = self._epoll.poll(LOOK_UP_S)
                 if ready:
@@ -409,8 +420,10 @@ class LinkedEngine(RemoteEngine):
                 if timeout is not None:
                     timeout -= LOOK_UP_S
             return self._epoll.poll(bounded(timeout))
-        except ValueError:  # closed by another thread, which saw the last worker end
-            return ()
+        except ValueError:
+            if not self._epoll.closed:  # it is what a signal's handler has raised
+                raise
+            return ()  # another thread closed it, which saw the last worker end
 
     def collect(self, ready: Sequence[tuple[int, int]]) -> list[Event]:
         """Receive what has come."""

@@ -6,6 +6,7 @@ threads: one queue put and get, the scheduler, one thread switch.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import queue
 import sys
@@ -14,6 +15,7 @@ from collections.abc import Callable
 from time import monotonic, perf_counter
 from typing import Any, Protocol
 
+from fullcourt._core.chunking import FLUSH_S, LOOK_N, LOOK_S
 from fullcourt._core.model import Chunk
 from fullcourt._engines.jobs import STARMAP, Call
 from fullcourt._engines.state import WorkerState, enter_slot, leave_slot
@@ -24,8 +26,6 @@ from fullcourt._os.threads import make_thread
 
 __all__ = ["InlineEngine", "LocalHandle", "ThreadEngine"]
 
-FLUSH_S = 0.002  # results of a chunk are handed over at least this often
-
 
 class LocalDriver(Protocol):
     """What these engines call."""
@@ -35,7 +35,7 @@ class LocalDriver(Protocol):
     def finished(
         self, handle: Any, chunk: Any, start: int, values: list[Any], error: BaseException | None, seconds: float
     ) -> None: ...
-    def gave_up(self, chunk: Any) -> None: ...
+    def gave_up(self, chunk: Any, n_left: int) -> None: ...
     def initializer_failed(self, error: BaseException) -> None: ...
     def worker_ended(self, worker_id: int) -> None: ...
 
@@ -159,6 +159,10 @@ class LocalEngine:
     def revoke(self, worker_id: int, chunk_ids: list[int]) -> None:
         """Slots here see for themselves that a job has stopped."""
 
+    def part(self, worker_id: int, chunk: Any) -> None:
+        """Have a slot run no more items of a chunk. It gives the rest back."""
+        chunk.parts = True
+
     def started(self, handle: LocalHandle) -> dict[int, int]:
         """The calls that run now, by id."""
         return handle.running
@@ -172,6 +176,10 @@ class LocalEngine:
     def current_chunk(self) -> Any:
         """The chunk that the calling thread runs, None if it is none of the pool's."""
         return self.here.chunk
+
+    def serves_here(self) -> bool:
+        """Whether the calling thread runs a task, or is a slot's: the engine's end waits for it."""
+        return self.here.chunk is not None
 
     def grow(self, worker_id: int) -> None:
         """A slot is lent by a task that waits for nested ones: another shall run them."""
@@ -205,11 +213,11 @@ class LocalEngine:
         fn: Callable[[Any], Any] = starred(chunk.job.fn) if chunk.job.kind == STARMAP else chunk.job.fn
         items = chunk.items
         count = chunk.count
-        index = first = 0
+        index = first = looked = 0
         values: list[Any] = []
-        look_at = 1
+        look_at = 1  # the clock is read, and whether to go on, when so many items have ended
         began = flushed = perf_counter()
-        while index < count and not chunk.job.stopped:
+        while index < count and not (chunk.job.stopped or chunk.parts):
             try:
                 for item in items[index:] if index else items:
                     values.append(fn(item))
@@ -219,9 +227,10 @@ class LocalEngine:
                         if now - flushed > FLUSH_S:
                             report(handle, chunk, chunk.start + first, values, None, now - flushed)
                             values, first, flushed = [], index, now
-                            if chunk.job.stopped:
-                                break
-                        look_at = index + max(1, int(0.25 * FLUSH_S * index / (now - began + 1e-9)))
+                        if chunk.job.stopped or chunk.parts:
+                            break
+                        look_at = index + max(1, min(LOOK_N, int(LOOK_S * (index - looked) / (now - began + 1e-9))))
+                        began, looked = now, index
             except BaseException as error:  # noqa: BLE001
                 now = perf_counter()
                 if values:
@@ -232,7 +241,11 @@ class LocalEngine:
         if values:
             report(handle, chunk, chunk.start + first, values, None, perf_counter() - flushed)
         if index < count:
-            self.driver.gave_up(chunk)
+            self.driver.gave_up(chunk, count - index)
+
+
+# Of a pool that is terminated, for how long threads are waited for that are in a task.
+PATIENCE_S = 0.5
 
 
 class ThreadEngine(LocalEngine):
@@ -261,6 +274,8 @@ class ThreadEngine(LocalEngine):
         self._free = threading.Semaphore(0)  # on demand: threads that wait and were not yet counted on
         self._n_left = 0
         self._stopped = False
+        self._has_ended = False  # as far as the driver was told
+        self._impatience: threading.Timer | None = None
         self._count_lock = threading.Lock()  # protects the counts, and the list of threads
 
     def start(self, worker_id: int) -> None:
@@ -277,6 +292,9 @@ class ThreadEngine(LocalEngine):
         thread = make_thread(self._serve, name, (handle,), daemon=not self._on_demand)
         self.threads.append(thread)
         thread.start()
+
+    def serves_here(self) -> bool:
+        return threading.current_thread() in self.threads  # also in a callback, when the task has ended
 
     def grow(self, worker_id: int) -> None:
         with self._count_lock:
@@ -325,11 +343,16 @@ class ThreadEngine(LocalEngine):
         with self._count_lock:
             self._n_left -= 1
             last = not self._n_left
+            was_left = self._has_ended
+            self._has_ended = self._has_ended or last
             if not self._stopped:
                 self.threads.remove(threading.current_thread())
         if last:
+            if self._impatience is not None:
+                self._impatience.cancel()
             self.state.close()
-            self.driver.worker_ended(handle.id)
+            if not was_left:
+                self.driver.worker_ended(handle.id)
 
     def abandon(self, worker_id: int, chunk_id: int, kind: type[BaseException]) -> bool:
         if not super().abandon(worker_id, chunk_id, kind):
@@ -393,10 +416,25 @@ class ThreadEngine(LocalEngine):
             self.driver.worker_ended(worker_id)
 
     def end(self) -> None:
-        """Have the threads end after the task that each is in."""
+        """Have the threads end after the task that each is in. One that takes long is left behind, and ends later."""
         self.take_back(0)
         for worker_id in list(self.handles):
             self.stop(worker_id)
+            with self._count_lock:
+                if self._n_left and self._impatience is None:
+                    self._impatience = threading.Timer(PATIENCE_S, self._leave_behind, (worker_id,))
+                    with contextlib.suppress(RuntimeError):  # in a sub-interpreter there are no such threads
+                        self._impatience.daemon = True
+                    self._impatience.name = f"{self.name}-time"
+                    self._impatience.start()
+
+    def _leave_behind(self, worker_id: int) -> None:
+        """Threads cannot be killed, and nobody shall wait for what they run."""
+        with self._count_lock:
+            if self._has_ended:
+                return
+            self._has_ended = True
+        self.driver.worker_ended(worker_id)
 
 
 class InlineEngine(LocalEngine):

@@ -330,7 +330,7 @@ class Relays:
             driver.scheduler.withdrawn(relay, now)
             self._over(relay, now)
         else:
-            if relay.id in driver.supervisor.stops:
+            if driver.supervisor.waits_for_answers():
                 if kind == frames.ERROR and body is not None:
                     problem = load_exception(body.payload)
                 problem = driver.supervisor.task_answered(relay, start, problem)

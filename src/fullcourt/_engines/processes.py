@@ -15,7 +15,7 @@ from fullcourt import errors
 from fullcourt._engines.fresh import own_flags, spawn_interpreter
 from fullcourt._engines.linked import Broken, Event, Handle, LinkedEngine, Lost, Orphaned
 from fullcourt._engines.setup import Setup, write_setup
-from fullcourt._engines.template import fork_template
+from fullcourt._engines.template import Seed, fork_template
 from fullcourt._os.budget import worker_environment
 from fullcourt._os.system import open_pidfd
 from fullcourt._transport import frames
@@ -36,11 +36,12 @@ class ProcessEngine(LinkedEngine):
     def __init__(self, n_slots: int, name: str, method: str, setup: Setup) -> None:
         self._method = method
         self._setup = setup
-        super().__init__(n_slots, name, Codec(runs_main=method != "fork"))
+        super().__init__(n_slots, name, Codec(runs_main=method != "fork"), spins=setup.spins)
         self._control: socket.socket | None = None
         self._template_pid = 0
         self._ending = False
         self._restarts = 0
+        self.seed: Seed | None = None  # a template that was forked already; with "fork"
         self._is_warm = False  # whether the template has what nested tasks need
 
     # -- the template ----------------------------------------------------------------------------------------------
@@ -51,6 +52,14 @@ class ProcessEngine(LinkedEngine):
         setup.pool_pid = os.getpid()
         self._is_warm = False
         setup.output = self.settings_now()
+        if self.seed is not None:
+            seed, self.seed = self.seed, None
+            with contextlib.suppress(OSError):  # somebody has just killed it
+                self.codec.share_main(seed.main)
+                control, self._template_pid = seed.begin(setup)
+                self._listen(control)
+                return
+            seed.close()
         setup.environment = worker_environment(setup.share, os.environ)
         control, template_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         try:
@@ -65,6 +74,9 @@ class ProcessEngine(LinkedEngine):
             raise
         finally:
             template_end.close()
+        self._listen(control)
+
+    def _listen(self, control: socket.socket) -> None:
         self._control = control  # blocking for orders, which several threads may give; read with MSG_DONTWAIT
         self._watch(control.fileno(), self._hear)
 

@@ -67,6 +67,8 @@ class Roles:
         self._urgent = False
         self._calls: deque[Callable[[], object]] = deque()  # to be done by the background thread
         self._over = False  # it does nothing any more
+        # Whether what somebody waits for may go on elsewhere when this pool has ended: in an auto pool.
+        self.lets_go = False
         self._n_steps = 0  # of threads that look without waiting
 
     @property
@@ -75,7 +77,10 @@ class Roles:
         return self._state == PARKED
 
     def wait(self, future: Future[Any], timeout: float | None) -> bool:
-        """Wait for a future of this pool, leading if nobody does. Returns whether it has ended."""
+        """Wait for a future of this pool, leading if nobody does. Returns whether it has ended.
+
+        Where `lets_go` is set, it may return before, when the pool has ended.
+        """
         with self.shield:
             return self.wait_shielded(future, None if timeout is None else monotonic() + timeout)
 
@@ -85,7 +90,7 @@ class Roles:
         if self._leader == me:  # a callback waits, from inside of a step
             self._lead_until(future, deadline)
             return future.done()
-        while future._state not in ENDED:
+        while future._state not in ENDED and not (self.lets_go and self._is_over()):
             if self._try_lead(me):
                 try:
                     self._lead_until(future, deadline)
@@ -137,7 +142,7 @@ class Roles:
             self.arm()
 
     def _lead_until(self, future: Future[Any], deadline: float | None) -> None:
-        while future._state not in ENDED:
+        while future._state not in ENDED and not (self.lets_go and self._is_over()):
             timeout = None if deadline is None else deadline - monotonic()
             if timeout is not None and timeout < 0:
                 return

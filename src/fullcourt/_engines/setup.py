@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from fullcourt._engines.face import Face
     from fullcourt._engines.output import OutputSettings
 
-__all__ = ["Setup", "enter_world", "load_initializer", "pickle_setup", "preload", "read_all", "write_setup"]
+__all__ = ["Setup", "enter_world", "here", "load_initializer", "pickle_setup", "preload", "read_all", "write_setup"]
 
 
 class Setup:
@@ -42,6 +42,7 @@ class Setup:
     adopt: Callable[[], None] | None = None  # called in a worker that inherits the pool's own objects by a fork
     rights: Any = None  # in a sub-interpreter: the descriptors that the initializer and its arguments hold
     share = 1  # cores that each slot may use
+    spins = False  # whether there is a core for who waits awake for what is about to come
     output: OutputSettings | None = None  # None: what tasks print and log stays with the worker
     n_inherited = 0  # descriptors that a fresh interpreter is given beside its own
     tracker: int | None = None  # which of them leads to the resource tracker
@@ -70,8 +71,9 @@ def pickle_setup(setup: Setup, codec: Any, inheritance: Inheritance | None) -> t
         face=setup.face,
         sys_path=list(sys.path),
         argv=list(sys.argv),
-        cwd=os.getcwd(),
+        cwd=here(),
         share=setup.share,
+        spins=setup.spins,
         output=setup.output,
     )
     if "multiprocessing.managers" in sys.modules:
@@ -90,6 +92,14 @@ def pickle_setup(setup: Setup, codec: Any, inheritance: Inheritance | None) -> t
             fresh.tracker = inheritance.tracker = inheritance.duplicate_for_child(tracker)
         fresh.n_inherited = len(inheritance.descriptors)
     return pickle.dumps(fresh), rights
+
+
+def here() -> str:
+    """The working folder; empty where it was deleted: then workers stay where they are, which is no folder either."""
+    try:
+        return os.getcwd()
+    except FileNotFoundError:
+        return ""
 
 
 def encode_whole(obj: object, codec: Any) -> tuple[bytes, Rights]:
@@ -165,7 +175,9 @@ def preload(setup: Setup) -> None:
         try:
             __import__(name)
         except BaseException as error:  # noqa: BLE001  whatever that module does
-            error.add_note(f"fullcourt: preload={name!r} could not be imported")
+            from fullcourt._transport.remote_errors import add_note
+
+            add_note(error, f"fullcourt: preload={name!r} could not be imported")
             setup.initializer, setup.initargs, setup.encoded_initializer = fail, (error,), None
             return
 

@@ -13,9 +13,18 @@ from fullcourt._engines.jobs import StreamJob
 from fullcourt._os.threads import make_thread
 from fullcourt._os.waits import checked
 
-__all__ = ["Feeder", "ResultIterator"]
+__all__ = ["Feeder", "ResultIterator", "no_end"]
 
 R = TypeVar("R")
+
+
+def no_end(error: BaseException, who: str) -> BaseException:
+    """What is raised for an item's error: StopIteration would end the caller's loop as if there were no more items."""
+    if not isinstance(error, StopIteration):
+        return error
+    told = RuntimeError(f"{who} raised {error!r}")
+    told.__cause__ = error
+    return told
 
 
 class ResultIterator(Generic[R]):
@@ -66,8 +75,7 @@ class ResultIterator(Generic[R]):
             self._refill()
         if good:
             return cast("R", value)
-        if isinstance(value, StopIteration):  # it would end the caller's loop as if there were no more items
-            raise RuntimeError(f"the task raised {value!r}") from value  # noqa: TRY004
+        value = no_end(value, "the task")
         try:
             raise value
         finally:

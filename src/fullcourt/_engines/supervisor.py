@@ -32,7 +32,7 @@ from fullcourt._core.options import DEFAULT_GRACE_S
 from fullcourt._engines.accounts import describe_task
 from fullcourt._engines.jobs import Call, MapChunk, MapJob, Settlement
 from fullcourt._os.soft_stop import STOP_SIGNAL
-from fullcourt._os.system import descendants, kill_tree, private_bytes, resident_bytes, started_at
+from fullcourt._os.system import descendants, is_stopped, kill_tree, private_bytes, resident_bytes, started_at
 from fullcourt._transport.journal import ANY, CANCELLED, token
 from fullcourt.errors import (
     StoppedByCancel,
@@ -108,6 +108,7 @@ class Supervisor:
         self.limits = limits
         self._watches: dict[int, Watch] = {}  # by chunk id
         self.stops: dict[int, Stop] = {}  # by chunk id
+        self._answers: dict[tuple[int, int], Stop] = {}  # what has ended, by chunk id and index, until its answer comes
         self._later: list[tuple[float, int, Any]] = []  # a heap of retries: when, order, chunk
         self._order = itertools.count()
         self.condemned: set[int] = set()  # workers with an abandoned slot
@@ -164,16 +165,21 @@ class Supervisor:
         self._set_due()
         return settlements
 
+    def waits_for_answers(self) -> bool:
+        """Whether something is being stopped: then :meth:`task_answered` is to hear of every answer."""
+        return bool(self.stops or self._answers)
+
     def task_answered(self, chunk: Any, index: int, problem: BaseException | None) -> BaseException | None:
         """A task of a chunk that was being stopped has ended. Returns what it failed with; None: it has a result."""
-        stop = self.stops.get(chunk.id)
+        stop = self._answers.pop((chunk.id, index), None) or self.stops.get(chunk.id)
         if stop is None or (stop.offset is not None and chunk.start + stop.offset != index):
             return problem
         if stop.offset is None and problem is None and index < chunk.start + chunk.count - 1:
             return None  # an item that had ended before; the stop is for what of the chunk still runs
         if isinstance(stop.error, TaskMemoryExceeded):
             return problem  # its own: what the worker dies of is told by its death
-        self._forget(stop)
+        if self.stops.get(chunk.id) is stop:
+            self._forget(stop)
         stop.kill_below()
         if problem is None:
             return None
@@ -205,6 +211,8 @@ class Supervisor:
         """All of a chunk has ended, or was given up."""
         self._watches.pop(chunk.id, None)
         self.stops.pop(chunk.id, None)  # `due` stays: at worst one looks once for nothing
+        for key in [key for key in self._answers if key[0] == chunk.id]:
+            del self._answers[key]
 
     # -- retries ---------------------------------------------------------------------------------------------------
 
@@ -266,6 +274,7 @@ class Supervisor:
         self._later.clear()
         self._watches.clear()
         self.stops.clear()
+        self._answers.clear()
         self._look_at_pool = NEVER
         self._set_due()
         return chunks
@@ -337,8 +346,9 @@ class Supervisor:
             return []
         if stop.offset is not None and type(chunk) is not Call and stop.stage < KILL:
             running = engine.running(stop.worker_id, chunk.id)
-            if running is None or running[0] != stop.offset:  # it has ended; its answer is on the way
-                self._forget(stop)
+            if running is None or running[0] != stop.offset:
+                self._forget(stop)  # so that others of the chunk are looked after
+                self._answers[chunk.id, chunk.start + stop.offset] = stop
                 return []
         if not engine.started_by(stop.worker_id, chunk.id):
             # When it was looked for it was on its way, in another thread's hands: it is taken back now, or begins.
@@ -447,7 +457,10 @@ class Supervisor:
                 )
                 return self._begin(chunk, None, too_much, now, 0.0, KILL)
         limit = options.limit_s(chunk.estimate.durations)
-        if limit is None or running is None:
+        if limit is None:
+            return []
+        if running is None:
+            self._leave_stopped(watch, now)
             return []
         offset, since = running
         ran_s = perf_counter() - since
@@ -459,6 +472,23 @@ class Supervisor:
             f"{describe_task(chunk, offset, plainly=True)} was stopped: it ran longer than its timeout of {told}"
         )
         return self._begin(chunk, offset, error, now, options.grace)
+
+    def _leave_stopped(self, watch: Watch, now: float) -> None:
+        """A task has not begun: if somebody has stopped its worker (SIGSTOP), it may never. Have it go elsewhere."""
+        handle = self._engine.handles.get(watch.worker_id)
+        worker = self._scheduler.workers.get(watch.worker_id)
+        if handle is None or worker is None or handle.pid is None or not is_stopped(handle.pid):
+            return
+        begun = self._engine.started(handle)
+        if watch.chunk.id in begun:
+            return
+        self._scheduler.worker_orphaned(worker.id, now)
+        if self._engine.takes_back_at_once:
+            self._driver._taken_back(worker.id, self._engine.take_back(worker.id), now)
+        if any(chunk_id in begun for chunk_id in worker.sent):
+            self.condemned.add(worker.id)
+        else:  # what it still has, it has read and not begun: so it goes elsewhere, too
+            self._engine.kill(worker.id)
 
     def _memory_of(self, worker_id: int, enough: float) -> int:
         """What a worker and all below it take; exactly, if that may be more than enough."""

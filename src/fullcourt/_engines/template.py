@@ -31,12 +31,17 @@ from fullcourt._os.system import become_subreaper, descendants, kill_tree, open_
 # not even `typing` or `pickle`. That halves the time.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import socket
     from collections.abc import Callable
     from typing import Any
 
     from fullcourt._engines.setup import Setup
 
-__all__ = ["Template", "fork_quietly", "fork_template", "main", "quiet_signals"]
+__all__ = ["Seed", "Template", "fork_quietly", "fork_template", "main", "quiet_signals"]
+
+
+NOT_NEEDED = b"-"
+LONGEST_ORDER = 1 << 20
 
 
 class Template:
@@ -188,8 +193,98 @@ def quiet_signals() -> None:
     unblock_interrupts()
 
 
-def fork_template(control: _socket.socket, pool_socket: _socket.socket, setup: Setup) -> int:
+class Seed:
+    """A template that is forked before it is known what its workers will be like, and waits until it is.
+
+    For a pool that first runs tasks in threads of this process: a fork in their midst would have all the locks that
+    they hold, those of C libraries too, held for ever. It ends with this process, or with :meth:`close`.
+
+    Args:
+        setup: what is known by now.
+
+    Raises:
+        OSError: there is no process or descriptor to be had.
+        NotSupported: as :func:`fork_quietly`.
+    """
+
+    def __init__(self, setup: Setup) -> None:
+        import socket
+
+        from fullcourt._transport.codec import main_as_it_is
+
+        self._owner = setup.pool_pid = os.getpid()
+        self.main = main_as_it_is()
+        setup.shares_main = True
+        self._control, template_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        try:
+            self._pid = fork_template(template_end, self._control, setup, waits=True)
+        except BaseException:
+            self._control.close()
+            raise
+        finally:
+            template_end.close()
+
+    def is_alive(self) -> bool:
+        """Whether it can still begin."""
+        poll = select.poll()
+        poll.register(self._control, 0)  # a hang-up is always told
+        return not poll.poll(0)
+
+    def begin(self, setup: Setup) -> tuple[socket.socket, int]:
+        """Have it be the template of workers like this. Returns the pool's end of its socket, and its pid.
+
+        Raises:
+            OSError: it is gone.
+        """
+        import pickle
+
+        self._control.send(pickle.dumps((setup.n_slots, setup.face, setup.output)))
+        return self._control, self._pid
+
+    def close(self) -> None:
+        """End it: it was not needed. In a fork of the process that made it, let go of it."""
+        is_ours = os.getpid() == self._owner
+        try:
+            if is_ours:
+                self._control.send(NOT_NEEDED)  # a fork of this process may hold the socket open
+        except OSError:
+            pass  # it is gone
+        self._control.close()
+        try:
+            if is_ours:
+                os.waitpid(self._pid, 0)
+        except OSError:
+            pass  # somebody else has reaped it
+
+
+def was_begun(control: _socket.socket, pool_pid: int, setup: Setup) -> bool:
+    """In a seed: wait to be told what the workers will be like. False: it is not needed, or its pool is gone."""
+    import pickle
+
+    poll = select.poll()
+    poll.register(control, select.POLLIN)
+    pool_fd = open_pidfd(pool_pid)
+    if pool_fd >= 0:
+        poll.register(pool_fd, select.POLLIN)
+    if os.getppid() != pool_pid or any(fd == pool_fd for fd, _ in poll.poll()):
+        return False
+    if pool_fd >= 0:
+        os.close(pool_fd)
+    order = control.recv(LONGEST_ORDER)
+    if not order or order == NOT_NEEDED:
+        return False
+    setup.n_slots, setup.face, setup.output = pickle.loads(order)
+    return True
+
+
+def fork_template(control: _socket.socket, pool_socket: _socket.socket, setup: Setup, *, waits: bool = False) -> int:
     """Fork a template off this process. Returns its pid; in the template it never returns.
+
+    Args:
+        control: its end of the socket between them.
+        pool_socket: the pool's end.
+        setup: what its workers need to know.
+        waits: whether it is a seed, and waits for what is still to be known.
 
     Raises:
         NotSupported: as :func:`fork_quietly`.
@@ -209,7 +304,8 @@ def fork_template(control: _socket.socket, pool_socket: _socket.socket, setup: S
         pool_socket.close()
         drop_inherited(kept=setup.initargs)
         os.environ.update(setup.environment)
-        run_template(control, pool_pid, setup)
+        if not waits or was_begun(control, pool_pid, setup):
+            run_template(control, pool_pid, setup)
     finally:
         os._exit(0)
 

@@ -13,10 +13,11 @@ import sys
 import threading
 from collections.abc import Callable
 from functools import partial
-from pickle import loads
+from pickle import dumps, loads
 from time import perf_counter, perf_counter_ns
 from typing import TYPE_CHECKING, Any, Protocol
 
+from fullcourt._core.chunking import FLUSH_S, LOOK_N, LOOK_S
 from fullcourt._engines import face
 from fullcourt._engines.face import Face, Place
 from fullcourt._engines.state import Missing, WorkerState, become_worker, enter_slot, kept, leave_slot
@@ -24,7 +25,7 @@ from fullcourt._os.budget import limit_this_thread
 from fullcourt._os.soft_stop import Slot, on_stop_signal
 from fullcourt._os.threads import make_thread
 from fullcourt._transport import frames
-from fullcourt._transport.codec import Codec, decode
+from fullcourt._transport.codec import CONNECTION, Codec, decode
 from fullcourt._transport.frames import HEADER_BYTES, MAX_INLINE, pack
 from fullcourt._transport.journal import (
     INT_LIMIT,
@@ -40,13 +41,21 @@ from fullcourt._transport.journal import (
     TOKEN_BITS,
     UNSET,
     Journal,
+    Records,
     is_meant,
+    record,
     started_chunk,
     stop_class,
     token,
 )
 from fullcourt._transport.link import Attached, Body, Fields, read_body
-from fullcourt._transport.remote_errors import ARGUMENTS_UNREADABLE, FUNCTION_UNREADABLE, dump_exception, format_remote
+from fullcourt._transport.remote_errors import (
+    ARGUMENTS_UNREADABLE,
+    FUNCTION_UNREADABLE,
+    add_note,
+    dump_exception,
+    format_remote,
+)
 from fullcourt.errors import PicklingError
 
 if TYPE_CHECKING:
@@ -54,8 +63,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Worker"]
 
-# Results are sent at least this often while a chunk runs.
-FLUSH_S = 0.002
 ARRIVAL_S = 0.1  # a task waits so long for what was sent ahead of it and has not been heard
 SAID = frozenset((frames.SETTINGS, frames.BROADCAST))
 MAX_FUNCTIONS = 512
@@ -249,7 +256,7 @@ class Worker:
             try:
                 fn = decode(body.function, None, body.function_descriptors)
             except BaseException as error:  # noqa: BLE001
-                error.add_note(FUNCTION_UNREADABLE)
+                add_note(error, FUNCTION_UNREADABLE)
                 if isinstance(error, (ImportError, AttributeError)):
                     journal.start(0, 0, RUNNING)  # nothing runs: it is sent again in another way
                     self._answer_error(frames.UNLOADABLE_FUNCTION, chunk_id, start, error, 0.0)
@@ -286,7 +293,7 @@ class Worker:
                 body.close_descriptors()
         except BaseException as error:  # noqa: BLE001
             words[ITEM_WORD] = 0
-            error.add_note(ARGUMENTS_UNREADABLE)
+            add_note(error, ARGUMENTS_UNREADABLE)
             self._answer_error(frames.ERROR, chunk_id, 0, error, (perf_counter_ns() - began) * 1e-9)
             return
         body = None
@@ -305,22 +312,24 @@ class Worker:
             self._answer_error(frames.ERROR, chunk_id, 0, error, (perf_counter_ns() - began) * 1e-9)
             return
         seconds = (perf_counter_ns() - began) * 1e-9
-        words[ITEM_WORD] = 0
         args = kwargs = None
-        try:
+        try:  # a limit of its time goes on: its pickling is user code
             answer, buffers = self._codec.encode(result)
-        except BaseException as error:  # noqa: BLE001  its pickling is user code, and may even exit
+        except BaseException as error:  # noqa: BLE001  and may even exit
             self._answer_error(frames.ERROR, chunk_id, 0, name_result(error), seconds)
+            words[ITEM_WORD] = 0
             return
         result = None
         if self._takes_bytes and not buffers and len(answer) <= MAX_INLINE:  # `_send`, written out
             self._flush()
             self._end.send(pack(frames.RESULT, 0, 0, chunk_id, 0, 1, 0, seconds) + answer)
+            words[ITEM_WORD] = 0
             return
         try:
             self._send(frames.RESULT, chunk_id, 0, 1, seconds, answer, buffers)
         except NoRoom as error:
             self._answer_error(frames.ERROR, chunk_id, 0, error.what, seconds)
+        words[ITEM_WORD] = 0
 
     # -- items of a map --------------------------------------------------------------------------------------------
 
@@ -352,39 +361,50 @@ class Worker:
         append = results.append
         index = 0  # the item that runs; results[0] is that of item `sent`
         sent = 0
-        look_at = 1  # the clock is read when this many items have ended: often enough, but not for every tiny task
-        began = flushed = perf_counter()
+        step = 1  # after so many items it is looked whether to go on
+        clock_at = 1  # and when so many have ended, at the clock: often enough, but not for every tiny task
+        puts = True  # whether results that are neither None nor ints go into the journal; large ones are sent at once
+        looked = 0
+        looked_s = flushed = perf_counter()
         revoked = False
         while index < count and not revoked:
             try:
                 try:
                     slot.running = whole
                     journal.heed()
-                    for item in items[index:] if index else items:
-                        result = fn(item)
-                        append(result)
-                        index += 1
-                        if type(result) is int and least < result < most:
-                            words[index] = result
-                        elif result is None:
-                            words[index] = NONE
-                        elif not put(index - 1, result):
-                            look_at = index
-                        if index >= look_at:
-                            now = perf_counter()
-                            per_item = (now - began) / index
-                            if now - flushed > FLUSH_S or (look_at == index and words[index] == UNSET):
-                                slot.leave()
-                                self._answer_items(journal, chunk_id, start + sent, results, now - flushed)
-                                results.clear()
-                                sent = index
-                                flushed = perf_counter()
-                                slot.running = whole
-                                journal.heed()
-                            look_at = index + max(1, int(0.25 * FLUSH_S / (per_item + 1e-9)))
-                            if words[REVOKED_WORD] == chunk_id:
-                                revoked = True
-                                break
+                    while index < count:
+                        for item in items[index : index + step]:
+                            result = fn(item)
+                            append(result)
+                            index += 1
+                            if type(result) is int and least < result < most:
+                                words[index] = result
+                            elif result is None:
+                                words[index] = NONE
+                            elif index < count:  # the last is sent at once
+                                kept = put(index - 1, result) if puts else None
+                                if not kept:
+                                    puts = puts and kept is not None
+                                    clock_at = index
+                                    break
+                        if words[REVOKED_WORD] == chunk_id:
+                            revoked = True
+                            break
+                        if index < clock_at:
+                            continue
+                        now = perf_counter()
+                        n_items = int(LOOK_S * (index - looked) / (now - looked_s + 1e-9)) + 1
+                        step = min(n_items, LOOK_N)
+                        clock_at = index + n_items
+                        looked, looked_s = index, now
+                        if now - flushed > FLUSH_S or words[index] == UNSET:
+                            slot.leave()
+                            self._answer_items(journal, chunk_id, start, sent, results, now - flushed)
+                            results.clear()
+                            sent = index
+                            flushed = perf_counter()
+                            slot.running = whole
+                            journal.heed()
                 finally:
                     slot.leave()
             except BaseException as error:  # noqa: BLE001
@@ -393,7 +413,7 @@ class Worker:
                     break
                 del results[index - sent :]  # it was stopped between two of the lines above
                 if results:
-                    self._answer_items(journal, chunk_id, start + sent, results, 0.0)
+                    self._answer_items(journal, chunk_id, start, sent, results, 0.0)
                     results.clear()
                 self._answer_error(frames.ERROR, chunk_id, start + index, error, now - flushed)
                 index += 1
@@ -402,7 +422,7 @@ class Worker:
                 sent = index
                 flushed = perf_counter()
         if results:
-            self._answer_items(journal, chunk_id, start + sent, results, perf_counter() - flushed)
+            self._answer_items(journal, chunk_id, start, sent, results, perf_counter() - flushed)
         if index < count:
             self._send(frames.REVOKED, chunk_id, start + index, count - index, 0.0, b"", [])
 
@@ -431,8 +451,8 @@ class Worker:
                 finally:
                     slot.leave()
             except BaseException as error:  # noqa: BLE001
+                words[ITEM_WORD] = 0
                 problem = error
-            words[ITEM_WORD] = 0
             now = perf_counter()
             if problem is None:
                 results.append(result)
@@ -441,10 +461,10 @@ class Worker:
                 elif type(result) is int and -INT_LIMIT < result < INT_LIMIT:
                     words[index + 1] = result
                 else:
-                    must_flush = not journal.put(index, result)
+                    must_flush = index + 1 == len(items) or not journal.put(index, result)
             if results and (must_flush or problem is not None or now - flushed > FLUSH_S):
                 seconds = (now if problem is None else began) - flushed
-                self._answer_items(journal, chunk_id, start + sent, results, seconds)
+                self._answer_items(journal, chunk_id, start, sent, results, seconds)
                 results.clear()
                 sent = index + 1
                 flushed = perf_counter()
@@ -453,23 +473,26 @@ class Worker:
                 words[index + 1] = NONE  # after the answer: a death in between must not look like a result
                 sent = index + 1
                 flushed = perf_counter()
+            words[ITEM_WORD] = 0  # only now: a limit of its time holds for the pickling of its result, too
         else:
             index = len(items)
         if results:
-            self._answer_items(journal, chunk_id, start + sent, results, perf_counter() - flushed)
+            self._answer_items(journal, chunk_id, start, sent, results, perf_counter() - flushed)
         if index < len(items):
             self._send(frames.REVOKED, chunk_id, start + index, len(items) - index, 0.0, b"", [])
 
-    def _answer_items(self, journal: Journal, chunk_id: int, first: int, results: list[Any], seconds: float) -> None:
-        n = len(results)
+    def _answer_items(
+        self, journal: Journal, chunk_id: int, start: int, sent: int, results: list[Any], seconds: float
+    ) -> None:
+        """Send the results of the chunk's items from ``sent`` on."""
+        n, first = len(results), start + sent
         try:
-            payload, buffers = self._codec.encode(results)
+            payload, buffers = self._as_kept(journal, sent, results) or self._codec.encode(results)
         except BaseException as error:  # noqa: BLE001  as in _run_call
             if n == 1:
                 self._answer_error(frames.ERROR, chunk_id, first, name_result(error), seconds)
                 return
-            for offset, result in enumerate(results):
-                self._answer_items(journal, chunk_id, first + offset, [result], seconds / n)
+            self._answer_one_by_one(journal, chunk_id, first, results, seconds)
             return
         try:
             self._send(frames.RESULTS, chunk_id, first, n, seconds, payload, buffers)
@@ -477,9 +500,26 @@ class Worker:
             if n == 1:
                 self._answer_error(frames.ERROR, chunk_id, first, error.what, seconds)
             else:
-                for offset, result in enumerate(results):
-                    self._answer_items(journal, chunk_id, first + offset, [result], seconds / n)
+                self._answer_one_by_one(journal, chunk_id, first, results, seconds)
         journal.forget_heap()
+
+    def _answer_one_by_one(
+        self, journal: Journal, chunk_id: int, first: int, results: list[Any], seconds: float
+    ) -> None:
+        journal.forget_heap()
+        for index, result in enumerate(results, first):
+            self._answer_items(journal, chunk_id, index, 0, [result], seconds / len(results))
+
+    def _as_kept(self, journal: Journal, sent: int, results: list[Any]) -> tuple[bytes, list[Any]] | None:
+        """The results as the journal has them, pickled already; None: pickle them for the pool."""
+        data = journal.records(sent, len(results))
+        if data is None or self._codec.reducers is not None:
+            return None
+        if journal.n_kept < len(results):
+            data += record(dumps(results[-1], 5))
+        if b"__main__" in data or CONNECTION in data:  # what only the codec can pickle for another process
+            return None
+        return dumps(Records(data), 5), []
 
     # -- answers ---------------------------------------------------------------------------------------------------
 
@@ -545,7 +585,7 @@ def keep_value(fields: Fields, data: bytes, attached: Attached) -> None:
         body = read_body(data, fields, attached)
         value = decode(body.payload, body.buffers, body.descriptors)
     except BaseException as error:  # noqa: BLE001  whatever the user's code raises
-        error.add_note("fullcourt: a broadcast value could not be read in the worker")
+        add_note(error, "fullcourt: a broadcast value could not be read in the worker")
         value = Missing(error)
     kept.put(key, value)
 
@@ -558,7 +598,7 @@ def starred(fn: Callable[..., Any]) -> Callable[[Any], Any]:
 def name_result(error: BaseException) -> BaseException:
     """Say that it was the result."""
     if not isinstance(error, PicklingError):
-        error.add_note("fullcourt: the task ran, but the pickling of its result raised this")
+        add_note(error, "fullcourt: the task ran, but the pickling of its result raised this")
         return error
     named = PicklingError(f"the task ran, but of its result, {error}")
     named.__cause__ = error.__cause__

@@ -52,7 +52,8 @@ def worker_main(worker_id: int, tasks_fd: int, results_fd: int, page_fd: int, se
             die_with_parent(parent_pid)
         page = mmap.mmap(page_fd, page_bytes(setup.n_slots))
         record_faults(page_fd, setup.n_slots)
-        return WorkerEnd(socket.socket(fileno=tasks_fd), socket.socket(fileno=results_fd), setup.n_slots), page
+        tasks, results = socket.socket(fileno=tasks_fd), socket.socket(fileno=results_fd)
+        return WorkerEnd(tasks, results, spins=setup.spins and setup.n_slots == 1), page
 
     run_worker(worker_id, setup, connect)
 
@@ -183,11 +184,24 @@ def run_exit_functions(code: int, flush: Callable[[], object]) -> None:
     for seconds, act in ((EXIT_S, partial(os._exit, code)), (THREADS_S, go_on_without_threads)):
         timer = threading.Timer(seconds, act)
         timer.daemon = True
-        timer.start()
+        try:
+            timer.start()
+        except RuntimeError:  # the process gets no further thread: the kernel ends what takes too long
+            end_by_alarm(EXIT_S)
+            break
     threading._shutdown()  # type: ignore[attr-defined]
     rest.acquire()
     run_later_exit_functions()
     flush()
+
+
+def end_by_alarm(seconds: float) -> None:
+    """Have this process be killed in so many seconds, where there are alarms."""
+    import signal
+
+    if hasattr(signal, "setitimer"):
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        signal.setitimer(signal.ITIMER_REAL, seconds)
 
 
 def run_later_exit_functions() -> None:

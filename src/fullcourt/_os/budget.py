@@ -25,6 +25,7 @@ from typing import Any
 __all__ = [
     "CORES_VARIABLE",
     "LIBRARY_VARIABLES",
+    "is_in_pool_thread",
     "libraries_limited",
     "limit_this_thread",
     "own_share",
@@ -80,6 +81,11 @@ def set_share(count: int, *, of_thread: bool) -> None:
         shares.of_thread = count
     else:
         share_of_interpreter = count
+
+
+def is_in_pool_thread() -> bool:
+    """Whether the calling thread runs the tasks of a pool of threads."""
+    return shares.of_thread is not None
 
 
 def own_share(environ: Mapping[str, str] | None = None) -> int | None:

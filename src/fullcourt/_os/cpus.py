@@ -24,9 +24,9 @@ if TYPE_CHECKING:
 __all__ = ["UsableCores", "cgroup_folders", "share_of", "usable_cores"]
 
 
-def share_of(n_slots: int) -> int:
-    """What a pool of so many slots, made here, leaves to each of them."""
-    return max(1, usable_cores().count // n_slots)
+def share_of(cores: int, n_slots: int) -> int:
+    """What a pool of so many slots that may use so many cores leaves to each of them."""
+    return max(1, cores // n_slots)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,24 +1,31 @@
-"""Ctrl-C must not tear a half-done step: the shield holds it back for that long.
+"""A signal's handler must not tear a half-done step: the shield holds it back for that long.
 
-Python runs signal handlers between any two instructions of the main thread. A KeyboardInterrupt between receiving an
-answer and noting it would lose the answer. So while the main thread changes the pool's state, SIGINT is noted, and
-delivered right after; while it waits, it comes through at once. A second Ctrl-C always comes through at once.
+Python runs signal handlers between any two instructions of the main thread, and they may raise: Ctrl-C's does, and
+those of programs that bound what takes too long by an alarm. An exception between receiving an answer and noting it
+would lose the answer. So while the main thread changes the pool's state, such a signal is noted, and delivered right
+after; while it waits, it comes through at once. A second Ctrl-C always comes through at once.
 """
 
 from __future__ import annotations
 
 import _signal  # the C module under `signal`: without the conversions to enums, which cost 20 us for a call
 import threading
+from _signal import getsignal
 from types import FrameType, TracebackType
 from typing import Any
 
 __all__ = ["Shield"]
 
+# Those whose handlers may raise. (Not SIGPROF and SIGVTALRM: a profiler's want to see what is interrupted.)
+NAMES = ("SIGINT", "SIGALRM", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2")
+SIGNALS = tuple(int(getattr(_signal, name)) for name in NAMES if hasattr(_signal, name))
+
 
 class Shield:
-    """Holds SIGINT back in the main thread, while entered and not ``open``. Costs 1 us; nothing in other threads.
+    """Holds signals back in the main thread, while entered and not ``open``. Nothing in other threads.
 
-    One shield serves one pool. Only the main thread touches its state. It can be entered again within itself.
+    One shield serves one pool. Only the main thread touches its state. It can be entered again within itself. Costs 1
+    us, and half of one for each signal beside SIGINT that has a handler.
     """
 
     __slots__ = ("_depth", "_main", "_mine", "_old", "_pending", "open")
@@ -27,53 +34,75 @@ class Shield:
         self._mine = self._handle  # one object, to be told by its identity
         self._main = threading.main_thread().ident
         self._depth = 0
-        self._old: Any = None
-        self._pending = False
+        self._old: dict[int, Any] = {}  # the handlers in whose place ours is
+        self._pending: set[int] = set()
         self.open = False  # set while the thread only waits
 
     def __enter__(self) -> None:
         if threading.get_ident() != self._main:
             return
         if self._depth == 0:
-            # In this order, an interrupt between any two of these lines either changes nothing or is held back.
-            old = _signal.getsignal(_signal.SIGINT)
-            if callable(old):
-                _signal.signal(_signal.SIGINT, self._mine)
-                self._old = old
+            try:
+                for number in [number for number in SIGNALS if callable(getsignal(number))]:
+                    # In this order, a signal between any two of these lines either changes nothing or is held back.
+                    self._old[number] = getsignal(number)
+                    _signal.signal(number, self._mine)
+            except BaseException:  # raised by the handler of one whose turn was still to come
+                self._end()
+                raise
         self._depth += 1
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         if threading.get_ident() != self._main:
             return
         self._depth -= 1
-        if self._depth == 0 and self._old is not None:
-            old, self._old = self._old, None
-            # The user's code inside (a callback) may have set a handler of its own: then that one stays.
-            if _signal.getsignal(_signal.SIGINT) is self._mine:
-                _signal.signal(_signal.SIGINT, old)
-            self._deliver(old)
+        if self._depth == 0 and self._old:
+            self._end()
+
+    def _end(self) -> None:
+        """Put the handlers back, and call those whose signals have come."""
+        try:
+            for number in tuple(self._old):
+                # The user's code inside (a callback) may have set a handler of its own: then that one stays.
+                if getsignal(number) is self._mine:
+                    _signal.signal(number, self._old[number])
+                del self._old[number]
+        finally:
+            if self._old:  # a handler that was put back has raised
+                self._end()
+            else:
+                self._deliver()
 
     def wait_begins(self) -> None:
-        """From here on only waiting is done: an interrupt may come through."""
+        """From here on only waiting is done: a signal may come through."""
         if threading.get_ident() == self._main:
             self.open = True
-            if self._pending and self._old is not None:
+            while self._pending:
                 self.open = False
-                self._deliver(self._old)
+                self._deliver()
+                self.open = True
 
     def wait_ends(self) -> None:
         """State will be changed again."""
         if threading.get_ident() == self._main:
             self.open = False
 
-    def _deliver(self, handler: Any) -> None:
-        if self._pending:
-            self._pending = False
-            handler(_signal.SIGINT, None)
+    def _deliver(self) -> None:
+        for number in SIGNALS:
+            if number in self._pending:
+                self._pending.discard(number)
+                handler = self._old.get(number) or getsignal(number)
+                try:
+                    if callable(handler):
+                        handler(number, None)
+                finally:
+                    self._deliver()
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        if self._old is not None and (self.open or self._pending):
-            self.open = self._pending = False
-            self._old(number, frame)
+        if self.open or (number == _signal.SIGINT and number in self._pending):
+            self._pending.discard(number)
+            was_open, self.open = self.open, False
+            self._old[number](number, frame)
+            self.open = was_open  # the wait goes on
         else:
-            self._pending = True
+            self._pending.add(number)

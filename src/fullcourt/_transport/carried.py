@@ -51,30 +51,50 @@ class Rights:
     """Descriptors that go with a pickle, or have come with one; closed with this object.
 
     Of a pipe that tells by its hang-up that nobody may write any more, the writing end is held only until it is sent:
-    a task that is kept in case it must be sent again is no writer.
+    a task that is kept in case it must be sent again is no writer. What is sent more than once in any case, as a map's
+    function is with each chunk, holds it from :meth:`stay` to :meth:`end`.
     """
 
-    __slots__ = ("carriers", "fds", "pipes")
+    __slots__ = ("carriers", "ended", "fds", "pipes", "stays")
 
     def __init__(self, fds: Sequence[int] = ()) -> None:
         self.fds = list(fds)
         self.pipes: list[tuple[int, int]] = []  # positions of reading and writing ends
         self.carriers: list[Carrier] = []  # whose descriptors were collected: told when the pickle is complete
+        self.stays = False
+        self.ended = False
 
     def hold(self) -> None:
         """Have the writing ends open."""
-        for reading, writing in self.pipes:
-            if self.fds[writing] < 0:
-                self.fds[writing] = os.open(f"/proc/self/fd/{self.fds[reading]}", os.O_WRONLY | os.O_CLOEXEC)
+        if not self.ended:
+            for reading, writing in self.pipes:
+                if self.fds[writing] < 0:
+                    self.fds[writing] = self._open_writing(reading)
+
+    def _open_writing(self, reading: int) -> int:
+        return os.open(f"/proc/self/fd/{self.fds[reading]}", os.O_WRONLY | os.O_CLOEXEC)
+
+    def stay(self) -> None:
+        """Have the writing ends open until :meth:`end`, whatever is sent."""
+        self.stays = True
+        self.hold()
+
+    def end(self) -> None:
+        """What it goes with is over: have no writing end open any more."""
+        self.stays = False
+        self.ended = True
+        self.let_go()
 
     def to_send(self) -> tuple[list[int], list[int]]:
         """All descriptors, to be sent; and the writing ends among them, to be closed when that is done."""
-        self.hold()
         fds = list(self.fds)
         mine: list[int] = []
-        for _, writing in self.pipes:
-            mine.append(self.fds[writing])
-            self.fds[writing] = -1
+        for reading, writing in self.pipes:
+            if self.stays or fds[writing] < 0:
+                fds[writing] = self._open_writing(reading)
+            else:
+                self.fds[writing] = -1
+            mine.append(fds[writing])
         return fds, mine
 
     def let_go(self) -> None:

@@ -1,6 +1,6 @@
 """Turning objects into bytes and back: pickle first, cloudpickle where it refuses.
 
-Cost: ``pickle.dumps`` of a small call 0.7 us, a search for ``__main__`` in it 0.1 us. cloudpickle costs 50 to 200 us
+Cost: ``pickle.dumps`` of a small call 0.7 us, to see that it names nothing 0.04 us. cloudpickle costs 50 to 200 us
 and is imported when it is first needed.
 
 *By reference or by value.* Pickle sends functions and classes by name. A name in ``__main__`` means nothing in a fresh
@@ -20,7 +20,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import CellType, FunctionType, MethodType, ModuleType
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 from fullcourt._transport.captures import SMALL_ATOMS, Cached, global_names, plain_function
 from fullcourt._transport.carried import Descriptor, NotCarried, Rights, arriving, collecting
@@ -28,7 +28,7 @@ from fullcourt._transport.inheritance import sharing
 from fullcourt._transport.mainspace import InMain, main_source
 from fullcourt.errors import PicklingError
 
-__all__ = ["Buffers", "Codec", "Encoded", "decode"]
+__all__ = ["STACK_GLOBAL", "Buffers", "Codec", "Encoded", "MainAsItIs", "decode", "main_as_it_is"]
 
 PROTOCOL = 5
 
@@ -37,6 +37,10 @@ OUT_OF_BAND_BYTES = 32768
 
 # The table of their lengths, 8 bytes each, must fit in one frame.
 MAX_BUFFERS = 4096
+
+# The only opcode by which a pickle names a class or a function. Where this byte is not, no names need be searched for:
+# to look for a byte costs 0.04 us, for a word 0.35.
+STACK_GLOBAL = 0x93
 
 # Plain pickle takes a connection for its descriptor's number, which means nothing elsewhere.
 CONNECTION = b"multiprocessing.connection"
@@ -71,9 +75,9 @@ class Codec:
     def __init__(self, *, shares_main: bool = False, runs_main: bool = False, carries: bool = True) -> None:
         self.carries = carries
         self._runs_main = runs_main
-        self._main: dict[str, object] | None = None  # the definitions in __main__ that the receiver has
-        self._names: frozenset[str] = frozenset()  # all names that it has there
-        self._plain: dict[str, object] = {}  # those globals whose values cannot change inside
+        self._main: dict[str, object] | None = None  # what the receiver has of __main__: see `MainAsItIs`
+        self._names: frozenset[str] = frozenset()
+        self._plain: dict[str, object] = {}
         # Whether something of __main__ has gone by name although it is not surely the same there. From then on all does
         # that can, so that classes are one and the same.
         self._by_name = False
@@ -82,12 +86,9 @@ class Codec:
         if shares_main:
             self.share_main()
 
-    def share_main(self) -> None:
-        """From now on the receiver has ``__main__`` as it is at this moment."""
-        namespace = vars(sys.modules["__main__"])
-        self._main = main_definitions()
-        self._names = frozenset(namespace)
-        self._plain = {name: value for name, value in list(namespace.items()) if type(value) in SMALL_ATOMS}
+    def share_main(self, main: MainAsItIs | None = None) -> None:
+        """From now on the receiver has ``__main__`` as it was then, or is at this moment."""
+        self._main, self._names, self._plain = main or main_as_it_is()
 
     def encode(self, obj: object) -> Encoded:
         """Pickle an object; large buffers inside it (protocol 5) stay out of the stream.
@@ -100,13 +101,12 @@ class Codec:
         buffers: list[pickle.PickleBuffer] = []
         try:
             if self.reducers is None:
-                data = pickle.dumps(obj, PROTOCOL, buffer_callback=buffers.append)
+                data = pickle.dumps(obj, PROTOCOL, buffer_callback=keep_large(buffers))
             else:
-                data = self._dumps(obj, buffers.append)
-            if (b"__main__" not in data or self._shares_main()) and CONNECTION not in data:
-                if buffers and (len(buffers) > MAX_BUFFERS or any(is_small(buffer) for buffer in buffers)):
-                    buffers = []
-                    data = self._dumps(obj, keep_large(buffers))
+                data = self._dumps(obj, keep_large(buffers))
+            if STACK_GLOBAL not in data or (
+                (b"__main__" not in data or self._shares_main()) and CONNECTION not in data
+            ):
                 return data, buffers
             if self._by_name:
                 named = self._encode_by_name(obj, "")
@@ -254,6 +254,27 @@ def keep_large(buffers: list[pickle.PickleBuffer]) -> Callable[[pickle.PickleBuf
         return small
 
     return keep
+
+
+class MainAsItIs(NamedTuple):
+    """What a process that is forked at that moment has of ``__main__``.
+
+    Attributes:
+        definitions: the functions and classes that are defined there.
+        names: all names that it has.
+        plain: those globals whose values cannot change inside.
+    """
+
+    definitions: dict[str, object]
+    names: frozenset[str]
+    plain: dict[str, object]
+
+
+def main_as_it_is() -> MainAsItIs:
+    """``__main__``, at this moment."""
+    namespace = vars(sys.modules["__main__"])
+    plain = {name: value for name, value in list(namespace.items()) if type(value) in SMALL_ATOMS}
+    return MainAsItIs(main_definitions(), frozenset(namespace), plain)
 
 
 def main_definitions() -> dict[str, Any]:

@@ -7,15 +7,15 @@ import pickle
 import sys
 import threading
 from collections.abc import Callable
-from types import BuiltinFunctionType, FunctionType, ModuleType
-from typing import Any
+from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
+from typing import Any, cast
 
 from fullcourt._core.model import Estimate
 from fullcourt._transport.captures import Cached, captured_by, global_names, plain_function, same
 from fullcourt._transport.carried import NotCarried, Rights, collecting
 from fullcourt._transport.codec import PROTOCOL, Codec
 
-__all__ = ["Function", "FunctionTable", "function_name", "with_fallback"]
+__all__ = ["Function", "FunctionTable", "function_name", "innermost", "with_fallback"]
 
 
 class Function:
@@ -140,9 +140,23 @@ def function_name(fn: Any) -> str:
     """A function's name for messages."""
     name = getattr(fn, "__qualname__", None) or getattr(fn, "__name__", None)
     if name is None:
-        inner = getattr(fn, "func", None)  # functools.partial
-        name = function_name(inner) if inner is not None else type(fn).__qualname__
+        inner = innermost(fn)
+        name = function_name(inner) if inner is not fn else type(fn).__qualname__
     return str(name)
+
+
+def innermost(fn: Any) -> Any:
+    """The function itself, where it is bound to an object or to arguments (``functools.partial`` and its like).
+
+    Only what an object really has counts: a mock has a `func` as it has whatever is asked for, and that has one again.
+    """
+    while True:
+        if isinstance(fn, MethodType):
+            fn = fn.__func__
+        elif (hasattr(cast("object", type(fn)), "func") or "func" in getattr(fn, "__dict__", ())) and callable(fn.func):
+            fn = fn.func
+        else:
+            return fn
 
 
 def with_fallback(fn: Callable[..., Any], data: bytes) -> bytes:

@@ -14,7 +14,8 @@ Layout of a region (little-endian 64-bit words; a store of one aligned word is n
                             other       ended, and this is the result, an int
     word 8193           what the slot does with that chunk: LOADING_FUNCTION, LOADING, RUNNING
     word 8194           written by the pool: the id of a chunk whose remaining tasks shall not run any more
-    word 8195           of a call, or of the item that runs in a timed chunk: 1 + its offset; 0 between items
+    word 8195           of a call, or of the item of a timed chunk, that runs or whose result is being pickled and sent:
+                        1 + its offset; 0 between items
     word 8196           when that began, in nanoseconds of `time.perf_counter_ns` (CLOCK_MONOTONIC on Linux)
     word 8197           written by the pool: which task shall be stopped, see `stop_token`; 0: none
     then                heap, 128 KiB
@@ -29,7 +30,7 @@ from __future__ import annotations
 
 import mmap
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from fullcourt._core.chunking import MAX_CHUNK
@@ -39,12 +40,17 @@ __all__ = [
     "HEAP_BYTES",
     "REGION_BYTES",
     "Journal",
+    "Records",
     "Unreadable",
+    "each_record",
+    "load_or_not",
+    "load_records",
     "page_bytes",
     "read_fault",
     "read_phase",
     "read_results",
     "read_running",
+    "record",
     "request_stop",
     "revoke",
     "started_chunk",
@@ -54,6 +60,8 @@ __all__ = [
 
 HEAP_AT = 8 * (MAX_CHUNK + 8)
 HEAP_BYTES = 131072
+WORTH_BYTES = 4096  # results of fewer bytes are better pickled together: what they share, as keys, is loaded once
+LARGE_BYTES = 32768  # to pickle so much twice takes longer than to send it by itself
 REGION_BYTES = HEAP_AT + HEAP_BYTES
 FAULT_BYTES = 65536  # faulthandler writes of 100 threads at most, and of 100 frames of each
 
@@ -94,6 +102,8 @@ class Journal:
         self.words = view[:HEAP_AT].cast("q")
         self._heap = view[HEAP_AT:]
         self._used = 0
+        self.n_kept = 0  # results in the heap, and which is the last of them
+        self._last_kept = 0
         self._view = view
         self.slot: Any = None  # the worker's: what this slot's thread runs
         self.n_holds = 0  # how many times its thread has asked for no exception to stop its task
@@ -104,15 +114,19 @@ class Journal:
         words = self.words
         if words[0] != chunk_id:
             words[0] = 0
-            self._used = 0
+            self._used = self.n_kept = 0
             for at in range(8, 8 + 8 * n_items, 8192):
                 end = min(at + 8192, 8 + 8 * n_items)
                 self._view[at:end] = UNSET_WORDS[: end - at]
         words[PHASE_WORD] = phase
         words[0] = chunk_id
 
-    def put(self, index: int, result: object, dumps: Callable[..., bytes] = pickle.dumps) -> bool:
-        """Record the result of an item that is neither None nor a small int. False: it cannot be kept here."""
+    def put(self, index: int, result: object, dumps: Callable[..., bytes] = pickle.dumps) -> bool | None:
+        """Record the result of an item that is neither None nor a small int.
+
+        False: it cannot be kept here, and has to be sent at once. None: nor can the next ones, if they are like it: to
+        pickle them here, too, would take longer than to send each at once.
+        """
         try:
             data = dumps(result, 5)
         except Exception:  # noqa: BLE001  what is wrong with it shows when the results are sent
@@ -120,16 +134,28 @@ class Journal:
         used = self._used
         end = used + 4 + len(data)
         if end > HEAP_BYTES:
-            return False
-        self._heap[used : used + 4] = len(data).to_bytes(4, "little")
-        self._heap[used + 4 : end] = data
+            return None if len(data) > LARGE_BYTES else False
+        self._heap[used:end] = record(data)
         self.words[index + 1] = HEAP + used
         self._used = end
+        self.n_kept += 1
+        self._last_kept = index
         return True
+
+    def records(self, first: int, n_results: int) -> bytes | None:
+        """What the heap has of so many results, for :func:`load_records`, if that is all of them but perhaps the last.
+
+        None too if they are so small that they are better pickled together than one by one.
+        """
+        n_missing = n_results - self.n_kept
+        all_but_last = n_missing == 1 and self._last_kept == first + n_results - 2
+        if self._used < WORTH_BYTES * n_results or not (all_but_last or n_missing == 0):
+            return None
+        return bytes(self._heap[: self._used])
 
     def forget_heap(self) -> None:
         """The results so far were sent: the heap may be used anew."""
-        self._used = 0
+        self._used = self.n_kept = 0
 
     def heed(self) -> None:
         """Raise what the pool wants raised in the task that the slot runs.
@@ -231,6 +257,43 @@ def read_running(page: mmap.mmap, slot_index: int, chunk_id: int) -> tuple[int, 
     return item - 1, since * 1e-9
 
 
+def record(data: bytes) -> bytes:
+    """A result's pickle as it lies in the heap."""
+    return len(data).to_bytes(4, "little") + data
+
+
+def load_records(data: bytes) -> list[Any]:
+    """Load results that were pickled one by one."""
+    return [pickle.loads(pickled) for pickled in each_record(data)]
+
+
+def each_record(data: bytes) -> Iterator[memoryview]:
+    """The pickles of such results."""
+    view, at = memoryview(data), 0
+    while at < len(data):
+        end = at + 4 + int.from_bytes(view[at : at + 4], "little")
+        yield view[at + 4 : end]
+        at = end
+
+
+def load_or_not(data: bytes | memoryview) -> Any:
+    """Load a result. What will not load is an :class:`Unreadable`."""
+    try:
+        return pickle.loads(data)
+    except BaseException as error:  # noqa: BLE001  whatever the user's code raises
+        return Unreadable(error)
+
+
+class Records:
+    """Results that were pickled one by one; unpickles as the list of them."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return load_records, (self._data,)
+
+
 class Unreadable:
     """Stands for a result that will not load.
 
@@ -260,10 +323,7 @@ def read_results(page: mmap.mmap, slot_index: int, first: int, n_items: int) -> 
             elif word >= HEAP:
                 start = heap_at + word - HEAP
                 length = int.from_bytes(page[start : start + 4], "little")
-                try:
-                    results.append(pickle.loads(page[start + 4 : start + 4 + length]))
-                except BaseException as error:  # noqa: BLE001
-                    results.append(Unreadable(error))
+                results.append(load_or_not(page[start + 4 : start + 4 + length]))
             else:
                 results.append(word)
     return results

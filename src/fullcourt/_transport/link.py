@@ -20,6 +20,7 @@ from collections import deque
 from collections.abc import Callable
 from functools import partial
 
+from fullcourt._os.spinning import Spinner
 from fullcourt._transport.arena import Arena, worker_arena
 from fullcourt._transport.blocks import open_block, raw_views, write_block
 from fullcourt._transport.carried import MAX_DESCRIPTORS, Rights
@@ -452,11 +453,16 @@ class WorkerEnd:
 
     A send may find itself inside of another one of the same thread: the garbage collector, or a signal, had something
     printed. What is sent there goes out after the outer frame.
+
+    Args:
+        tasks: from which it receives.
+        results: to which it sends.
+        spins: whether one thread alone receives, and may wait awake for what is about to come.
     """
 
     takes_bytes = True  # :meth:`send` does
 
-    def __init__(self, tasks: socket.socket, results: socket.socket, n_slots: int) -> None:
+    def __init__(self, tasks: socket.socket, results: socket.socket, *, spins: bool) -> None:
         self._arena = worker_arena()
         self.make_frame = partial(make_frame, arena=self._arena)
         self._tasks = tasks
@@ -466,16 +472,24 @@ class WorkerEnd:
         self._late: deque[Frame] = deque()
         self._send = results.send
         self._recv = tasks.recvmsg
+        self._spinner = Spinner(may_spin=spins)
 
     def receive(self) -> tuple[Fields, bytes, int | Rights] | None:
         """Wait for a frame: header, data, descriptor. None: the pool is gone, or wants this worker to end."""
         try:
-            data, ancillary, _, _ = self._recv(RECEIVE_BYTES, ANCILLARY_BYTES)
+            message = self._spinner.wait(self._look)
+            data, ancillary, _, _ = message or self._recv(RECEIVE_BYTES, ANCILLARY_BYTES)
         except OSError:
             return None
         if not data:
             return None
         return unpack(data), data, descriptor_in(data, ancillary) if ancillary else -1
+
+    def _look(self) -> tuple[bytes, list[tuple[int, int, bytes]], int, object] | None:
+        try:
+            return self._recv(RECEIVE_BYTES, ANCILLARY_BYTES, socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return None
 
     def send(self, frame: Frame | bytes) -> None:
         """Send a frame; waits while the pool is behind. Raises OSError when the pool is gone.

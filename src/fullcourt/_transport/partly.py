@@ -12,7 +12,7 @@ import pickle
 from collections.abc import Callable, Iterable
 from typing import Any, cast
 
-from fullcourt._transport.journal import Unreadable
+from fullcourt._transport.journal import Unreadable, each_record, load_or_not, load_records
 
 __all__ = ["load_each"]
 
@@ -86,7 +86,10 @@ class TolerantUnpickler(pickle._Unpickler):
     def load_reduce(self) -> None:
         arguments = self.stack.pop()
         function = self.stack[-1]
-        self.stack[-1] = self._made(lambda: function(*arguments), function, arguments)
+        if function is load_records and self.bad_in(arguments) is None:
+            self.stack[-1] = [load_or_not(pickled) for pickled in each_record(*arguments)]
+        else:
+            self.stack[-1] = self._made(lambda: function(*arguments), function, arguments)
 
     def load_newobj(self) -> None:
         arguments, cls = self.stack.pop(), self.stack.pop()

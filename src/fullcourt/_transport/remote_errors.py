@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import pickle
+from typing import TYPE_CHECKING, Any
 
 from fullcourt._transport.codec import PROTOCOL, Codec, type_name
 from fullcourt.errors import RemoteError, RemoteTraceback
+
+if TYPE_CHECKING:
+    from types import TracebackType
 
 __all__ = [
     "ARGUMENTS_UNREADABLE",
     "FUNCTION_UNREADABLE",
     "RESULT_UNREADABLE",
+    "add_note",
     "dump_exception",
     "format_remote",
     "load_exception",
+    "sound",
 ]
 
 # Notes on exceptions that are not the task's own, but of what was to be read for it.
@@ -25,6 +32,11 @@ RESULT_UNREADABLE = "fullcourt: the task ran, but its result could not be read b
 
 # The folders of those who call the user's function.
 OURS = tuple(os.path.join("fullcourt", folder, "") for folder in ("_engines", "process"))
+
+
+# Past what a class has put in their place.
+TRACEBACK: Any = BaseException.__dict__["__traceback__"]
+CAUSE: Any = BaseException.__dict__["__cause__"]
 
 
 def dump_exception(error: BaseException, text: str, codec: Codec) -> bytes:
@@ -37,16 +49,43 @@ def dump_exception(error: BaseException, text: str, codec: Codec) -> bytes:
 
                 data = dumps((candidate, text), PROTOCOL)
             loaded = pickle.loads(data)[0]
-            if type(loaded) is type(error) and (candidate is not error or loaded.args == error.args):
+            is_whole = type(loaded) is type(error) and (candidate is not error or loaded.args == error.args)
+            if is_whole and is_sound(loaded):
                 return data
         except BaseException:  # noqa: BLE001, S112  a two-argument __init__, a lock in an attribute, a hostile __reduce__
             continue
+    return pickle.dumps((stand_in(error), text), PROTOCOL)
+
+
+def stand_in(error: BaseException) -> RemoteError:
+    """What the caller gets for an exception that cannot be brought to him."""
     kind = type_name(error)
     try:
         message = str(error)
-    except Exception:  # noqa: BLE001
+    except BaseException:  # noqa: BLE001  a hostile __str__
         message = "(its text cannot be had)"
-    return pickle.dumps((RemoteError(f"{kind}: {message}", kind), text), PROTOCOL)
+    return RemoteError(f"{kind}: {message}", kind)
+
+
+def is_sound(error: BaseException) -> bool:
+    """Whether an exception can be asked for what any has: its class may have put whatever in the place of that."""
+    try:
+        for name in ("__class__", "__cause__", "__context__", "__traceback__", "args"):
+            getattr(error, name)
+    except BaseException:  # noqa: BLE001
+        return False
+    return True
+
+
+def sound(error: BaseException) -> BaseException:
+    """An exception that was raised in this process, or a stand-in that has its traceback."""
+    return error if is_sound(error) else stand_in(error).with_traceback(TRACEBACK.__get__(error))
+
+
+def add_note(error: BaseException, note: str) -> None:
+    """Add a note, if the exception's class allows that; it is the user's in either case."""
+    with contextlib.suppress(Exception):
+        error.add_note(note)
 
 
 class Rebuilt:
@@ -90,7 +129,7 @@ def load_exception(data: bytes | memoryview) -> BaseException:
     except Exception as problem:  # noqa: BLE001  it loaded in the worker; here its module may be missing
         return RemoteError(f"the task failed, and its exception could not be read here: {problem!r}", "?")
     if text:  # else it comes from the pool itself
-        BaseException.__setattr__(error, "__cause__", RemoteTraceback(text))  # the class may be frozen
+        CAUSE.__set__(error, RemoteTraceback(text))  # the class may be frozen
     return error  # type: ignore[no-any-return]
 
 
@@ -98,9 +137,15 @@ def format_remote(error: BaseException) -> str:
     """The traceback of an exception, without the worker's own frame at its head, as text."""
     import traceback
 
-    tb = error.__traceback__
+    tb: TracebackType | None = TRACEBACK.__get__(error)
     while tb is not None and any(ours in tb.tb_frame.f_code.co_filename for ours in OURS):
         tb = tb.tb_next
     out = io.StringIO()
-    traceback.print_exception(type(error), error, tb, file=out)
+    try:
+        traceback.print_exception(type(error), error, tb, file=out)
+    except BaseException:  # noqa: BLE001  its class has a hostile __bool__ or __cause__
+        out = io.StringIO("Traceback (most recent call last):\n")
+        out.seek(0, io.SEEK_END)
+        traceback.print_tb(tb, file=out)
+        out.write(f"{type_name(error)}\n")
     return out.getvalue()
