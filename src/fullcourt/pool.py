@@ -128,8 +128,10 @@ class Pool(concurrent.futures.Executor):
         max_tasks_per_child: after so many tasks a worker process is replaced. None: never.
         threads: slots of each worker; with no `processes`, threads of this process.
         interpreters: sub-interpreters of this process (Python 3.14 and later).
-        start_method: ``"fork"``, ``"forkserver"`` or ``"spawn"``; None: the running Python's default.
-            Inside of a task of a worker with several slots, ``"fork"`` means ``"forkserver"``: other tasks run there.
+        start_method: ``"fork"``, ``"forkserver"`` or ``"spawn"``; None: the running Python's default, but with
+            ``mode="auto"`` ``"forkserver"`` rather than ``"fork"``.
+            Inside of a task of a worker with several slots, or of a pool of threads, ``"fork"`` means
+            ``"forkserver"``: other tasks run there.
         preload: names of modules that are imported before workers are started from the template.
         output: what becomes of what tasks in processes and interpreters print, log and warn of. ``"forward"``: it goes
             to this process's current `sys.stdout` and `sys.stderr`, log handlers and warning filters, before the
@@ -440,10 +442,12 @@ class Pool(concurrent.futures.Executor):
         on_error: str,
         options: OptionFields,
     ) -> Any:
-        future, close_bar = self._start_map(
-            kind, func, iterable, chunksize, None, None, on_error, options, progress=progress, waits=True
-        )
+        future: Future[Any] = Future(self._driver)
+        close_bar = nothing
         try:
+            close_bar = self._start_map(
+                future, kind, func, iterable, chunksize, None, None, on_error, options, progress=progress, waits=True
+            )
             return future.result()
         except BaseException:
             future.cancel()  # Ctrl-C: what has not started shall not
@@ -463,7 +467,9 @@ class Pool(concurrent.futures.Executor):
         **options: Unpack[OptionFields],
     ) -> Future[list[R]]:
         """As :meth:`map`, but returns the future of the list at once."""
-        return self._start_map(MAP, func, iterable, chunksize, callback, error_callback, on_error, options)[0]
+        future: Future[list[R]] = Future(self._driver)
+        self._start_map(future, MAP, func, iterable, chunksize, callback, error_callback, on_error, options)
+        return future
 
     def starmap_async(
         self,
@@ -477,10 +483,13 @@ class Pool(concurrent.futures.Executor):
         **options: Unpack[OptionFields],
     ) -> Future[list[R]]:
         """As :meth:`starmap`, but returns the future of the list at once."""
-        return self._start_map(STARMAP, func, iterable, chunksize, callback, error_callback, on_error, options)[0]
+        future: Future[list[R]] = Future(self._driver)
+        self._start_map(future, STARMAP, func, iterable, chunksize, callback, error_callback, on_error, options)
+        return future
 
     def _start_map(
         self,
+        future: Future[Any],
         kind: int,
         func: Callable[..., Any],
         iterable: Iterable[Any],
@@ -491,23 +500,23 @@ class Pool(concurrent.futures.Executor):
         options: OptionFields,
         progress: bool = False,
         waits: bool = False,
-    ) -> tuple[Future[Any], Callable[[], None]]:
+    ) -> Callable[[], None]:
+        """Returns what closes the progress bar."""
         check_map_arguments(func, chunksize, on_error)
         merged = self._merged(options)
         driver = self._driver
         driver._check_open()
         items = iterable if isinstance(iterable, (list, tuple, range)) else items_of(iterable)
-        future: Future[Any] = Future(driver)
         self._add_callbacks(future, callback, error_callback)
         report, close_bar = progress_of(func, len(items)) if progress else (None, nothing)
         try:
             function = driver.functions.get(func) if driver.functions is not None else None
         except PicklingError as error:
             driver.end_at_once(future, None, error)
-            return future, close_bar
+            return close_bar
         if not items:
             future._settle([], None)
-            return future, close_bar
+            return close_bar
         job = MapJob(
             kind, func, function, items, chunksize, driver.new_id, future, on_error == "return", report, merged
         )
@@ -515,7 +524,7 @@ class Pool(concurrent.futures.Executor):
         driver.start_job(job)
         if not waits:
             driver.will_wait_elsewhere()
-        return future, close_bar
+        return close_bar
 
     def imap(
         self,
@@ -724,7 +733,8 @@ class Pool(concurrent.futures.Executor):
     def terminate(self) -> None:
         """Cancel what is open, and end the workers at once. Idempotent.
 
-        Processes are killed, with what they started. Threads cannot be: they end after the task that each is in.
+        Processes are killed, with what they started. Threads cannot be: they end after the task that each is in, and
+        one that takes more than half a second to do so is not waited for.
         """
         self._driver.terminate()
         self._finalizer.detach()
@@ -919,18 +929,23 @@ def map(  # noqa: A001  the module's own map, as `fullcourt.map`
     chunksize: int | None = None,
     progress: bool = False,
     on_error: OnError = "raise",
-    mode: Literal["auto"] | None = None,
+    mode: Literal["auto"] | None = "auto",
 ) -> list[R]:
     """Call ``fn`` with each item, in parallel; returns the results in the items' order. A pool in one line.
 
-    With ``mode="auto"`` it is measured which of processes and threads suit the function, and how many, while its first
-    items run; see :class:`Pool`. Without it, the workers are processes, one for each usable core, as in a pool.
+    Where no number of workers is given, it is measured which of processes and threads suit the function, and how many,
+    while its first items run, in threads of this process; see :class:`Pool`. With ``mode=None`` the workers are
+    processes, one for each usable core, as in a pool; then the program survives whatever a task does.
 
     Example:
         >>> import fullcourt
+        >>> fullcourt.map(str.upper, ["a", "b"])
+        ['A', 'B']
         >>> fullcourt.map(str.upper, ["a", "b"], threads=2)
         ['A', 'B']
     """
+    if processes is not None or threads is not None or interpreters is not None:
+        mode = None
     with Pool(processes, threads=threads, interpreters=interpreters, start_method=start_method, mode=mode) as pool:
         return pool.map(fn, items, chunksize, progress=progress, on_error=on_error)
 

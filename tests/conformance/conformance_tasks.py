@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, NoReturn
@@ -52,6 +53,22 @@ def arrive_then_wait_for(started: Turnstile, release: Turnstile, item: Any) -> A
     started.arrive(item)
     release.wait_permit()
     return item
+
+
+def place_of_one_that_may_be_long(x: int) -> tuple[int, int] | None:
+    """Items 100 to 179 take 5 ms, the others nothing. Returns where it ran, if it was a long one."""
+    if not 100 <= x < 180:
+        return None
+    time.sleep(0.005)
+    return os.getpid(), threading.get_ident()
+
+
+def fail_among_long(x: int) -> None:
+    """Items 4000 to 4059 take 20 ms, the others nothing; item 4020 fails."""
+    if 4000 <= x < 4060:
+        time.sleep(0.02)
+    if x == 4020:
+        raise ValueError(x)
 
 
 def square(x: int) -> int:
@@ -149,6 +166,19 @@ class UnloadableError(Exception):
 
 def _refuse_to_load(name: str) -> NoReturn:
     raise RuntimeError(f"{name} refuses to be loaded")
+
+
+HOSTILE = ("__class__", "__cause__", "__traceback__", "__bool__", "__getattribute__", "__setattr__", "__str__")
+
+
+def raise_hostile(where: str) -> NoReturn:
+    """Raise an exception that raises another as soon as it is asked for this."""
+
+    def refuse(*_: object) -> NoReturn:
+        raise RuntimeError(f"{where} is hostile")
+
+    is_asked = where in ("__class__", "__cause__", "__traceback__")
+    raise type("HostileError", (Exception,), {where: property(refuse) if is_asked else refuse})("kept")
 
 
 def raise_two_arguments() -> NoReturn:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import concurrent.futures
 import pickle
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
@@ -269,6 +270,43 @@ def test_a_task_cannot_end_its_pool(engine: Engine, new_pool: Callable[..., Any]
     if engine.isolated:
         pool = new_pool()
         assert pool.apply(nested_tasks.ways_to_end, (pool,)) == ["NotSupported", "NotSupported", "ValueError"]
+
+
+def test_a_task_that_joins_its_pool_is_told_that_it_would_wait_for_itself(
+    engine: Engine, fullcourt: ModuleType, new_pool: Callable[..., Any]
+) -> None:
+    if engine.isolated:
+        pytest.skip("it cannot even close it")
+    pool = new_pool()
+
+    def end() -> None:
+        pool.close()
+        pool.join()
+
+    with pytest.raises(fullcourt.NotSupported, match="wait for itself"):
+        pool.submit(end).result(30)
+    pool.join()
+
+
+def test_a_callback_that_joins_its_pool_does_not_hang(engine: Engine, new_pool: Callable[..., Any]) -> None:
+    pool = new_pool()
+    gate = threading.Event()
+    called = threading.Event()
+
+    def end(_: object) -> None:
+        pool.close()
+        try:
+            pool.join()
+        finally:
+            called.set()
+
+    if engine.inline:
+        gate.set()
+    future = pool.submit(tasks.square, 3) if engine.isolated else pool.submit(gate.wait, 30)
+    future.add_done_callback(end)
+    gate.set()
+    assert called.wait(30)
+    pool.join()
 
 
 def test_another_pools_task_is_told_that_it_cannot_use_this_one(

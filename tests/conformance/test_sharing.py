@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import itertools
 import threading
@@ -155,6 +156,36 @@ def test_chunks_of_a_map_do_not_wait_behind_a_long_one(
     assert sorted(early) == list(range(1, 600))
     gate.permit()
     assert list(results) == [0]
+
+
+@pytest.mark.parametrize("method", ["map", "imap_unordered"])
+def test_items_of_a_chunk_do_not_wait_behind_its_long_ones(
+    parallel: Engine, new_pool: Callable[..., Any], method: str
+) -> None:
+    """After tiny items come 80 long ones in a row, which have to be in few chunks: all slots shall share them."""
+    if parallel.name == "auto":
+        pytest.skip("how many tasks run at once is its own choice")
+    pool = new_pool()
+    pool.map(tasks.square, range(100))
+    places = list(getattr(pool, method)(tasks.place_of_one_that_may_be_long, range(1000)))
+    long = collections.Counter(place for place in places if place is not None)
+    assert long.total() == 80
+    assert len(long) >= 2
+    assert max(long.values()) <= 64, long
+
+
+def test_what_was_given_back_of_a_chunk_does_not_run_when_its_map_has_failed(
+    parallel: Engine, new_pool: Callable[..., Any]
+) -> None:
+    if parallel.name == "auto":
+        pytest.skip("how many tasks run at once is its own choice")
+    pool = new_pool()
+    pool.map(tasks.square, range(100))
+    with pytest.raises(ValueError, match="4020"):
+        pool.map(tasks.fail_among_long, range(5060))
+    n_before = pool.statistics().n_done
+    assert pool.submit(tasks.square, 3).result() == 9
+    assert pool.statistics().n_done - n_before <= 12
 
 
 def test_a_later_submit_does_not_starve_behind_an_endless_map(new_pool: Callable[..., Any]) -> None:

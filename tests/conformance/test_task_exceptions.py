@@ -153,6 +153,17 @@ def test_an_exception_that_cannot_be_unpickled_keeps_its_name_and_text(pool: Any
     assert pool.submit(tasks.square, 2).result(30) == 4
 
 
+@pytest.mark.parametrize("where", tasks.HOSTILE)
+def test_an_exception_that_raises_when_it_is_asked_is_an_outcome_too(where: str, pool: Any) -> None:
+    from fullcourt.errors import RemoteError
+
+    results = pool.map(tasks.raise_hostile, [where] * 4, on_error="return")
+    for error in (pool.submit(tasks.raise_hostile, where).exception(30), *(result.exception for result in results)):
+        name = error.type_name if type(error) is RemoteError else type(error).__name__
+        assert name.rpartition(".")[2] == "HostileError"
+    assert pool.map(tasks.square, range(10)) == [i * i for i in range(10)]
+
+
 def test_an_exception_class_defined_in_a_function_comes_through(pool: Any) -> None:
     class LocalError(Exception):
         pass

@@ -180,6 +180,20 @@ def test_signals_are_told_by_the_exit_code(context: Any) -> None:
         assert process.exitcode == -number
 
 
+def test_a_fork_lets_go_of_its_siblings_without_a_warning() -> None:
+    code = (
+        "from fullcourt.multiprocessing import get_context\n"
+        "fork = get_context('fork')\n"
+        "queue = fork.Queue()\n"
+        "for _ in range(3):\n"
+        "    fork.Process(target=queue.get).start()\n"
+        "queue.put_many(range(3))\n"
+    )
+    command = [sys.executable, "-X", "dev", "-c", code]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert (ended.returncode, ended.stderr) == (0, "")
+
+
 def test_shared_values_and_standard_locks_are_arguments(context: Any) -> None:
     value, lock = context.Value("i", 0), context.Lock()
     processes = [context.Process(target=tasks.add, args=(value, lock, 50)) for _ in range(2)]

@@ -276,6 +276,18 @@ def use_up(limit: str) -> None:
     resource.setrlimit(kind, (0, resource.getrlimit(kind)[1]))
 
 
+def allow_no_more_threads(ended: str) -> None:
+    """Let this process have no more memory than it has, and half of a thread's stack; note at its end that it ended."""
+    import atexit
+    import resource
+    from pathlib import Path
+
+    atexit.register(Path(ended).write_text, "exit functions were called")
+    n_pages = int(Path("/proc/self/statm").read_text().split()[0])
+    most = n_pages * resource.getpagesize() + (4 << 20)
+    resource.setrlimit(resource.RLIMIT_AS, (most, resource.getrlimit(resource.RLIMIT_AS)[1]))
+
+
 def some_bytes(n: int) -> bytes:
     return b"x" * n
 

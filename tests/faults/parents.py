@@ -9,11 +9,13 @@ time was over.
 
 from __future__ import annotations
 
+import concurrent.futures
 import json
 import os
 import signal
 import sys
 import time
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -48,12 +50,17 @@ def leave_a_child(daemon: bool) -> None:
 def be_a_parent(engine: str, log: str) -> None:
     """Use a pool in every way, with workers that die and tasks that leave processes."""
     may_leave = engine != "portable"  # whose docs say that it cannot end what a task started
+    shares = "threads" in OPTIONS[engine]  # a worker that dies takes with it what runs on its other threads
     with fullcourt.Pool(2, **OPTIONS[engine]) as pool:
         if may_leave:
             pool.submit(leave_a_child, False).result()
         futures = [pool.submit(fault_tasks.square, i) for i in range(4)]
         assert pool.map(fault_tasks.square, range(12), 3) == [i * i for i in range(12)]
+        if shares:
+            concurrent.futures.wait(futures)
         died = pool.submit(os._exit, 3)
+        if shares:
+            died.exception()
         assert len(pool.submit(bytes, 100_000).result()) == 100_000
         assert pool.submit(len, bytes(100_000)).result() == 100_000
         if may_leave:
@@ -97,6 +104,8 @@ def try_one(engine: str, step: int, log: str) -> dict[str, Any]:
             sys.setprofile(None)
             fault_tasks.append_line(log, f"passed {steps.n_passed}")
             status = 0
+        except BaseException:
+            traceback.print_exc()
         finally:
             os._exit(status)
     _, status = os.waitpid(parent, 0)

@@ -286,3 +286,25 @@ def use_a_channel_for_ever(how: str, queue: Any, lock: Any, event: Any, conditio
             with condition:
                 condition.notify_all()
                 condition.wait(0.0001)
+
+
+class SlowToLoad(Exception):
+    """One that the other side needs half a second to load."""
+
+    def __reduce__(self) -> Any:
+        return load_slowly, ()
+
+
+def load_slowly() -> SlowToLoad:
+    time.sleep(0.5)
+    return SlowToLoad()
+
+
+def answer_slowly(x: int) -> int:
+    """One item sleeps until it is stopped, and fails with what takes long to load."""
+    if x == 3:
+        try:
+            time.sleep(60)
+        except BaseException:
+            raise SlowToLoad from None
+    return x

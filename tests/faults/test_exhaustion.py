@@ -11,6 +11,7 @@ from tests.faults import fault_tasks as tasks
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
 pytestmark = [
     pytest.mark.timeout(60),
@@ -38,3 +39,16 @@ def test_a_worker_that_may_open_nothing_says_so_of_what_is_large_and_works_on(
     assert isinstance(outcomes[1].exception, OSError)
     assert pool.map(abs, range(-5, 0)) == [5, 4, 3, 2, 1]
     assert len({worker.pid for worker in pool.statistics().workers}) == 1
+
+
+def test_a_worker_that_may_start_no_thread_ends_as_any_other(
+    new_pool: Callable[..., Any], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    ended = tmp_path / "ended"
+    pool = new_pool(processes=1)
+    pool.apply(tasks.allow_no_more_threads, (str(ended),))
+    assert pool.apply(abs, (-3,)) == 3
+    pool.close()
+    pool.join()
+    assert ended.read_text() == "exit functions were called"
+    assert not capfd.readouterr().err

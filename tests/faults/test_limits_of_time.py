@@ -155,3 +155,24 @@ def test_an_interrupt_while_a_pool_is_terminated_comes_after_that() -> None:
         pool.terminate()
     pool.join()
     assert all(future.cancelled() for future in futures)
+
+
+class SlowToPickle:
+    def __reduce__(self) -> Any:
+        time.sleep(60)
+        return int, ()
+
+
+def give_slowly(i: int) -> object:
+    return SlowToPickle() if i == 5 else i
+
+
+@pytest.mark.parametrize("slots", [{}, {"threads": 2}], ids=["one slot", "two slots"])
+def test_a_limit_holds_while_the_result_is_pickled(slots: dict[str, int]) -> None:
+    with Pool(1, **slots) as pool:  # type: ignore[arg-type]
+        limited = pool.options(timeout=0.2, grace=0.05)
+        results: list[Any]
+        assert isinstance(limited.submit(give_slowly, 5).exception(30), TaskTimeout)
+        results = limited.map(give_slowly, range(20), on_error="return")
+        assert isinstance(results[5].exception, TaskTimeout)
+        assert [result for result in results if isinstance(result, int)] == [i for i in range(20) if i != 5]

@@ -172,6 +172,16 @@ def test_a_multiple_of_the_median_is_a_limit(engine: str, new_pool: Any) -> None
     assert "times the median" in str(results[9].exception)
 
 
+@pytest.mark.parametrize("engine", PROCESSES)
+def test_a_late_answer_of_a_stopped_item_is_told_with_its_limit(engine: str, new_pool: Any) -> None:
+    pool = new_pool(engine)
+    results = pool.map(tasks.answer_slowly, range(6), timeout=0.2, grace=0.1, on_error="return", chunksize=6)
+    assert [i for i, result in enumerate(results) if isinstance(result, fullcourt.Failure)] == [3]
+    assert isinstance(results[3].exception, fullcourt.TaskTimeout)
+    assert "longer than its timeout of 0.2 s" in str(results[3].exception)
+    assert isinstance(results[3].exception.__cause__, tasks.SlowToLoad)
+
+
 def sleep_tenth_or_second(x: int) -> int:
     time.sleep(1.0 if x == 9 else 0.02)
     return x

@@ -161,7 +161,9 @@ class Storm:
                 n_lost += task.kind not in fault_tasks.CRASHES
             else:
                 assert self._is_right(task, i, outcome), text
-                assert n_runs[i] == (limit if not task.future.cancelled() else min(n_runs[i], 1)), text
+                # On a busy machine a limit of 10 ms may be over before the task has noted that it runs.
+                may_lack = task.future.cancelled() or isinstance(outcome, self._errors.TaskTimeout)
+                assert n_runs[i] == (limit if not may_lack else min(n_runs[i], 1)), text
             if task.cancelled is not None:
                 assert task.future.cancelled() == task.cancelled, text
         n_deaths = self._n_killed + self._n_templates_killed * N_WORKERS

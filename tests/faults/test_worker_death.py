@@ -18,6 +18,7 @@ import threading
 import time
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import conformance_tasks
@@ -383,6 +384,19 @@ def test_a_worker_stopped_by_a_signal_is_not_taken_for_dead(new_pool: Callable[.
     gate.permit()
     assert blocked.result(30) == 1
     assert pool.submit(tasks.square, 2).result(30) == 4
+
+
+def test_what_has_a_time_limit_does_not_wait_for_an_idle_worker_that_was_stopped(new_pool: Callable[..., Any]) -> None:
+    pool = new_pool()
+    pool.map(tasks.square, range(20))
+    pids = worker_pids(pool)
+    for pid in pids:
+        os.kill(pid, signal.SIGSTOP)
+        while Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "T":
+            time.sleep(0)
+    assert pool.options(timeout=0.1).submit(tasks.square, 2).result(30) == 4
+    assert pool.map(tasks.square, range(50), timeout=0.1) == [i * i for i in range(50)]
+    assert not set(pids) <= set(worker_pids(pool))
 
 
 def test_terminate_stops_a_stopped_and_a_stubborn_worker(new_pool: Callable[..., Any]) -> None:

@@ -635,6 +635,21 @@ def test_the_working_folder_is_the_same(start_method: str, program: Program) -> 
     assert run(program, start_method, text) == ["/"]
 
 
+def test_the_working_folder_may_have_been_deleted(start_method: str, program: Program) -> None:
+    text = """
+        import os, tempfile
+        import fullcourt
+
+        with tempfile.TemporaryDirectory() as folder:
+            os.chdir(folder)
+        with fullcourt.Pool(1, start_method=METHOD) as pool:
+            print(pool.submit(abs, -3).result())
+        with fullcourt.Process(target=abs, args=(-4,), start_method=METHOD) as process:
+            print(process.result())
+    """
+    assert run(program, start_method, text) == ["3", "4"]
+
+
 def test_the_environment_is_the_same(start_method: str, program: Program) -> None:
     text = """
         import os

@@ -1,0 +1,112 @@
+"""Signal handlers that raise, as of programs that bound what takes too long by an alarm, at any moment."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+import fullcourt
+
+pytestmark = pytest.mark.timeout(60)
+
+# Another process signals this one, often, as no thread of it could: between any two instructions.
+SIGNALLER = """
+import os, random, signal, sys, time
+while True:
+    os.kill(int(sys.argv[1]), signal.SIGUSR1)
+    time.sleep(random.uniform(0.0001, 0.002))
+"""
+
+
+class AlarmError(Exception):
+    """Not one that any code expects."""
+
+
+class Alarm:
+    """A handler that raises once each time that it is set."""
+
+    def __init__(self) -> None:
+        self.raises: type[Exception] | None = None
+
+    def handle(self, number: int, frame: object) -> None:
+        kind, self.raises = self.raises, None
+        if kind is not None:
+            raise kind("the alarm")
+
+
+@pytest.fixture
+def alarm() -> Iterator[Alarm]:
+    made = Alarm()
+    old = signal.signal(signal.SIGUSR1, made.handle)
+    yield made
+    signal.signal(signal.SIGUSR1, old)
+
+
+def signal_and_sleep(pid: int) -> None:
+    os.kill(pid, signal.SIGUSR1)
+    time.sleep(60)
+
+
+def square(n: int) -> int:
+    return n * n
+
+
+@pytest.mark.parametrize("kind", [AlarmError, ValueError, TimeoutError, BlockingIOError])
+def test_what_a_handler_raises_ends_a_wait(kind: type[Exception], alarm: Alarm) -> None:
+    with fullcourt.Pool(1) as pool:
+        pool.map(square, range(2))
+        alarm.raises = kind
+        with pytest.raises(kind, match="the alarm"):
+            pool.map(signal_and_sleep, [os.getpid()])
+        assert pool.map(square, range(3)) == [0, 1, 4]
+
+
+@pytest.mark.parametrize("workers", [{"processes": 1}, {"processes": 1, "threads": 2}], ids=str)
+def test_a_map_that_a_handler_ends_before_it_is_waited_for_stops(
+    workers: Any, alarm: Alarm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with fullcourt.Pool(**workers) as pool:
+        pool.map(square, range(2))
+        start: Any = pool._driver.scheduler.stream_filled
+
+        def start_and_signal(*args: Any) -> None:
+            start(*args)
+            alarm.raises = AlarmError
+            signal.raise_signal(signal.SIGUSR1)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(pool._driver.scheduler, "stream_filled", start_and_signal)
+            with pytest.raises(AlarmError):
+                pool.map(time.sleep, [60] * 10)
+            with pytest.raises(AlarmError):
+                pool.imap(time.sleep, [60] * 10)
+        assert pool.map(square, range(3)) == [0, 1, 4]
+
+
+@pytest.mark.parametrize("workers", [{"processes": 2}, {"threads": 2}], ids=["processes", "threads"])
+def test_what_a_handler_raises_at_any_moment_leaves_the_pool_usable(workers: Any, alarm: Alarm) -> None:
+    n_raised = 0
+    with fullcourt.Pool(**workers) as pool:
+        signaller = subprocess.Popen([sys.executable, "-c", SIGNALLER, str(os.getpid())])
+        try:
+            while n_raised < 300:
+                try:
+                    alarm.raises = AlarmError
+                    for n in range(10):
+                        assert pool.apply(square, (n,)) == n * n
+                    assert pool.map(square, range(300)) == [n * n for n in range(300)]
+                except (AlarmError, fullcourt.errors.PicklingError):  # the latter if it came into pickling
+                    n_raised += 1
+                alarm.raises = None
+                assert pool.submit(square, 5).result(30) == 25
+        finally:
+            alarm.raises = None
+            signaller.kill()
+            signaller.wait()
