@@ -10,13 +10,14 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
 import fullcourt
 
 KINDS = ["thread", "fork", "forkserver", "spawn", "pool-fork", "pool-forkserver", "pool-spawn", "pool-threads"]
+KINDS += ["process-fork", "process-forkserver", "process-spawn"]  # fullcourt's; the plain ones are multiprocessing's
 if sys.version_info >= (3, 14):
     KINDS.append("pool-interpreters")
 # The same, those that start interpreters marked as slow: one test runs against all of them in any case.
@@ -53,7 +54,12 @@ class Endpoint:
             thread.start()
             self.running.append(thread.join)
             return thread
-        process = multiprocessing.get_context(self.kind).Process(target=fn, args=args)
+        ours = self.kind.partition("process-")[2]
+        process: Any
+        if ours:
+            process = fullcourt.Process(target=fn, args=args, start_method=ours)
+        else:
+            process = cast("Any", multiprocessing.get_context(self.kind)).Process(target=fn, args=args)
         process.start()
         self.running.append(process.join)
         return process

@@ -122,6 +122,12 @@ def test_a_release_too_many_is_refused() -> None:
             fullcourt.Semaphore(value)
 
 
+def test_semaphores_say_how_many_are_free_and_of_how_many() -> None:
+    free, bounded = fullcourt.Semaphore(3), fullcourt.BoundedSemaphore(3)
+    with free, bounded:
+        assert (repr(free), repr(bounded)) == ("<Semaphore(value=2)>", "<BoundedSemaphore(value=2, maxvalue=3)>")
+
+
 @pytest.mark.parametrize("number", [1.5, "2", None])
 def test_numbers_that_are_not_whole_are_refused_by_name(number: Any) -> None:
     for make in (fullcourt.Semaphore, fullcourt.BoundedSemaphore, fullcourt.Barrier):

@@ -66,7 +66,16 @@ def test_bytes_and_objects_understand_each_other() -> None:
         one.send_bytes(b"too long")
         with pytest.raises(OSError, match="maxlength is 3"):
             other.recv_bytes(3)
-        assert other.closed
+        other.send("it can still send")
+        assert one.recv() == "it can still send"
+        with pytest.raises(OSError, match="write-only"):
+            other.recv()
+    reads, writes = fullcourt.Pipe(duplex=False)
+    with reads, writes:
+        writes.send_bytes(b"too long")
+        with pytest.raises(OSError, match="maxlength is 3"):
+            reads.recv_bytes(3)
+        assert reads.closed
 
 
 def test_a_one_way_pipe_refuses_the_other_way() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import itertools
 import multiprocessing
 import os
 import pickle
@@ -288,6 +289,12 @@ def test_the_end_is_told_also_to_who_does_not_wait(timeout: float | None) -> Non
         asyncio.run(items.aget(timeout or 0))
 
 
+@pytest.mark.parametrize("n", [2.5, "2", 0])
+def test_a_number_of_items_that_is_none_is_refused_at_once(n: Any) -> None:
+    with pytest.raises((TypeError, ValueError), match=f"not {n!r}"):
+        fullcourt.Queue().get_many(n)
+
+
 @pytest.mark.parametrize("bound", [1.5, "3", None, 2**63])
 def test_a_bound_that_is_no_number_of_items_is_refused(bound: Any) -> None:
     with pytest.raises((TypeError, ValueError), match="maxsize must be"):
@@ -309,6 +316,28 @@ def test_a_queue_given_to_tasks_ends_when_they_have_ended_and_leaves_no_descript
         assert kept < 2 * 7 * 2 + 5  # the two handles and what they wait with; nothing of the tasks that have ended
         del first, second, task, tasks
     assert len(os.listdir("/proc/self/fd")) <= before
+
+
+@pytest.mark.parametrize("options", [{"processes": 1}, {"processes": 1, "threads": 2}])
+def test_a_map_whose_function_has_a_queue_counts_until_all_its_items_have_ended(options: Any) -> None:
+    items: Any = fullcourt.Queue()
+    got: list[Any] = []
+    consumer = threading.Thread(target=lambda: got.extend(items), daemon=True)
+    with fullcourt.Pool(**options) as pool:
+        results = pool.imap(items.put, range(3), buffersize=1)
+        consumer.start()
+        while not results._job.ready:  # the first item has ended, and the second waits here until its result is taken
+            threading.Event().wait(0.001)
+        consumer.join(0.2)
+        assert consumer.is_alive()
+        assert list(results) == [None] * 3
+        consumer.join(30)
+        assert got == [0, 1, 2]  # though the iterator of the results is still there
+        given_up = pool.imap(items.put, itertools.count(), buffersize=1)
+        assert next(given_up) is None
+        given_up.close()
+        assert next(iter(items)) == 0
+        assert set(items) <= {1}
 
 
 def test_a_pool_that_was_forked_later_is_not_waited_for() -> None:
@@ -471,6 +500,19 @@ def test_a_queue_goes_through_a_queue_and_is_the_same_there(kind: str) -> None:
         assert lock.acquire(block=False)
         one.put("through the copy")
         assert back.get(timeout=10) == "through the copy"
+
+
+def test_what_came_with_an_item_is_kept_by_nobody_but_the_item() -> None:
+    ends: Any = fullcourt.Queue()
+    here, there = fullcourt.Pipe()
+    ends.put(there)
+    there.close()
+    taken = iter(ends)
+    next(taken).close()
+    assert here.poll(0)
+    with pytest.raises(EOFError):
+        here.recv()
+    here.close()
 
 
 def test_a_queue_with_a_full_log_still_takes_descriptors() -> None:

@@ -217,6 +217,27 @@ def test_a_dropped_iterator_ends_its_run(pool):
     gc.collect()
 
 
+def test_a_closed_iterator_gives_nothing_more(pool):
+    results = pool.pipeline(Stage(tasks.plus_one, threads=2)).imap(range(8))
+    assert next(results) == 1
+    while results.statistics()[0].n_done < 8:
+        threading.Event().wait(0.001)
+    results.close()
+    assert list(results) == []
+
+
+def test_a_stage_that_raises_StopIteration_does_not_end_the_results(pool):  # noqa: N802
+    line = pool.pipeline(Stage(tasks.next_of, threads=1))
+    results = line.imap([[1], [], [3]])
+    assert next(results) == 1
+    with pytest.raises(RuntimeError, match="StopIteration") as caught:
+        next(results)
+    assert "with item 1 of its input" in "".join(caught.value.__cause__.__notes__)
+    assert list(results) == [3]
+    with pytest.raises(RuntimeError, match="StopIteration"):
+        line.map([[1], [], [3]])
+
+
 def test_a_timeout_goes_on(pool):
     go = threading.Event()
     results = pool.pipeline(Stage(lambda x: go.wait(T) and x, threads=1)).imap([5])

@@ -33,6 +33,8 @@ def fail_awkwardly():
 
 
 def die(number):
+    if number != signal.SIGKILL:
+        signal.signal(number, signal.SIG_DFL)  # who runs the tests may have been started by nohup
     os.kill(os.getpid(), number)
 
 
@@ -95,6 +97,12 @@ def write_and_return(text):
 
 def who():
     return os.getpid(), os.getppid(), threading.current_thread() is threading.main_thread()
+
+
+def send_and_close(end, event):
+    end.send("last words")
+    end.close()
+    return event.wait(60)
 
 
 class Counter(Process):

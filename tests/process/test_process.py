@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from fullcourt import PicklingError, Process, ProcessDied, WorkerDied
+from fullcourt import Event, PicklingError, Pipe, Process, ProcessDied, Queue, WorkerDied
 from fullcourt.errors import RemoteTraceback
 from tests.process import process_tasks as tasks
 
@@ -139,6 +139,38 @@ def test_a_result_that_cannot_be_pickled_is_an_error_that_names_it(start_method)
         pytest.raises(PicklingError, match=r"of its result.*lock"),
     ):
         process.result(T)
+
+
+def test_one_that_only_takes_sees_the_end_of_its_queue(start_method):
+    numbers = Queue()
+    with Process(target=list, args=(numbers,), start_method=start_method) as process:
+        numbers.put(1)
+        numbers.close()
+        assert process.result(T) == [1]
+
+
+def test_one_that_is_killed_before_it_has_read_its_arguments_counts_no_longer(start_method):
+    numbers = Queue()
+    process = Process(target=lambda numbers: numbers.get(), args=(numbers,), start_method=start_method)
+    process.start()
+    process.kill()
+    assert list(numbers) == []  # though nobody has asked how it ended
+    process.join(T)
+    assert process.exitcode == -signal.SIGKILL
+
+
+def test_an_end_of_a_pipe_that_it_has_closed_is_closed_while_it_runs_on(start_method):
+    here, there = Pipe()
+    goes_on = Event()
+    with Process(target=tasks.send_and_close, args=(there, goes_on), start_method=start_method) as process:
+        there.close()
+        assert here.recv() == "last words"
+        assert here.poll(T)
+        with pytest.raises(EOFError):
+            here.recv()
+        goes_on.set()
+        assert process.result(T)
+    here.close()
 
 
 def test_what_cannot_be_sent_starts_nothing():

@@ -36,6 +36,7 @@ from fullcourt._engines.jobs import MAP, Failure, Settlement, StreamJob
 from fullcourt._os.threads import make_thread
 from fullcourt._os.waits import deadline
 from fullcourt._pipelines.stages import Stage, StageStatistics
+from fullcourt._transport.remote_errors import add_note
 
 if TYPE_CHECKING:
     from fullcourt.pool import Pool
@@ -155,6 +156,7 @@ class Flow:
         self._input_error: BaseException | None = None
         self._error: BaseException | None = None
         self.over = False  # nothing will be added to the output any more
+        self._closed = False  # the consumer wants no results any more, nor those that are there
         if isinstance(iterable, (list, tuple, range, str, bytes, dict, set, frozenset)):
             self._input_is_finite()
         self.inline = all(run.driver.engine.runs_inline for run in stages)
@@ -261,8 +263,7 @@ class Flow:
     def _fail(self, run: StageRun, number: int, failure: Failure) -> None:
         self._n_failed += 1
         error = failure.exception
-        with contextlib.suppress(Exception):  # an exception class may forbid new attributes; it is still the user's
-            error.add_note(f"fullcourt: in stage {run.stage.name} of a pipeline, with item {number} of its input")
+        add_note(error, f"fullcourt: in stage {run.stage.name} of a pipeline, with item {number} of its input")
         if self._return_failures:
             self._put(number, True, Failure(error, number, failure.attempt))
         else:
@@ -315,6 +316,13 @@ class Flow:
         for run in self.stages:
             run.driver.abandon_job(run.job)
 
+    def close(self) -> None:
+        """The consumer wants no more results, nor those that are there. Waits for the pools' ends."""
+        with self._lock:
+            self._closed = True
+        self.stop()
+        self.shut()
+
     def shut(self) -> None:
         """Have the pools of the stages end, and wait for it: at once if there is something left to do."""
         for run in self.stages:
@@ -344,7 +352,7 @@ class Flow:
                 if left is not None and left <= 0:
                     raise TimeoutError(f"no result within {timeout} s; the pipeline goes on")
                 self._has_output.wait(left)
-            if not self._ready:
+            if self._closed or not self._ready:
                 return None
             outcome = self._ready.popleft()
             self._n_given += 1

@@ -6,6 +6,7 @@ import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, cast
 
+from fullcourt._engines.streams import no_end
 from fullcourt._pipelines.flow import Flow, Report, StageRun
 from fullcourt._pipelines.stages import Stage, StageStatistics, check_count
 
@@ -43,7 +44,8 @@ class PipelineIterator(Generic[R]):
         Raises:
             StopIteration: there is none any more.
             TimeoutError: it has not come within so many seconds.
-            Exception: what a stage raised for that item; the iteration can go on.
+            Exception: what a stage raised for that item; the iteration can go on. (A StopIteration as a RuntimeError,
+                whose cause it is, as generators have it.)
         """
         outcome = self._flow.take(timeout)
         if outcome is None:
@@ -51,6 +53,7 @@ class PipelineIterator(Generic[R]):
         good, value = cast("tuple[bool, Any]", outcome)
         if good:
             return cast("R", value)
+        value = no_end(value, "a stage")
         try:
             raise value
         finally:
@@ -66,11 +69,10 @@ class PipelineIterator(Generic[R]):
         raise StopIteration
 
     def close(self) -> None:
-        """End the run. Idempotent. Stages' own workers are ended at once, and waited for."""
+        """End the run: it gives no more results. Idempotent. Stages' own workers are ended at once, and waited for."""
         self._finalizer.detach()
         self._close_bar()
-        self._flow.stop()
-        self._flow.shut()
+        self._flow.close()
 
     def statistics(self) -> tuple[StageStatistics, ...]:
         """What each stage did so far."""

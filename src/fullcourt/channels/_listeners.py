@@ -11,8 +11,10 @@ from __future__ import annotations
 import contextlib
 import os
 import select
+from functools import partial
 
 from fullcourt._os.identity import is_alive, me, open_death
+from fullcourt._os.spinning import SPIN_S, Spinner
 from fullcourt._os.waits import bounded
 from fullcourt.channels._monitor import FIRST_WORD, LISTENERS, N_LISTENERS
 
@@ -59,6 +61,8 @@ class Listener:
         self._epoll.register(items, select.EPOLLIN | (select.EPOLLEXCLUSIVE if is_known else 0))
         self._epoll.register(life, 0)  # a hang-up is always told
         self._epoll.register(came, select.EPOLLIN | select.EPOLLET)
+        self._spinner = Spinner(may_spin=True)
+        self._look = partial(self._epoll.poll, 0)
 
     def fileno(self) -> int:
         """A descriptor that is readable when there is news."""
@@ -69,7 +73,8 @@ class Listener:
         if words[VERSION] != self._version:
             self._meet(words)
         at_end = False
-        for fd, _ in self._epoll.poll(bounded(timeout)):
+        news = self._spinner.wait(self._look) if timeout is None or timeout > SPIN_S else None
+        for fd, _ in news or self._epoll.poll(bounded(timeout)):
             if fd == self._life:
                 at_end = True
             elif fd in self._peers.values():

@@ -389,3 +389,6 @@ class BoundedSemaphore(Semaphore):
     """
 
     _bounded = True
+
+    def __repr__(self) -> str:
+        return f"<BoundedSemaphore(value={self.get_value()}, maxvalue={self._words[INITIAL]})>"

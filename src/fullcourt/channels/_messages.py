@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any, cast
 from fullcourt._transport.arena import Arena
 from fullcourt._transport.blocks import open_block, raw_views, write_block
 from fullcourt._transport.carried import MAX_DESCRIPTORS, Rights, arriving, collecting, give, take
-from fullcourt._transport.codec import MAX_BUFFERS, Codec, is_small, keep_large
+from fullcourt._transport.codec import Codec, keep_large
 from fullcourt.errors import PicklingError
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ def encode(obj: object, blocks: Blocks) -> bytes | Message:
     """
     buffers: list[pickle.PickleBuffer] = []
     try:
-        data = pickle.dumps(obj, PROTOCOL, buffer_callback=buffers.append)
+        data = pickle.dumps(obj, PROTOCOL, buffer_callback=keep_large(buffers))
     except Exception:  # noqa: BLE001  it has descriptors, or cloudpickle may know better
         data = b""
     if not data or b"multiprocessing.connection" in data:
@@ -87,10 +87,6 @@ def encode(obj: object, blocks: Blocks) -> bytes | Message:
         return encode_both_ways(obj, blocks)
     if not buffers and len(data) <= MAX_INLINE:
         return data
-    if len(buffers) > MAX_BUFFERS or any(map(is_small, buffers)):
-        data, buffers = Codec().encode(obj)
-        if not buffers and len(data) <= MAX_INLINE:
-            return data
     return in_block(BLOCK, [data, *raw_views(buffers)], blocks)
 
 
@@ -234,5 +230,8 @@ def read(data: bytes, rights: Rights | None) -> Any:
         return parts[0]
     if not n_beside:
         return pickle.loads(parts[0], buffers=parts[1:])
-    with arriving(rights.fds):
-        return pickle.loads(parts[0], buffers=parts[1:])
+    try:
+        with arriving(rights.fds):
+            return pickle.loads(parts[0], buffers=parts[1:])
+    finally:
+        rights.close()  # the item has its own; and while somebody holds the message, a pipe would not come to its end

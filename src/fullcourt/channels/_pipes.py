@@ -7,11 +7,13 @@ import pickle
 import select
 import socket
 from collections.abc import Iterator
+from functools import partial
 from time import monotonic
 from types import TracebackType
 from typing import Any, Self
 
 from fullcourt._os.sockets import View
+from fullcourt._os.spinning import Spinner
 from fullcourt._os.waits import bounded, checked
 from fullcourt._transport.carried import Rights
 from fullcourt.channels._handle import Handle, check_supported
@@ -66,6 +68,7 @@ class Connection(Handle):
     def __init__(self, handle: int, readable: bool = True, writable: bool = True) -> None:
         self._readable = readable
         self._writable = writable
+        self._spinner = Spinner(may_spin=True)
         self._socket: socket.socket | None = View(socket.AF_UNIX, socket.SOCK_SEQPACKET, 0, fileno=handle)
         self._own([handle])
 
@@ -197,12 +200,21 @@ class Connection(Handle):
     def _receive(self, flags: int = 0) -> tuple[bytes, Rights | None]:
         sock = self._to_read()
         try:
-            found = receive(sock, flags)
+            found = receive(sock, flags) if flags else self._receive_soon(sock)
         except ConnectionResetError:  # the other end was closed with our messages unread; its own may still be here
             found = receive(sock, flags)
         if not found[0]:
             raise EOFError
         return found
+
+    def _receive_soon(self, sock: socket.socket) -> tuple[bytes, Rights | None]:
+        """Receive what is there, or else wait, at first awake."""
+        try:
+            return receive(sock, socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            pass
+        self._spinner.wait(partial(has_come, sock))
+        return receive(sock)
 
     def recv(self) -> Any:
         """Receive an object; waits for one. Raises EOFError when the other end is closed everywhere."""
@@ -243,14 +255,18 @@ class Connection(Handle):
         """Receive a message as bytes.
 
         Raises:
-            OSError: it is longer than ``maxlength``; it is lost, and this end is closed.
+            OSError: it is longer than ``maxlength``; it is lost, and nothing more can be received at this end. One that
+                could only receive is closed.
             EOFError: the other end is closed everywhere.
         """
         if maxlength is not None and maxlength < 0:
             raise ValueError("negative maxlength")
         content = self._receive_bytes()
         if maxlength is not None and len(content) > maxlength:
-            self.close()
+            if self._writable:
+                self._readable = False
+            else:
+                self.close()
             raise OSError(f"bad message length: {len(content)} bytes, and maxlength is {maxlength}")
         return bytes(content)
 
@@ -297,6 +313,17 @@ def load(data: bytes, rights: Rights | None) -> Any:
         return pickle.loads(memoryview(data)[1:])
     content = read(data, rights)
     return pickle.loads(content) if data[0] not in (PLAIN, BLOCK) else content
+
+
+def has_come(sock: socket.socket) -> bool:
+    """Whether a message, or the end of file, can be received; it is left where it is."""
+    try:
+        sock.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+    except BlockingIOError:
+        return False
+    except OSError:
+        pass
+    return True
 
 
 def send_message(sock: socket.socket, message: bytes | Message, flags: int = 0) -> None:

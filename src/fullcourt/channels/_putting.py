@@ -10,6 +10,7 @@ from functools import partial
 from pickle import dumps
 from typing import Any
 
+from fullcourt._transport.codec import STACK_GLOBAL
 from fullcourt.channels._line import CAME, DRAIN_WANTED, LEFT, LISTENED, OUT, SHUT, Line, pad
 from fullcourt.channels._messages import Message, encode, in_one_piece
 from fullcourt.channels._monitor import Waiter
@@ -63,8 +64,8 @@ class Putting(Line):
             message = b""
             try:
                 message = dumps(obj, 5, buffer_callback=refuse)
-                plain = (
-                    len(message) <= LONGEST_SHORT and b"__main__" not in message and b"multiprocessing" not in message
+                plain = len(message) <= LONGEST_SHORT and (
+                    STACK_GLOBAL not in message or (b"__main__" not in message and b"multiprocessing" not in message)
                 )
             except Exception:  # noqa: BLE001  it has buffers, descriptors, or what only cloudpickle can pickle
                 plain = False

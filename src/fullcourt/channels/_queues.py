@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from fullcourt._os.identity import is_alive, me
 from fullcourt._os.waits import deadline
 from fullcourt.channels._channel import Channel, ShutDown
+from fullcourt.channels._handle import whole_number
 from fullcourt.channels._line import OUT
 from fullcourt.channels._messages import encode, read
 from fullcourt.channels._monitor import Room
@@ -221,9 +222,11 @@ class Queue(Iterable_[T]):
 
         Raises:
             queue.Empty: there was none; and as :meth:`get`.
+            TypeError, ValueError: ``n`` is not a whole number, or less than 1.
             Exception: what reading an item raised. If there were others beside it, they are returned first, and the
                 next call raises this.
         """
+        n = whole_number(n, "the number of items")
         if n < 1:
             raise ValueError(f"get_many takes at least 1 item, not {n}")
         self._check_open()

@@ -18,7 +18,7 @@ from fullcourt._transport.codec import Codec, decode
 from fullcourt._transport.inheritance import adopt
 from fullcourt._transport.link import WorkerEnd, make_frame, read_body
 from fullcourt._transport.mainspace import adopt_main
-from fullcourt._transport.remote_errors import dump_exception, format_remote
+from fullcourt._transport.remote_errors import add_note, dump_exception, format_remote
 from fullcourt.errors import PicklingError
 
 __all__ = ["run_fresh", "run_process"]
@@ -28,7 +28,7 @@ def run_fresh(tasks_fd: int, results_fd: int, tracker_fd: int | None) -> NoRetur
     """Be a child in a fresh interpreter: what to run comes as a frame, with the program's world at its head."""
     if tracker_fd is not None:
         adopt(tracker_fd, 1, 0)
-    end = WorkerEnd(socket.socket(fileno=tasks_fd), socket.socket(fileno=results_fd), 1)
+    end = WorkerEnd(socket.socket(fileno=tasks_fd), socket.socket(fileno=results_fd), spins=False)
     received = end.receive()
     if received is None:
         os._exit(1)
@@ -42,9 +42,10 @@ def run_fresh(tasks_fd: int, results_fd: int, tracker_fd: int | None) -> NoRetur
     try:
         process: Any = decode(body.payload, body.buffers, body.descriptors)
     except BaseException as error:  # noqa: BLE001  it is the caller's to hear
-        error.add_note("fullcourt: the process's function or arguments could not be loaded in the child")
+        add_note(error, "fullcourt: the process's function or arguments could not be loaded in the child")
         answer_error(end, codec, error)
         os._exit(1)
+    body.close_descriptors()  # what counts, while it runs, is what it was given
     del received, body, data
     run_process(process, end, codec)
 

@@ -31,7 +31,6 @@ from typing import Any
 from fullcourt._engines.fresh import spawn_interpreter
 from fullcourt._engines.template import Template, fork_quietly, quiet_signals
 from fullcourt._os.system import become_subreaper, descendants, die_with_parent, send_signal
-from fullcourt._transport.carried import drop_inherited
 from fullcourt._transport.inheritance import fork_with_tracker
 
 __all__ = ["Keeper", "KeeperHandle", "fork_keeper", "main", "serve", "serve_keeper", "spawn_keeper"]
@@ -196,12 +195,25 @@ def fork_keeper(news: socket.socket, close: Callable[[], object], run: Callable[
         collects = gc.isenabled()
         gc.disable()  # what the keeper shares with the program is not to be copied
         keeper = Keeper(its_control, program_pid, lambda _id, _fds: 0, news)
-        keeper.adopt(THE_CHILD, keeper.fork(run_as_program))
-        drop_inherited()
+        child_pid = keeper.fork(run_as_program)
+        close_all_but(0, 1, 2, its_control.fileno(), news.fileno())
+        keeper.adopt(THE_CHILD, child_pid)
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
         keeper.run()
     finally:
         os._exit(0)
+
+
+def close_all_but(*kept: int) -> None:
+    """In a keeper that was forked off the program: what that has open is the program's and the child's to close.
+
+    Else the keeper would hold the ends of their pipes, and nobody would see that the child has closed one. The objects
+    that had these descriptors are not used here any more, nor dropped: the collector rests, and no frame is left.
+    """
+    for name in os.listdir("/proc/self/fd"):
+        if int(name) not in kept:
+            with contextlib.suppress(OSError):  # that of the listing itself
+                os.close(int(name))
 
 
 def spawn_keeper(fds: list[int]) -> KeeperHandle:

@@ -20,7 +20,7 @@ from collections.abc import Callable
 from time import monotonic
 from typing import Any
 
-from fullcourt._engines.setup import Setup
+from fullcourt._engines.setup import Setup, here
 from fullcourt._engines.worker_process import be_a_child
 from fullcourt._os.inherited import note_holder
 from fullcourt._os.interrupts import Shield
@@ -32,7 +32,7 @@ from fullcourt._transport.codec import Codec, decode
 from fullcourt._transport.inheritance import tracker_descriptor
 from fullcourt._transport.link import WorkerEnd, make_frame, make_link, read_body
 from fullcourt._transport.mainspace import adopt_main
-from fullcourt._transport.remote_errors import load_exception
+from fullcourt._transport.remote_errors import add_note, load_exception
 from fullcourt.errors import ProcessDied, RemoteTraceback, exit_name
 from fullcourt.process.child import run_process
 from fullcourt.process.keeper import THE_CHILD, KeeperHandle, fork_keeper, serve_keeper, spawn_keeper
@@ -90,7 +90,7 @@ class Running:
                 current_process().authkey = process._authkey
             adopt_main()
             # of the link's two directions, a fork needs but one
-            run_process(process, WorkerEnd(socket.socket(), self._results, 1), Codec(shares_main=True))
+            run_process(process, WorkerEnd(socket.socket(), self._results, spins=False), Codec(shares_main=True))
 
         with self._undone_on_failure():
             self._keeper = fork_keeper(self._its_news, close, run)
@@ -100,7 +100,7 @@ class Running:
         """Start it in a fresh interpreter, or as a fork of one. Raises PicklingError."""
         with self._undone_on_failure():
             payload, buffers = Codec(runs_main=True).encode(process)
-            setup = Setup(1, self.name, sys_path=list(sys.path), argv=list(sys.argv), cwd=os.getcwd())
+            setup = Setup(1, self.name, sys_path=list(sys.path), argv=list(sys.argv), cwd=here())
             if process._authkey is not None or "multiprocessing.process" in sys.modules:
                 setup.authkey = bytes(process.authkey)
             frame = make_frame(frames.CALL, 0, 0, 0, 1, 0.0, pickle.dumps(setup), payload, buffers)
@@ -121,6 +121,9 @@ class Running:
         finally:
             self._its_news.close()
             self._results.close()
+            # The child's alone: of one that is killed before it has read its arguments, they are gone, and its queues
+            # with them.
+            self._tasks.close()
         running.add(self)
 
     def _close(self) -> None:
@@ -248,7 +251,7 @@ class Running:
             else:
                 self.result = decode(body.payload, body.buffers, body.descriptors)
         except BaseException as error:  # noqa: BLE001  reading is user code; it is the outcome, then
-            error.add_note("fullcourt: the process ran, but its result could not be read back in this process")
+            add_note(error, "fullcourt: the process ran, but its result could not be read back in this process")
             self.error = error
 
     def _death(self, exitcode: int) -> BaseException:
@@ -294,7 +297,10 @@ class Running:
     def __del__(self) -> None:
         try:  # at the interpreter's end modules are emptied, contextlib's name too
             self.report(sys.stderr.write)
-            self._news.close()
+            if self.owner == os.getpid():
+                self._news.close()
+            else:  # a forked child has let go of its parent's processes
+                self.give_up()
         except Exception:  # noqa: BLE001
             pass
 
