@@ -8,19 +8,27 @@ compared with what they know. A run beside which other programs took more than a
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib.util
 import json
 import math
+import os
+import signal
 import statistics
 import sys
 import threading
+import time
+from collections.abc import Iterator
 
 from benchmarks.gil_loads import LOADS, Truth, run
 from benchmarks.machine import describe
-from fullcourt._gil.measuring import ThreadMeter
 from fullcourt._gil.report import Report
+from fullcourt._gil.reporting import report_of
+from fullcourt._gil.watching import Watcher
 
 QUIET_CORES = 0.1
+WINDOW_S = 0.2
+SETTLE_S = 0.01  # after the sampler was stopped or let go on
 
 
 def main() -> None:
@@ -29,7 +37,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=2.0, help="of each run (default: 2)")
     parser.add_argument("--rate", type=float, default=250.0, help="looks a second (default: 250)")
     parser.add_argument("--tries", type=int, default=3, help="runs of each load, until one is quiet (default: 3)")
-    parser.add_argument("--rounds", type=int, default=5, help="of the cost: pairs of runs (default: 5; 0: no cost)")
+    parser.add_argument("--rounds", type=int, default=25, help="of the cost, 0.8 s each (default: 25; 0: no cost)")
     parser.add_argument("--only", action="append", metavar="LOAD", help="this load; may be repeated")
     parser.add_argument("--json", metavar="FILE", help="write the numbers there, too")
     options = parser.parse_args()
@@ -50,16 +58,27 @@ def has_numpy() -> bool:
     return importlib.util.find_spec("numpy") is not None
 
 
-def observed(name: str, seconds: float, rate: float) -> tuple[list[Truth], Report]:
+@contextlib.contextmanager
+def running(name: str, seconds: float, rate: float) -> Iterator[tuple[list[Truth], Watcher, threading.Thread]]:
+    """Have a load run, watched: what its threads know, who watches, and the thread that ends with the load."""
     ready, go = threading.Event(), threading.Event()
     truths: list[Truth] = []
-    runner = threading.Thread(target=lambda: truths.extend(run(name, seconds, ready, go)))
+    runner = threading.Thread(target=run, args=(name, seconds, ready, go, truths))
     runner.start()
     ready.wait()
-    with ThreadMeter(rate_hz=rate) as meter:
+    watcher = Watcher(os.getpid(), rate_hz=rate, children=False)
+    try:
         go.set()
+        yield truths, watcher, runner
         runner.join()
-        return truths, meter.lap()
+    finally:
+        watcher.close()
+
+
+def observed(name: str, seconds: float, rate: float) -> tuple[list[Truth], Report]:
+    with running(name, seconds, rate) as (truths, watcher, runner):
+        runner.join()
+        return truths, report_of(watcher.recording())
 
 
 def quietest(name: str, seconds: float, rate: float, tries: int) -> dict:
@@ -112,31 +131,35 @@ def compare(name: str, truths: list[Truth], report: Report) -> dict:
     }
 
 
-def cost(name: str, rate: float, rounds: int, seconds: float = 0.5) -> dict:
-    """By how much observing slows a load down, in per cent: medians over pairs of runs, one with and one without.
+def cost(name: str, rate: float, rounds: int) -> dict:
+    """By how much observing slows a load down, in per cent, and the standard error of that.
 
-    By the wall clock, which other programs disturb; and by the CPU time of a step, which they disturb little.
+    The load runs on; the sampler is stopped and let go on again (SIGSTOP, SIGCONT) every 0.2 s. Four such windows, two
+    with it and two without in the order 1001 or 0110, make one round, so that a machine whose speed changes for seconds
+    disturbs few of them; the median of the rounds counts. By the wall clock, and by the CPU time of a step.
     """
     wall, cpu = [], []
-    for number in range(rounds):
-        speeds: dict[bool, float] = {}
-        prices: dict[bool, float] = {}
-        for watched in (True, False) if number % 2 else (False, True):
-            if watched:
-                truths, _ = observed(name, seconds, rate)
-            else:
-                ready, go = threading.Event(), threading.Event()
-                go.set()
-                truths = run(name, seconds, ready, go)
-            speeds[watched] = sum(truth.n_steps / truth.wall_s for truth in truths)
-            prices[watched] = sum(t.cpu_s / t.n_steps for t in truths)
-        wall.append(speeds[False] / speeds[True] - 1.0)
-        if prices[False]:
-            cpu.append(prices[True] / prices[False] - 1.0)
-    return {
-        "wall": round(100 * statistics.median(wall), 1),
-        "cpu": round(100 * statistics.median(cpu), 1) if cpu else None,
-    }
+    with running(name, 4 * (WINDOW_S + SETTLE_S) * (rounds + 1), rate) as (truths, watcher, _):
+        for number in range(rounds):
+            speeds, prices = {True: 0.0, False: 0.0}, {True: 0.0, False: 0.0}
+            for watched in (True, False, False, True) if number % 2 else (False, True, True, False):
+                os.kill(watcher.pid, signal.SIGCONT if watched else signal.SIGSTOP)
+                time.sleep(SETTLE_S)
+                steps, used, began = sum(t.n_steps for t in truths), time.process_time(), time.perf_counter()
+                time.sleep(WINDOW_S)
+                done = sum(t.n_steps for t in truths) - steps
+                speeds[watched] += done / (time.perf_counter() - began)
+                prices[watched] += (time.process_time() - used) / max(1, done)
+            wall.append(100 * (speeds[False] / speeds[True] - 1))
+            cpu.append(100 * (prices[True] / prices[False] - 1))
+        os.kill(watcher.pid, signal.SIGCONT)
+    return {"wall": estimate(wall), "cpu": estimate(cpu)}
+
+
+def estimate(values: list[float]) -> tuple[float, float]:
+    """The median, and its standard error, from the quartiles."""
+    low, middle, high = statistics.quantiles(values, n=4) if len(values) > 1 else values * 3
+    return round(middle, 1), round(1.2533 * (high - low) / 1.349 / math.sqrt(len(values)), 1)
 
 
 def table(results: list[dict]) -> str:
@@ -152,7 +175,7 @@ def table(results: list[dict]) -> str:
             cells.append(", ".join(errors) or "not known")
         price = result["cost"] or {}
         cells.append(f"{result['own_cores']:.2f}")
-        cells += ["-" if price.get(key) is None else f"{price[key]:+.1f} %" for key in ("wall", "cpu")]
+        cells += ["{:+.1f} ± {:.1f} %".format(*price[key]) if price else "-" for key in ("wall", "cpu")]
         lines.append(f"| {' | '.join(cells)} |")
     for key, what in (("held", "GIL held"), ("native", "native"), ("gil_wait", "GIL wait")):
         errors = [row["errors"][key] for result in results for row in result["threads"] if key in row["errors"]]

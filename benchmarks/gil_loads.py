@@ -161,10 +161,13 @@ def queued_ns() -> int:
         return int(file.read().split()[1])
 
 
-def run(name: str, seconds: float, ready: threading.Event, go: threading.Event) -> list[Truth]:
-    """Run a load for about so many seconds; `ready` is set when its threads wait for `go`. Blocks."""
+def run(name: str, seconds: float, ready: threading.Event, go: threading.Event, truths: list[Truth]) -> None:
+    """Run a load for about so many seconds; `ready` is set when its threads wait for `go`. Blocks.
+
+    `truths` is filled before that; the numbers of steps in it grow as they are taken, the rest comes at the end.
+    """
     steps = LOADS[name]()
-    truths = [Truth(step.name, waits=step.trip is not None) for step in steps]
+    truths += [Truth(step.name, waits=step.trip is not None) for step in steps]
     alone = threading.Lock()
     barrier = threading.Barrier(len(steps) + 1)
 
@@ -195,4 +198,3 @@ def run(name: str, seconds: float, ready: threading.Event, go: threading.Event) 
     ready.set()
     for thread in threads:
         thread.join()
-    return truths

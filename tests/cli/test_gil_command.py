@@ -67,7 +67,17 @@ def test_it_ends_with_the_program_whatever_that_leaves_running(tmp_path):
         "quiet = dict.fromkeys(('stdin', 'stdout', 'stderr'), subprocess.DEVNULL)\n"
         "child = subprocess.Popen(['sleep', '600'], start_new_session=True, **quiet)\n"
         "print(child.pid, flush=True)\n"
-        "time.sleep(0.3)\n"
+        "files, of_child = f'/proc/{os.getppid()}/fd', f'/proc/{child.pid}/'\n"
+        "def is_watched():\n"
+        "    for number in os.listdir(files):\n"
+        "        try:\n"
+        "            if os.readlink(f'{files}/{number}').startswith(of_child):\n"
+        "                return True\n"
+        "        except OSError:\n"
+        "            pass  # closed meanwhile\n"
+        "end = time.monotonic() + 60\n"
+        "while not is_watched() and time.monotonic() < end:\n"
+        "    time.sleep(0.01)\n"
         "os._exit(0)\n",
         encoding="utf-8",
     )

@@ -278,6 +278,16 @@ def test_an_exec_makes_another_program_of_the_same_process():
     assert process["ended_ns"] > 0
 
 
+def test_an_exec_of_the_same_executable_is_seen_before_its_python_was_found():
+    with subprocess.Popen(["/bin/sh", "-c", "sleep 0.4; exec /bin/sh -c 'sleep 0.4; true another'"]) as child:
+        sampler = Sampler(child.pid, ignore={os.getpid()})
+        while sampler.look():
+            time.sleep(0.002)
+        recording = sampler.recording()
+        sampler.close()
+    assert recording["processes"][child.pid]["name"].endswith("sleep 0.4; true another")
+
+
 BUSY = "import time; t = time.monotonic()\nwhile time.monotonic() < t + 2: pass"
 
 

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from fullcourt._gil.waits import GIL_WAIT, LOCK, N_STATES
 
-__all__ = ["CELL", "RUNNABLE", "WAITS", "native_factor", "states_of"]
+__all__ = ["CELL", "RUNNABLE", "WAITS", "WOKEN", "states_of"]
 
-RUNNABLE = -2  # in the place of a blocked thread's state
+# In the place of a blocked thread's state:
+RUNNABLE = -2
+WOKEN = -3  # it was blocked, has been woken, and has not had a core since
 CELL = (
     "time", "run", "queued", "w_held", "w_native", "w_gil_wait", "w_lock", "w_sleep", "w_network", "w_file", "w_other",
-    "held_off", "holder", "n",
+    "held_off", "holder", "n", "w_woken",
 )  # fmt: skip
 TIME, RUN, QUEUE, W_HELD, W_NATIVE, W_BLOCKED = range(6)
-HELD_OFF, HOLDER, N = 11, 12, 13
+HELD_OFF, HOLDER, N, W_WOKEN = 11, 12, 13, 14
 N_CELL = len(CELL)
 EMPTY = bytes(4 * N_CELL)
 
@@ -33,8 +35,6 @@ def states_of(cell: list[float], like: list[float]) -> list[float]:
         run, queued = run * shrink, queued * shrink
     states = [0.0] * N_STATES
     native = _weights(cell, like, W_HELD, W_BLOCKED, default=0)[1]
-    if len(like) > N_CELL and native < 1.0:
-        native *= like[N_CELL]
     states[0], states[1] = run * (1.0 - native), run * native
     left = max(0.0, time - run - queued)
     seen = _share_blocked(cell if cell[N] >= MANY else like)
@@ -48,36 +48,16 @@ def states_of(cell: list[float], like: list[float]) -> list[float]:
 
 
 def _share_blocked(cell: list[float]) -> float:
-    """The share of the time in which samples saw a thread blocked, and twice its standard error."""
+    """The share of the time in which samples saw a thread blocked, and twice its standard error.
+
+    The sampler and a thread that is woken for it, or beside it, want the same core: such moments are seen more often
+    than they last. What the counters do not tell of them is blocked time.
+    """
     if not cell[TIME] or not cell[N]:
         return 1.0
-    share = min(1.0, sum(cell[W_BLOCKED:HELD_OFF]) / cell[TIME])
+    blocked = sum(cell[W_BLOCKED:HELD_OFF]) + max(0.0, cell[W_WOKEN] - cell[QUEUE])
+    share = min(1.0, blocked / cell[TIME])
     return min(1.0, share + 2.0 * (share * (1.0 - share) / cell[N]) ** 0.5) if share else 0.0
-
-
-def native_factor(total: list[float], runnable: list[float]) -> float:
-    """By how much too large the samples' share of native code is, as a factor of at most 1.
-
-    A thread that gets the GIL is woken for it: for some moments it is runnable, does not hold it yet, and waits for a
-    core, but the counters around that sample show it running. So the time in the queue is parted anew: what is spent
-    there *with* the GIL is known from pairs of samples between which the GIL did not move; the rest of it is without.
-
-    Args:
-        total: the thread's.
-        runnable: time of the samples that saw it runnable: with the GIL, without it; between pairs of samples that saw
-            it keep the GIL: time, and what of it was spent in the queue.
-    """
-    with_gil, without, kept, kept_queued = runnable
-    samples = total[W_HELD] + total[W_NATIVE]
-    if without <= 0 or total[W_NATIVE] <= 0 or kept < 0.1 * with_gil or with_gil < 0.1 * without:
-        return 1.0
-    if total[W_BLOCKED] < 0.12 * total[TIME]:  # it is seldom woken for the GIL
-        return 1.0
-    ready = total[RUN] + total[QUEUE]
-    queued_with_gil = min(total[QUEUE], kept_queued / kept * with_gil) if kept else 0.0
-    native = ready * without / (with_gil + without) - (total[QUEUE] - queued_with_gil)
-    share = max(0.0, native) / total[RUN] if total[RUN] else 0.0
-    return min(1.0, share * samples / total[W_NATIVE])
 
 
 def _weights(cell: list[float], like: list[float], begin: int, end: int, default: int) -> list[float]:

@@ -20,8 +20,9 @@ import sys
 from functools import partial
 
 from fullcourt._gil.sampler import Sampler
+from fullcourt._os.system import wake_promptly
 
-ORPHANED_MS = 500  # with nothing left to watch, it looks so often whether somebody can still ask
+ORPHANED_S = 0.5  # with nothing left to watch, it looks so often whether somebody can still ask
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -32,8 +33,7 @@ __all__ = ["main"]
 
 def main(arguments: list[str]) -> None:
     """Sample until standard input ends."""
-    poller = select.poll()
-    poller.register(0, select.POLLIN)
+    wake_promptly()
     if os.read(0, 1) != b"G":
         return
     pid, rate_hz, children, *ignored = arguments
@@ -46,7 +46,8 @@ def main(arguments: list[str]) -> None:
     answer(True)
     parent = os.getppid()
     while os.getppid() == parent:
-        if poller.poll(max(0.0, sampler.pause_ms()) if alive else ORPHANED_MS):
+        # `select` waits for so many microseconds; `poll` and `epoll` for whole milliseconds, which are a period
+        if select.select((0,), (), (), max(0.0, sampler.pause_s()) if alive else ORPHANED_S)[0]:
             command = os.read(0, 1)
             if command not in (b"S", b"R"):
                 return

@@ -57,6 +57,17 @@ class Memory:
         """An unsigned 64-bit number; 0 where nothing can be read."""
         return int.from_bytes(self.read(address, 8), "little")
 
+    def is_gone(self) -> bool:
+        """Whether the process has replaced it by an `exec`, or has ended.
+
+        Nothing is mapped at address 0: Linux reports an error where there is a memory, and the end of the file where
+        there is none any more.
+        """
+        try:
+            return os.pread(self._file, 1, 0) == b""
+        except OSError:
+            return False
+
     def close(self) -> None:
         """Give the descriptor back."""
         if self._file >= 0:

@@ -10,7 +10,9 @@ whether it held the GIL, or in which call it was blocked. So
 
 and the parts add up, whatever the samples saw. A runnable thread is either on a core or in the queue for one: each
 sample counts as much as the counters' change from the sample before it to the one after it says that it was on a core
-(done for all samples together instead, it shows 6 to 10 % of native code that is not there).
+(done for all samples together instead, it shows 6 to 10 % of native code that is not there). One that has just been
+woken counts for neither: the kernel serves timers together, so samples meet threads that wake up more often than by
+chance, and one that wakes up to take the GIL does not hold it yet (counted as native code, it was 3 to 11 points).
 
 A recording is made of plain lists, dictionaries and numbers, so that it can be marshalled and kept as a file:
 
@@ -19,8 +21,8 @@ A recording is made of plain lists, dictionaries and numbers, so that it can be 
                          "gils": [{"switches", "seen_ns", "held_share", "owners"}]}},
      "threads": [{"pid", "tid", "name", "python", "began_ns", "ended_ns", "last_ns", "total", "cells", "waits"}]}
 
-All times are counted from the recording's begin. A cell is a list in the order of `CELL`, in microseconds; a thread's
-total has one number more, see `native_factor`.
+All times are counted from the recording's begin. A cell is a list in the order of `CELL`, in microseconds, and so is a
+thread's total.
 """
 
 from __future__ import annotations
@@ -39,9 +41,10 @@ from fullcourt._gil.cells import (
     W_BLOCKED,
     W_HELD,
     W_NATIVE,
+    W_WOKEN,
     WAITS,
+    WOKEN,
     N,
-    native_factor,
 )
 from fullcourt._gil.waits import GIL_WAIT, LOCK
 
@@ -58,7 +61,7 @@ class Lane:
 
     __slots__ = (
         "began", "blocked_since", "cells", "ended", "last", "name", "off_core", "on_core", "pending", "pid", "python",
-        "queued", "run", "runnable", "serial", "stalled", "tid", "total", "waits",
+        "queued", "run", "tid", "total", "waits",
     )  # fmt: skip
 
     def __init__(self, pid: int, tid: int, name: str, at: int, run: int, queued: int) -> None:
@@ -75,9 +78,6 @@ class Lane:
         self.waits = [0.0] * (len(WAITS) + 1)
         self.blocked_since = -1
         self.pending = 0.0  # the time that the last sample stands for if the thread was runnable, negative if it held
-        self.runnable = [0.0] * 4  # see `native_factor`
-        self.serial = -1  # of the GIL that it held at the last sample
-        self.stalled = False  # it held it, and had no core
         self.on_core = self.off_core = 0.0  # the changes of the counters before that sample
 
 
@@ -132,17 +132,16 @@ class Recorder:
         self._n_cells -= len(lane.cells)
         del self.lanes[key]
 
-    def sample(self, key: int, at: int, state: int, holds: bool, run: int, queued: int, serial: int = -1) -> None:
+    def sample(self, key: int, at: int, state: int, holds: bool, run: int, queued: int) -> None:
         """One thread, looked at.
 
         Args:
             key: the thread.
             at: when.
-            state: `RUNNABLE`, or of the blocked ones in `waits.STATES`.
+            state: `RUNNABLE`, `WOKEN`, or of the blocked ones in `waits.STATES`.
             holds: whether it holds a GIL; with a blocked one, confirmed by a second look.
             run: its counter of nanoseconds on a core.
             queued: the same of those in which it could have run.
-            serial: of a GIL that it holds, the number of switches.
         """
         lane = self.lanes[key]
         time = (at - lane.last) * 1e-3
@@ -156,31 +155,20 @@ class Recorder:
         if state == RUNNABLE:
             lane.pending = time if not holds else -time
             lane.on_core, lane.off_core = on_core, off_core
-            lane.runnable[0 if holds else 1] += time
             if holds:
                 parts.append((HOLDER, time))
+        elif state == WOKEN:
+            parts.append((W_WOKEN, time))
         else:
             parts.append((W_BLOCKED if state == GIL_WAIT else W_BLOCKED + 1 + state - LOCK, time))
             if holds:
                 parts += ((HELD_OFF, time), (HOLDER, time))
-        self._keep(lane, time, on_core, off_core, serial if holds and state == RUNNABLE else -1)
         total = lane.total
         for index, amount in parts:
             total[index] += amount
         self._spread(lane, lane.last - self.began, at - self.began, parts)
         self._wait(lane, state, at)
         lane.last = at
-
-    def _keep(self, lane: Lane, time: float, on_core: float, off_core: float, serial: int) -> None:
-        """Collect for `native_factor` what time is spent in the queue with the GIL."""
-        if serial >= 0 and serial == lane.serial:
-            lane.runnable[2] += time
-            lane.runnable[3] += off_core
-        elif lane.stalled and off_core:  # it was in the queue with the GIL, and got a core and gave the GIL away since
-            lane.runnable[2] += min(time, off_core)
-            lane.runnable[3] += off_core
-        lane.serial = serial
-        lane.stalled = serial >= 0 and not on_core and not off_core  # the counters stand still in the queue
 
     def _resolve(self, lane: Lane, on_core: float, off_core: float, parts: list[tuple[int, float]]) -> None:
         """Say of the last sample, in which the thread was runnable, how likely it was on a core."""
@@ -202,7 +190,7 @@ class Recorder:
         if state == GIL_WAIT:
             if lane.blocked_since < 0:
                 lane.blocked_since = (lane.last + at) // 2
-        elif lane.blocked_since >= 0:
+        elif lane.blocked_since >= 0 and state != WOKEN:  # whoever waits for the GIL is woken now and then, to ask
             interval = at - lane.last
             length = (lane.last + at) // 2 - lane.blocked_since
             length_ms = length * 1e-6
@@ -344,7 +332,7 @@ def _plain(lane: Lane, began: int) -> dict[str, object]:
         "began_ns": lane.began - began,
         "ended_ns": lane.ended - began if lane.ended >= 0 else -1,
         "last_ns": lane.last - began,
-        "total": [*lane.total, native_factor(lane.total, lane.runnable)],
+        "total": lane.total,
         "waits": lane.waits,
         "cells": {number: [round(amount, 1) for amount in cell] for number, cell in sorted(lane.cells.items())},
     }

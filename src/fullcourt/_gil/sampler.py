@@ -40,7 +40,7 @@ class Sampler:
     def __init__(self, pid: int, *, rate_hz: float = DEFAULT_RATE_HZ, children: bool = True, ignore: set[int]) -> None:
         self.began = monotonic_ns()
         self.recorder = Recorder(self.began)
-        self.rows: list[tuple[int, int, int, bool, int, int, int]] = []
+        self.rows: list[tuple[int, int, int, bool, int, int]] = []
         self.rate_hz = rate_hz
         self.calls = kinds_of_calls(os.uname().machine)
         self._children = children
@@ -107,9 +107,9 @@ class Sampler:
         for row in rows:
             self.recorder.sample(*row)
 
-    def pause_ms(self) -> float:
+    def pause_s(self) -> float:
         """How long to wait until the next look, by chance around the period."""
-        return self._period_ns * 1e-6 * (0.5 + int.from_bytes(os.urandom(2), "little") / 65536) - self._cost_ns * 1e-6
+        return self._period_ns * 1e-9 * (0.5 + int.from_bytes(os.urandom(2), "little") / 65536) - self._cost_ns * 1e-9
 
     def _look_for_processes(self) -> None:
         parents = list(self.processes.values())

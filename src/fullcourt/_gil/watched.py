@@ -6,7 +6,7 @@ import contextlib
 import os
 import struct
 
-from fullcourt._gil.cells import RUNNABLE
+from fullcourt._gil.cells import RUNNABLE, WOKEN
 from fullcourt._gil.finding import GIL_BYTES, Gil, Runtime, find_runtime, runtime_at
 from fullcourt._gil.memory import Memory
 from fullcourt._gil.procfs import command_of, cpu_of, inner_tid, is_zombie, name_of, read_link
@@ -20,8 +20,8 @@ __all__ = ["Process"]
 
 LOOK_FOR_INTERPRETERS_NS = 50_000_000
 FIND_AGAIN_NS = (2_000_000, 10_000_000, 50_000_000, 250_000_000, 1_000_000_000)
+BLOCKED_READ = 16  # every so many samples that see a thread blocked, its counts are compared
 YOUNG_NS = 2_000_000_000
-NOT_HELD = (None, -1)
 NOT_ALLOWED = "counters"
 SAMPLED = "sampled"
 HOLDER = struct.Struct("<QQi4xQ")  # interval, last_holder, locked, switch_number
@@ -30,32 +30,75 @@ HOLDER = struct.Struct("<QQi4xQ")  # interval, last_holder, locked, switch_numbe
 class Thread:
     """A thread's descriptors in /proc."""
 
-    __slots__ = ("calls", "counters", "gone", "key", "tid")
+    __slots__ = (
+        "calls", "counters", "key", "n_begun", "n_blocked", "n_missed", "n_ousted", "run", "status", "tid", "was_off",
+    )  # fmt: skip
 
     def __init__(self, pid: int, tid: int, key: int) -> None:
         self.key = key
         self.tid = tid
-        self.calls = -1
+        self.calls = self.status = -1
+        self.n_begun: int = -1  # see `was_woken`
+        self.n_ousted: int = -1
+        self.n_missed: int = 0
+        self.n_blocked: int = 0  # samples that saw it blocked, after it had run
+        self.run: int = 0
+        self.was_off: bool = False
         folder = f"/proc/{pid}/task/{tid}"
         self.counters = os.open(f"{folder}/schedstat", os.O_RDONLY | os.O_CLOEXEC)
-        try:
+        with contextlib.suppress(OSError):
             self.calls = os.open(f"{folder}/syscall", os.O_RDONLY | os.O_CLOEXEC)
-        except OSError:
-            self.calls = -1
+        with contextlib.suppress(OSError):
+            self.status = os.open(f"{folder}/status", os.O_RDONLY | os.O_CLOEXEC)
 
-    def read_counters(self) -> tuple[int, int]:
-        """Nanoseconds on a core, and nanoseconds in the queue for one.
+    def read_counters(self) -> tuple[int, int, int]:
+        """Nanoseconds on a core, nanoseconds in the queue for one, and how often it got one.
 
         Raises:
             OSError, ValueError: it is gone.
         """
-        run, queued, _ = os.pread(self.counters, 64, 0).split()
-        return int(run), int(queued)
+        run, queued, n_begun = os.pread(self.counters, 64, 0).split()
+        return int(run), int(queued), int(n_begun)
+
+    def was_woken(self, state: int, run: int, n_begun: int) -> bool:
+        """Whether it is runnable because it was woken, and has not had a core since. To be asked at every sample.
+
+        It has left its core as often as it got one; and when it left it last, it did so by itself, since it was ousted
+        from one no more often than when it was last seen to run. Linux misses a few of the cores that a thread gets
+        (since 6.12, where it is woken just after it fell asleep); how many shows while it is blocked.
+
+        Raises:
+            OSError, ValueError: it is gone.
+        """
+        if state != RUNNABLE:
+            if n_begun != self.n_begun and self.status >= 0:
+                if self.n_blocked % BLOCKED_READ == 0:
+                    n_left, self.n_ousted = self.read_switches()
+                    self.n_missed = n_left + self.n_ousted - n_begun
+                self.n_blocked += 1
+            self.was_off, self.n_begun, self.run = True, n_begun, run
+            return False
+        if n_begun == self.n_begun or not self.n_blocked:
+            if self.was_off and run > self.run:  # it has had one, which was missed
+                self.was_off = False
+                self.n_missed += 1
+        else:
+            n_left, n_ousted = self.read_switches()
+            self.was_off = n_left + n_ousted - n_begun == self.n_missed and n_ousted == self.n_ousted
+            self.n_begun, self.n_ousted = n_begun, n_ousted
+        self.run = run
+        return self.was_off
+
+    def read_switches(self) -> tuple[int, int]:
+        """How often it has left a core by itself, and how often it was ousted from one."""
+        data = os.pread(self.status, 4096, 0)
+        fields = data[data.find(b"\nvoluntary_ctxt_switches:") :].split(None, 4)
+        return int(fields[1]), int(fields[3])
 
     def close(self) -> None:
-        os.close(self.counters)
-        if self.calls >= 0:
-            os.close(self.calls)
+        for descriptor in (self.counters, self.calls, self.status):
+            if descriptor >= 0:
+                os.close(descriptor)
 
 
 class Process:
@@ -87,28 +130,27 @@ class Process:
 
     def _enter(self) -> None:
         """Look at which program this is: at first, and after an exec."""
+        try:
+            self.memory = Memory(self.pid)  # first: if an exec comes between this and the rest, it will be seen
+        except OSError:
+            self.memory = None
         self._executable = read_link(self.pid)
         known = self._recorder.processes.get(self.pid, {})
         name = command_of(self.pid)  # in the midst of an exec, and at its end, it has none
         self._is_named = bool(name)
         self._recorder.process(self.pid, self.parent, name or str(known.get("name", "")), "", SAMPLED)
-        try:
-            self.memory = Memory(self.pid)
-        except OSError:
-            self.memory = None
         self._tries = 0
         self._find_at = 0
 
     def _find(self, now: int) -> None:
         """Look for its GIL; if there is none, less and less often."""
+        if self.memory is not None and self.memory.is_gone():
+            self._forget(now)
         record = self._recorder.processes[self.pid]
         if self.memory is None:
             record["method"] = NOT_ALLOWED
             self._find_at = now + FIND_AGAIN_NS[-1]
             return
-        if self._tries:  # an exec may have replaced the memory since it was opened
-            self.memory.close()
-            self.memory = Memory(self.pid)
         like, self._like = self._like, None
         if like is not None:
             self.runtime = runtime_at(self.memory, like.address, like)
@@ -155,17 +197,19 @@ class Process:
                     state = RUNNABLE  # as it was when the holder was read; it has let go since
                 elif argument >= 0:
                     state = self._kind_of(argument)
-                run, queued = thread.read_counters()
+                run, queued, n_begun = thread.read_counters()
+                if waiting_at and thread.was_woken(state, run, n_begun) and thread.tid not in held:
+                    state = WOKEN
             except (OSError, ValueError):
                 self._drop(thread, now)
                 continue
-            rows.append((thread.key, now, state, thread.tid in held, run, queued, held.get(thread.tid, NOT_HELD)[1]))
+            rows.append((thread.key, now, state, thread.tid in held, run, queued))
         return bool(self.threads)
 
-    def _read_gils(self, now: int) -> tuple[dict[int, tuple[Gil, int]], list[int]]:
+    def _read_gils(self, now: int) -> tuple[dict[int, Gil], list[int]]:
         """Which threads hold a GIL, and where those that wait for one do so."""
         runtime = self.runtime
-        held: dict[int, tuple[Gil, int]] = {}
+        held: dict[int, Gil] = {}
         waiting_at: list[int] = []
         if runtime is None:
             return held, waiting_at
@@ -188,14 +232,14 @@ class Process:
                 tid = self.inner.get(tid, tid)
                 thread = self.threads.get(tid)
                 if thread is not None:
-                    held[tid] = gil, switches
+                    held[tid] = gil
                     owner = thread.key
             self._recorder.gil(self.pid, number, now, owner, switches)
         return held, waiting_at
 
-    def _still(self, thread: Thread, held: dict[int, tuple[Gil, int]], waiting_at: list[int]) -> bool:
+    def _still(self, thread: Thread, held: dict[int, Gil], waiting_at: list[int]) -> bool:
         """Whether a thread that was seen to hold the GIL and to be blocked is so at a second look."""
-        runtime, gil = self.runtime, held[thread.tid][0]
+        runtime, gil = self.runtime, held[thread.tid]
         assert runtime is not None
         data = runtime.memory.read(gil.address, HOLDER.size)
         if len(data) < HOLDER.size:
@@ -244,7 +288,7 @@ class Process:
             except OSError:
                 continue
             try:
-                run, queued = thread.read_counters()
+                run, queued, _ = thread.read_counters()
             except (OSError, ValueError):
                 thread.close()
                 continue
@@ -259,7 +303,7 @@ class Process:
         executable = read_link(self.pid)
         if not executable:  # at its end, first the memory goes, then it is a zombie
             return bool(self.threads) and not is_zombie(self.pid)
-        if executable != self._executable:
+        if executable != self._executable or (self.memory is not None and self.memory.is_gone()):
             self._forget(now)
         return bool(self.threads)
 

@@ -136,7 +136,7 @@ def _look(sampler: Any, pid: int, deadline: float | None) -> bool:
     alive = sampler.look() and pid in sampler.processes
     if not alive or (deadline is not None and time.monotonic() >= deadline):
         return False
-    select.select((), (), (), max(0.0, sampler.pause_ms() * 1e-3))
+    select.select((), (), (), max(0.0, sampler.pause_s()))
     return True
 
 
