@@ -9,6 +9,7 @@ table into docs/advice.md.
     python -m benchmarks.advice --only regex     some workloads, by a part of their names
     python -m benchmarks.advice --auto           also how long Pool(mode="auto") takes for a job of some seconds
     python -m benchmarks.advice --again FILE     no measuring: choose anew from recorded facts
+    python -m benchmarks.advice --duels FILE     choose anew, and measure that again, in turns with the best
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import os
 import statistics
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -45,6 +47,7 @@ def pool_of(mode: Mode) -> fullcourt.Pool:
     return fullcourt.Pool(mode.processes, threads=mode.threads if mode.threads > 1 else None)
 
 
+N_DUELS = 7
 QUIET_CORES = 0.25  # others may take so much while something is measured
 TRIES = 3
 
@@ -117,16 +120,35 @@ def truth_of(load: Load, facts: Facts, at_least_s: float, rounds: int) -> list[d
         {
             "processes": mode.processes,
             "threads": mode.threads,
-            "rate": statistics.median(rates[mode]),
+            "rate": max(rates[mode]),  # what disturbs only slows down, by up to a half, and for seconds
             "foreign_cores": round(foreign[mode], 2),
         }
         for mode in modes
     ]
 
 
-def auto_of(load: Load, best: float, mode: Mode, seconds: float) -> dict[str, float]:
+def duel_of(load: Load, found: dict[str, Any], at_least_s: float) -> dict[str, Any] | None:
+    """The chosen mode against the best one, in turns: the median of its rate to the other's. None: it is the best.
+
+    The best of many noisy rates is a lucky one; what is measured anew, side by side, is not.
+    """
+    judged = judge(found)
+    pair = [judged["chosen"], judged["best"]]
+    if pair[0] == pair[1]:
+        return None
+    rates = {Mode(t["processes"], t["threads"]): 0.8 * t["rate"] for t in found["truth"]}
+    ratios: list[float] = []
+    for i in range(N_DUELS):
+        seen = {mode: rate_of(load, mode, at_least_s, rates[mode])[0] for mode in (pair if i % 2 else pair[::-1])}
+        ratios.append(seen[pair[0]] / seen[pair[1]])
+    return {"of": [pair[0].processes, pair[0].threads], "ratio": statistics.median(ratios)}
+
+
+def auto_of(load: Load, found: dict[str, Any], seconds: float = 10.0) -> dict[str, Any]:
     """How long a job takes that the best mode does in so many seconds, in that mode and by itself; starts included."""
-    n = max(4, min(2_000_000, int(best * seconds)))
+    best = max(found["truth"], key=lambda t: t["rate"])
+    mode = Mode(best["processes"], best["threads"])
+    n = max(4, min(2_000_000, int(best["rate"] * seconds)))
     source = load.items()
     if load.items is not itertools.count:
         n = min(n, 400)
@@ -152,11 +174,9 @@ def measure(load: Load, options: argparse.Namespace) -> dict[str, Any]:
             break
     found: dict[str, Any] = {"name": load.name, "facts": advice.facts.to_json()}
     found["truth"] = truth_of(load, advice.facts, at_least_s, rounds)
+    found["duel"] = duel_of(load, found, at_least_s)
     if options.auto:
-        best = max(found["truth"], key=lambda t: t["rate"])
-        found["auto"] = auto_of(
-            load, best["rate"], Mode(best["processes"], best["threads"]), 3 if options.quick else 10
-        )
+        found["auto"] = auto_of(load, found, 3.0 if options.quick else 10.0)
     return found
 
 
@@ -167,12 +187,16 @@ def judge(found: dict[str, Any]) -> dict[str, Any]:
     predictions = predict(facts, modes=list(truth))
     chosen = choose(predictions, facts)
     best = max(truth, key=lambda mode: truth[mode])
+    share = truth[chosen.mode] / truth[best]
+    duel = found.get("duel")
+    if duel is not None and Mode(*duel["of"]) == chosen.mode:
+        share = min(1.0, duel["ratio"])
     within = sum(p.low <= truth[p.mode] <= p.high for p in predictions)
     return {
         "name": found["name"],
         "chosen": chosen.mode,
         "best": best,
-        "share": truth[chosen.mode] / truth[best],
+        "share": share,
         "against_predicted": truth[chosen.mode] / chosen.rate,
         "in_range": within / len(predictions),
         "shares": {mode: rate / truth[best] for mode, rate in truth.items()},
@@ -236,6 +260,43 @@ def write_docs(data: dict[str, Any]) -> None:
     page.write_text(f"{before}{BEGIN}\n\n{head(data['machine'])}\n\n{table(data['workloads'])}\n\n{END}{after}")
 
 
+def hold_duels(path: Path) -> int:
+    """Of what was recorded: the chosen modes, as they are chosen now, against the best."""
+
+    def hold(load: Load, found: dict[str, Any]) -> str:
+        found["duel"] = duel_of(load, found, 0.5)
+        judged = judge(found)
+        return f"{judged['chosen']!s:28} {judged['share']:6.0%} of {judged['best']}"
+
+    return renew(path, None, hold)
+
+
+def try_auto(path: Path, only: list[str] | None) -> int:
+    """Of what was recorded: automatic pools, as they are now, against the best modes."""
+
+    def attempt(load: Load, found: dict[str, Any]) -> str:
+        wait_for_quiet(3.0)
+        found["auto"] = auto_of(load, found)
+        return str(found["auto"])
+
+    return renew(path, only, attempt)
+
+
+def renew(path: Path, only: list[str] | None, measure_one: Callable[[Load, dict[str, Any]], str]) -> int:
+    """Measure something of what is recorded again; ``measure_one`` puts it in, and says what it was."""
+    data = json.loads(path.read_text())
+    loads = {load.name: load for load in LOADS}
+    with server():
+        for found in data["workloads"]:
+            if only is None or any(word in found["name"] for word in only):
+                told = measure_one(loads[found["name"]], found)
+                print(f"{found['name']:28} {told}", file=sys.stderr, flush=True)
+                path.write_text(json.dumps(data, indent=1))
+    print(table(data["workloads"]))
+    write_docs(data)
+    return 0
+
+
 def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="benchmarks.advice", description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
@@ -243,6 +304,10 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--only", nargs="+", metavar="NAME", help="workloads, by a part of their names")
     parser.add_argument("--auto", action="store_true", help='measure Pool(mode="auto"), too')
     parser.add_argument("--again", type=Path, metavar="FILE", help="choose anew from recorded facts")
+    parser.add_argument(
+        "--duels", type=Path, metavar="FILE", help="only hold the chosen modes of recorded facts against the best"
+    )
+    parser.add_argument("--autos", type=Path, metavar="FILE", help='only measure Pool(mode="auto") of what is recorded')
     parser.add_argument("--json", type=Path, metavar="FILE", help="where the numbers go")
     parser.add_argument("--no-docs", action="store_true", help="do not write docs/advice.md")
     options = parser.parse_args(arguments)
@@ -253,6 +318,10 @@ def main(arguments: list[str]) -> int:
             write_docs(data)
         return 0
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    if options.duels is not None:
+        return hold_duels(options.duels)
+    if options.autos is not None:
+        return try_auto(options.autos, options.only)
     data = {"machine": describe(), "workloads": []}
     target = options.json or (Path("advice-quick.json") if options.quick or options.only else DATA)
     with server():

@@ -41,6 +41,11 @@ def wait(n: int) -> int:
     return n
 
 
+def wait_long(n: int) -> int:
+    time.sleep(0.02)
+    return n
+
+
 def fail_on_seven(n: int) -> int:
     time.sleep(0.001)
     if n == 7:
@@ -71,7 +76,7 @@ def nothing() -> None:
 def facts_like(
     kind: str, *, wall: float = 0.001, obstacle: str = "", cores: int = 2, free_threaded: bool = False
 ) -> Facts:
-    """Facts of a function that computes in Python, or in native code, or waits."""
+    """Facts of a function that computes in Python, or in native code, or does both, or waits."""
     transport = Transport(obstacle, 8, 1e-6, 1e-6, 8, 1e-6, 1e-6)
     if kind == "python":
         alone = Stretch(100, 1.0, wall, wall, gil_s=None if free_threaded else wall)
@@ -79,6 +84,9 @@ def facts_like(
     elif kind == "native":
         alone = Stretch(100, 1.0, wall, wall, gil_s=0.01 * wall)
         pair = Stretch(100, 2.0, wall, wall)
+    elif kind == "both":  # computes in Python for three tenths, and waits
+        alone = Stretch(100, 1.0, wall, 0.3 * wall, gil_s=0.3 * wall)
+        pair = Stretch(100, 2.0, wall, 0.3 * wall)
     else:
         alone = Stretch(100, 1.0, wall, 0.01 * wall, gil_s=0.01 * wall)
         pair = Stretch(100, 2.0, wall, 0.01 * wall)
@@ -98,3 +106,37 @@ def prepare(word: str) -> None:
 
 def prepared(n: int) -> str:
     return here.word
+
+
+def pid_of(_: object) -> int:
+    return os.getpid()
+
+
+LOCK = threading.Lock()
+KNOWN: list[str] = []
+
+
+def hold_lock(seconds: float) -> None:
+    with LOCK:
+        time.sleep(seconds)
+
+
+def take_lock(_: object) -> int:
+    if not LOCK.acquire(timeout=10):
+        raise TimeoutError("it was held when this process was forked")
+    LOCK.release()
+    return os.getpid()
+
+
+def known(_: object) -> list[str]:
+    return KNOWN
+
+
+def nap_and_record(triple: tuple[str, int, float]) -> int:
+    """Take 10 ms in the program's process, and so long in others; note that this item ran."""
+    path, item, elsewhere_s = triple
+    time.sleep(0.01 if os.getpid() == PROGRAM else elsewhere_s)
+    return record((path, item))
+
+
+PROGRAM = os.getpid()  # forked workers have their program's

@@ -16,9 +16,11 @@ import signal
 import sys
 import threading
 import time
+import unittest.mock
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import advise_tasks as tasks
 import pytest
@@ -27,9 +29,10 @@ from advise_tasks import facts_like
 import fullcourt
 from fullcourt import Failure, Pool
 from fullcourt._advise.calls import Calls
+from fullcourt._advise.course import Course
 from fullcourt._advise.facts import Facts
 from fullcourt._advise.hub import Hub
-from fullcourt._advise.model import Mode
+from fullcourt._advise.model import Mode, choose, predict
 
 N = 400
 
@@ -285,6 +288,7 @@ def test_it_changes_over_once_if_it_does_less_than_was_predicted(
     told: Callable[..., Pool], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("fullcourt._advise.course.WINDOW_S", 0.05)
+    monkeypatch.setattr("fullcourt._advise.course.TRY_LEFT_S", float("inf"))  # processes are not tried before that
     calls: list[int] = []
     settle = fullcourt._advise.course.Course._settle_on
 
@@ -294,16 +298,44 @@ def test_it_changes_over_once_if_it_does_less_than_was_predicted(
 
     monkeypatch.setattr("fullcourt._advise.course.Course._settle_on", counted)
     pool = told(tasks.compute, facts_like("wait", wall=0.0002))  # it is said to wait, and computes
-    began = time.perf_counter()
+    began = time.thread_time()
     for i in range(20):
         tasks.compute(i)
-    n = int(20 * 4.0 / (time.perf_counter() - began))  # some seconds: what is nearly done is left where it is
+    n = int(20 * 4.0 / (time.thread_time() - began))  # some seconds: what is nearly done is left where it is
     assert pool.map(tasks.compute, range(n)) == [tasks.compute(i) for i in range(n)]
     choice = pool.explain().choices[-1]
     assert choice.changed_from is not None
     assert choice.changed_from.threads > 2
     assert len(calls) == 2
-    assert "slower than predicted" in str(choice)
+    assert f"In {choice.changed_from} it did" in choice.reason
+    assert f"Before, it ran in {choice.changed_from}." in str(choice)
+
+
+def test_what_waits_begins_in_threads_and_stays_there_while_the_gil_is_free(
+    told: Callable[..., Pool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fullcourt._advise.course.TRY_LEFT_S", float("inf"))
+    facts = facts_like("both", wall=0.02)
+    assert choose(predict(facts), facts).mode.processes  # it is said to need the GIL for long, and only waits
+    pool = told(tasks.wait_long, facts)
+    assert pool.map(tasks.wait_long, range(2500)) == list(range(2500))
+    choice = pool.explain().choices[-1]
+    assert choice.mode.kind == "threads"
+    assert choice.measured is not None
+    assert choice.changed_from is None
+
+
+def test_what_waits_goes_on_to_processes_if_the_gil_holds_it_up(
+    told: Callable[..., Pool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fullcourt._advise.course.HELD_UP_CORES", 0.1)  # others may need the cores, too
+    monkeypatch.setattr("fullcourt._advise.course.TRY_LEFT_S", float("inf"))
+    pool = told(tasks.compute, facts_like("both", wall=0.005))
+    n = 5000
+    assert pool.map(tasks.compute, range(n)) == [tasks.compute(i) for i in range(n)]
+    choice = pool.explain().choices[-1]
+    assert "and processes might do more" in choice.reason
+    assert choice.mode.processes or "They were tried, and did not" in choice.reason
 
 
 def test_limits_of_time_are_kept_by_processes(pool: Pool) -> None:
@@ -355,9 +387,157 @@ def test_what_contradicts_is_refused(options: dict[str, Any], says: str) -> None
         Pool(**options)
 
 
-def test_the_one_line_map_chooses_by_itself() -> None:
-    assert fullcourt.map(tasks.add_one, range(10), mode="auto") == list(range(1, 11))
-    assert not fullcourt.map(tasks.add_one, [], mode="auto")
+def test_the_one_line_map_chooses_by_itself_unless_it_is_told() -> None:
+    assert fullcourt.map(tasks.add_one, range(10)) == list(range(1, 11))
+    assert not fullcourt.map(tasks.add_one, [])
+    assert set(fullcourt.map(tasks.pid_of, range(4))) == {os.getpid()}  # a small job: no process was started
+    assert os.getpid() not in fullcourt.map(tasks.pid_of, range(4), mode=None)
+    assert os.getpid() not in fullcourt.map(tasks.pid_of, range(4), processes=1)
+
+
+def shared_facts() -> Facts:
+    """Of a function that waits for something of which there is one, as it seemed."""
+    facts = facts_like("wait", wall=0.01)
+    assert facts.pair is not None
+    alone, pair = replace(facts.alone, gil_s=None), replace(facts.pair, wall_s=0.02, cpu_s=0.0001)
+    return replace(facts, alone=alone, pair=pair)
+
+
+@pytest.mark.parametrize("elsewhere_s", [0.01, 1.0], ids=["faster", "slower"])
+def test_processes_are_tried_where_threads_cannot_tell(
+    told: Callable[..., Pool], elsewhere_s: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fullcourt._advise.course.TRY_LEFT_S", 1.0)
+    monkeypatch.setattr(Course, "_is_worth_more", lambda *_: False)  # on a busy machine it would change over before
+    path, items = journal(tmp_path)
+    pool = told(tasks.nap_and_record, shared_facts())
+    triples = [(name, i, elsewhere_s) for name, i in items]
+    assert pool.map(tasks.nap_and_record, triples) == [i * i for i in range(N)]
+    assert each_once(path)
+    choice = pool.explain().choices[-1]
+    if elsewhere_s < 1:
+        assert choice.mode.processes
+        assert choice.changed_from == Mode(0, 1)
+        assert "might do more" in choice.reason
+    else:
+        assert choice.mode == Mode(0, 1)
+        assert choice.changed_from is None
+        assert "did not" in choice.reason
+
+
+class NotReadBack(Exception):
+    def __init__(self, one: int, other: int) -> None:
+        super().__init__(f"{one} {other}")
+
+
+def fails_at_times(n: int) -> int:
+    time.sleep(0.002)
+    if n % 3 == 0:
+        raise NotReadBack(n, n)
+    return n
+
+
+def test_what_cannot_be_read_back_stays_on_threads() -> None:
+    with Pool(mode="auto") as pool:
+        results = pool.map(fails_at_times, range(300), on_error="return")
+    assert [str(r.exception) if isinstance(r, Failure) else r for r in results[:4]] == ["0 0", 1, 2, "3 3"]
+    assert len(results) == 300
+
+
+def test_mocks_are_functions_and_items_like_others() -> None:
+    function = unittest.mock.MagicMock(return_value=7)
+    assert fullcourt.map(function, range(3)) == [7, 7, 7]
+    items = [unittest.mock.MagicMock() for _ in range(300)]
+    assert fullcourt.map(lambda item: (time.sleep(0.002), item)[1], items) == items
+
+
+def test_a_map_while_its_module_is_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "maps_at_import.py").write_text(
+        "import time, fullcourt\n"
+        "def wait(n):\n    time.sleep(0.002)\n    return n\n"
+        "RESULTS = fullcourt.map(wait, range(400))\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    import maps_at_import  # type: ignore[import-not-found]
+
+    assert list(range(400)) == maps_at_import.RESULTS
+
+
+RELEASE = threading.Event()
+
+
+def wait_or_fail(n: int) -> None:
+    if n == 0:
+        RELEASE.wait(60)
+    elif n == 1:
+        raise ValueError("at once")
+
+
+@pytest.mark.parametrize("options", [{"mode": "auto"}, {"threads": 2}], ids=["auto", "threads"])
+def test_an_error_is_not_kept_back_by_a_thread_that_waits(options: dict[str, Any]) -> None:
+    RELEASE.clear()
+    began = time.perf_counter()
+    try:
+        with pytest.raises(ValueError, match="at once"), Pool(**options) as pool:
+            pool.map(wait_or_fail, range(8))
+        assert time.perf_counter() - began < 50
+        assert pool.statistics().n_in_flight == 0
+    finally:
+        RELEASE.set()  # the thread that was left ends
+
+
+def test_worker_processes_have_no_locks_that_tasks_hold_in_threads() -> None:
+    with Pool(mode="auto") as pool:
+        held = pool.submit(tasks.hold_lock, 1.0)
+        while not tasks.LOCK.locked():
+            time.sleep(0.001)
+        pids = pool.map(tasks.take_lock, range(4), timeout=20)  # with a limit: it goes to processes at once
+        assert not held.done()
+        assert os.getpid() not in pids
+        # Workers of another size come from another template.
+        hub = cast("Hub", pool._driver)
+        driver, mode = hub.drivers.for_mode(Mode(1, 2))
+        assert mode == Mode(1, 2)
+        future: fullcourt.Future[int] = fullcourt.Future(driver)
+        driver.submit(tasks.take_lock, (1,), {}, future)
+        assert future.result(timeout=20) not in {*pids, os.getpid()}
+        assert not held.done()
+
+
+def test_who_waits_leaves_worker_processes_that_have_ended() -> None:
+    """Their place was taken by others: the map that is waited for goes on there."""
+    with Pool(mode="auto") as pool:
+        driver, _ = cast("Hub", pool._driver).drivers.for_mode(Mode(1, 1))
+        driver.close()
+        assert driver.ended.wait(20)
+        began = time.perf_counter()
+        assert not driver.wait(fullcourt.Future(driver), 60.0)
+        assert time.perf_counter() - began < 30.0
+
+
+def test_what_one_kind_of_processes_did_is_expected_of_the_other() -> None:
+    predictions = {p.mode: p for p in predict(facts_like("python"))}
+    tried = predictions[Mode(2, 1)]
+    for mode, prediction in predictions.items():
+        corrected = Course._corrected(prediction, tried, tried.rate / 4)
+        assert corrected.rate == pytest.approx(prediction.rate / 4 if mode.processes else prediction.rate)
+
+
+def test_forked_workers_know_what_the_program_knew_when_the_pool_was_opened() -> None:
+    tasks.KNOWN.append("before")
+    try:
+        with Pool(mode="auto", start_method="fork") as pool:
+            tasks.KNOWN.append("after")
+            assert pool.map(tasks.known, range(2), timeout=20) == [["before"]] * 2
+    finally:
+        tasks.KNOWN.clear()
+
+
+def test_what_worker_processes_are_forked_from_may_be_killed() -> None:
+    with Pool(mode="auto", start_method="fork") as pool:
+        (seed,) = cast("Hub", pool._driver).drivers._seeds
+        os.kill(seed._pid, signal.SIGKILL)
+        assert os.getpid() not in pool.map(tasks.pid_of, range(4), timeout=20)
 
 
 def test_explicit_modes_are_as_before() -> None:

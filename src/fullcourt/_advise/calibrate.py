@@ -52,7 +52,9 @@ def is_free_threaded() -> bool:
     return not getattr(sys, "_is_gil_enabled", lambda: True)()
 
 
-def facts_of(alone: Stretch, pair: Stretch | None, transport: Transport, foreign_cores: float) -> Facts:
+def facts_of(
+    alone: Stretch, pair: Stretch | None, transport: Transport, foreign_cores: float, start_method: str | None = None
+) -> Facts:
     """The facts, with what is known of this Python and this machine."""
     return Facts(
         alone=alone,
@@ -63,7 +65,7 @@ def facts_of(alone: Stretch, pair: Stretch | None, transport: Transport, foreign
         foreign_cores=round(foreign_cores, 3),
         method="sampled" if alone.gil_s is not None else "clocks",
         python=sys.version.split()[0],
-        start_method=usable_start_method(None),
+        start_method=usable_start_method(start_method),
     )
 
 

@@ -229,7 +229,7 @@ class Calls:
             self._go(*hub.drivers.for_mode(mode))
             return
         transport = measure_transport(self._fn, self._samples, self._results, hub.start_method)
-        facts = facts_of(alone, None if pair is None else scaled(pair, alone), transport, foreign)
+        facts = facts_of(alone, None if pair is None else scaled(pair, alone), transport, foreign, hub.start_method)
         predictions = tuple(predict(facts))
         chosen = choose(list(predictions), facts)
         words = reason(facts, demands_of(facts), chosen, predictions)

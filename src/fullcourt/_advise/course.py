@@ -6,9 +6,12 @@ Each map has a thread of its own that conducts: it sleeps but for a few moments 
    milliseconds, and no process was ever started.
 2. *In pairs:* two at a time.
 3. *Decided:* from what was measured follow predictions. The map moves to the driver of the mode that will be done the
-   soonest, its start included; what runs ends where it runs.
+   soonest, its start included; what runs ends where it runs. Where much is waited for, that is many threads first: they
+   are there at once, and show how far the GIL holds them up, which two of them do not. Processes follow if it does.
 4. *Watched:* if it does less than was predicted, it goes back to the trial for a quarter of a second, and moves once
-   more, to where it is then expected to be faster; once.
+   more, to where it is then expected to be faster; once. Where it runs in this process, and processes would do more if
+   the items had nothing in common but the cores, and enough is left, they are tried for a moment: threads of one
+   process cannot tell.
 """
 
 from __future__ import annotations
@@ -16,13 +19,13 @@ from __future__ import annotations
 import queue
 from collections.abc import Callable
 from dataclasses import replace
-from time import monotonic, perf_counter
+from time import monotonic, perf_counter, process_time
 from typing import TYPE_CHECKING, Any, cast
 
 from fullcourt._advise.explain import Choice
 from fullcourt._advise.facts import Facts, Stretch
 from fullcourt._advise.legs import Leg, MeteredEstimate, Strays
-from fullcourt._advise.model import Mode, Prediction, choose, demands_of, predict
+from fullcourt._advise.model import Mode, Prediction, choose, demands_of, hoped_of_processes, predict, waits_much
 from fullcourt._advise.trial import Trial
 from fullcourt._advise.words import reason
 from fullcourt._engines.jobs import MapJob, StreamJob
@@ -39,10 +42,18 @@ QUICK_S = 0.02  # jobs that end within this are not looked at
 ALONE_S = 0.1
 PAIR_S = 0.12
 WORTH_S = 0.12  # less is left: not worth another mode
+WIDE_S = 0.1
 WINDOW_S = 0.4  # of watching, doubled up to
 LONGEST_WINDOW_S = 5.0
+TRY_LEFT_S = 5.0  # so much must be left for processes to be tried where they were not predicted to be faster
+TRY_S = 0.3
+TRY_GAIN = 1.2  # what they would do at best, to what is done now
+LEAST_GAIN = 1.05  # what they are predicted to do, to what threads do
+HELD_UP_CORES = 0.75  # with fewer at work, threads of one process do not wait for the GIL for long
 STUCK_S = 0.1  # where items run one at a time, none has waited for longer behind one that does not end
 SERIAL = Mode(0, 1)
+BEGUN = "It has only begun."
+OVER_SOON = "It was over before it was known what it is like."
 
 
 class Course:
@@ -62,7 +73,7 @@ class Course:
         self.leg: Leg | None = None  # the one that is attached
         self.strays: Strays | None = None
         self.legs: list[Leg] = []
-        self.choice = Choice(function_name(source.fn), SERIAL, "It has only begun.")
+        self.choice = Choice(function_name(source.fn), SERIAL, BEGUN)
         self._bell: queue.SimpleQueue[None] = queue.SimpleQueue()  # its `put` takes no lock: the collector rings, too
 
     # -- called from anywhere --------------------------------------------------------------------------------------
@@ -80,7 +91,8 @@ class Course:
 
     def so_far(self) -> Choice:
         """The choice, with the items that have ended by now: a map returns a little before its course has ended."""
-        return replace(self.choice, n_items=self.source.n_done)
+        choice = replace(self.choice, n_items=self.source.n_done)
+        return replace(choice, reason=OVER_SOON) if choice.reason == BEGUN and self.is_over() else choice
 
     def is_over(self) -> bool:
         """Whether there is nothing left to do."""
@@ -147,7 +159,8 @@ class Course:
             facts = self._calibrate()
             if facts is None:
                 return
-        if self._decide(facts) and not self.is_over():
+        self._decide(facts)
+        if not self.is_over():
             self._watch(facts)
 
     def _calibrate(self) -> Facts | None:
@@ -189,25 +202,49 @@ class Course:
 
     # -- decisions -------------------------------------------------------------------------------------------------
 
-    def _decide(self, facts: Facts, *, tried: Prediction | None = None, did: float = 0.0) -> bool:
-        """Go where it will be done the soonest. ``tried``: where it was, and did so many items a second.
-
-        Returns whether it is worth watching.
-        """
+    def _decide(self, facts: Facts, *, tried: Prediction | None = None, did: float = 0.0) -> None:
+        """Go where it will be done the soonest. ``tried``: where it was, and did so many items a second."""
         n_left = self._n_left()
         predictions = predict(facts, n_items=n_left)
         if tried is not None:
             predictions = [self._corrected(p, tried, did) for p in predictions]
         chosen = choose(predictions, facts, n_items=n_left)
+        if tried is None and chosen.mode.processes and waits_much(facts):
+            self._begin_in_threads(facts, chosen, predictions)
+            return
         words = reason(facts, demands_of(facts), chosen, predictions)
-        before = self.choice.mode if tried is not None else None
+        before = None
+        if tried is not None:
+            before = self.choice.mode
+            words = f"In {before} it did {self.choice.measured:.3g} items a second, fewer than predicted. {words}"
         self._settle_on(chosen.mode, words, chosen, facts, tuple(predictions), before)
-        return True
+
+    def _begin_in_threads(self, facts: Facts, chosen: Prediction, predictions: list[Prediction]) -> None:
+        """See what many threads do; go on to worker processes if these should still be faster."""
+        n_left = self._n_left()
+        threads = choose([p for p in predictions if p.mode.kind == "threads"], facts, n_items=n_left)
+        words = reason(facts, demands_of(facts), threads, predictions)
+        self._settle_on(threads.mode, words, threads, facts, tuple(predictions))
+        began, used = perf_counter(), process_time()
+        did = self._see(threads, WIDE_S)
+        if did is None:
+            return
+        cores = (process_time() - used) / (perf_counter() - began)
+        self.choice = replace(self.choice, measured=did)
+        is_held_up = cores > HELD_UP_CORES or chosen.mode.n_slots > threads.mode.n_slots
+        gain = chosen.rate / threads.rate if is_held_up else 1.0
+        hoped = replace(chosen, rate=did * gain)
+        if gain > LEAST_GAIN and (n_left is None or n_left / did > LEAST_GAIN * hoped.seconds_for(n_left)):
+            self._try(chosen, facts, did, f"{words} They did {did:.3g} items a second")
 
     @staticmethod
     def _corrected(prediction: Prediction, tried: Prediction, did: float) -> Prediction:
-        """What was seen counts for more than what was predicted, for that mode and others of its kind."""
-        if prediction.mode.kind != tried.mode.kind or did <= 0:
+        """What was seen counts for more than what was predicted, for that mode and others of its kind.
+
+        Processes of one thread and of several count as one: what the first have in common, the others have, too.
+        """
+        kinds = {"both" if mode.processes else mode.kind for mode in (prediction.mode, tried.mode)}
+        if len(kinds) > 1 or did <= 0:
             return prediction
         factor = min(1.0, did / tried.rate)
         return replace(
@@ -290,26 +327,73 @@ class Course:
     def _watch(self, facts: Facts) -> None:
         """See whether it does what was predicted. If not, look again what it is like, and change over, once."""
         window_s = WINDOW_S
-        n_windows = 0
+        has_tried = False
         while True:
             chosen, leg = self.choice.predicted, self.leg
             if chosen is None or leg is None:
                 return
-            each_s = chosen.mode.n_slots / chosen.rate  # what an item should take there
-            if not leg.n_ended:  # workers start
-                self._sleep(2.0 + 2 * chosen.start_s + 5 * each_s, leg.has_begun)
+            each_s = self._wait_for_begin(leg, chosen)
             rate, busy = self._measure(leg, max(window_s, 3 * each_s))
             if rate is None:
                 return
             self.choice = replace(self.choice, measured=rate, n_items=self.source.n_done)
-            n_windows += 1
-            if busy and rate < chosen.low and self.choice.changed_from is None and self._is_worth_more(rate):
+            may_change = busy and self.choice.changed_from is None
+            if may_change and not has_tried and self._try_processes(facts, rate):
+                has_tried = True
+            elif may_change and rate < chosen.low and self._is_worth_more(rate):
                 self._change_over(facts, chosen, rate)
-                if self.is_over():
-                    return
-                window_s = WINDOW_S
+            else:
+                window_s = min(2 * window_s, LONGEST_WINDOW_S)
                 continue
-            window_s = min(2 * window_s, LONGEST_WINDOW_S)
+            if self.is_over():
+                return
+            window_s = WINDOW_S
+
+    def _try_processes(self, facts: Facts, rate: float) -> bool:
+        """If they may be much faster than what is done now, see whether they are, and stay or go back.
+
+        Returns whether it was tried.
+        """
+        if self.choice.mode.processes:
+            return False
+        n_left = self._n_left()
+        hoped = hoped_of_processes(facts, n_items=n_left)
+        if hoped is None:
+            return False
+        now_s = (1.0 if n_left is None else n_left) / rate
+        then_s = 1.0 / hoped.rate if n_left is None else hoped.seconds_for(n_left)
+        if (n_left is not None and now_s < TRY_LEFT_S) or now_s < TRY_GAIN * then_s:
+            return False
+        self._try(hoped, facts, rate, f"{self.choice.reason} It did {rate:.3g} items a second in {self.choice.mode}")
+        return True
+
+    def _try(self, hoped: Prediction, facts: Facts, rate: float, words: str) -> None:
+        """Have worker processes do it; go back if they do less than these items a second."""
+        before = self.choice
+        words += ", and processes might do more."
+        self._settle_on(hoped.mode, words, hoped, facts, before.predictions, before.mode)
+        did = self._see(hoped, TRY_S)
+        if did is None:
+            return
+        if did > rate:
+            self.choice = replace(self.choice, reason=f"{words} They do: {did:.3g}.", measured=did)
+        else:
+            words = f"{words} They were tried, and did not: {did:.3g}."
+            self._settle_on(before.mode, words, before.predicted, facts, before.predictions)
+
+    def _see(self, predicted: Prediction, least_s: float) -> float | None:
+        """Items a second where it has just gone, over so long, or two rounds of items. None: it is over."""
+        leg = self.leg
+        assert leg is not None
+        each_s = self._wait_for_begin(leg, predicted)
+        return self._measure(leg, max(least_s, 2 * each_s))[0]
+
+    def _wait_for_begin(self, leg: Leg, predicted: Prediction) -> float:
+        """Wait while workers start. Returns what an item should take there, in seconds."""
+        each_s = predicted.mode.n_slots / predicted.rate
+        if not leg.n_ended:
+            self._sleep(2.0 + 2 * predicted.start_s + 5 * each_s, leg.has_begun)
+        return each_s
 
     def _is_worth_more(self, rate: float) -> bool:
         """Whether enough is left to look again."""
@@ -326,7 +410,10 @@ class Course:
         for _ in range(4):
             if self._sleep(window_s / 4):
                 return None, False
-            busy = busy and not leg.driver.scheduler.idle and (leg.queued or leg.limit is not None)
+            if leg.limit is None:
+                busy = busy and not leg.driver.scheduler.idle and leg.queued
+            else:
+                busy = busy and leg.source.available() > 0
         return (leg.n_ended - n_before) / (perf_counter() - began), busy
 
     def _change_over(self, facts: Facts, chosen: Prediction, rate: float) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import weakref
 from collections.abc import Callable
@@ -13,15 +14,17 @@ from fullcourt._advise.calls import Pending
 from fullcourt._advise.legs import Leg
 from fullcourt._advise.model import Mode
 from fullcourt._core.options import Options
-from fullcourt._engines.build import build_driver
+from fullcourt._engines.build import build_driver, sow
 from fullcourt._engines.driver import Driver
 from fullcourt._engines.future import Future
 from fullcourt._engines.jobs import MapChunk, Settlement
+from fullcourt._engines.methods import portable_transport
 from fullcourt._engines.state import Broadcast, new_key
 from fullcourt.errors import PicklingError
 
 if TYPE_CHECKING:
     from fullcourt._advise.hub import Hub
+    from fullcourt._engines.template import Seed
 
 __all__ = ["Drivers"]
 
@@ -44,6 +47,7 @@ class Drivers:
         self._process_mode = Mode(0, 1)
         self._replaced: weakref.WeakSet[Driver] = weakref.WeakSet()
         self._broadcasts: dict[int, Any] = {}  # for worker processes that come later
+        self._seeds: list[Seed] = []  # a template that was forked before there were tasks in threads; at most one
         self.initialized = options["initializer"] is None
         self._init_error: BaseException | None = None
 
@@ -63,6 +67,22 @@ class Drivers:
         finally:
             self.initialized = True
             self._hub.ring()
+
+    def open(self) -> None:
+        """If worker processes shall be forked: fork what they will be forked from, before any task has run here.
+
+        Not by default: that takes long in a large program, whose memory is then copied page by page as it changes.
+        """
+        if self._options["start_method"] == "fork":
+            seed = sow(**self._options)
+            if seed is not None:
+                self._seeds.append(seed)
+
+    def close_seed(self) -> None:
+        """It is not needed, or not any more. Takes no lock."""
+        while self._seeds:
+            with contextlib.suppress(IndexError):  # another thread was quicker
+                self._seeds.pop().close()
 
     @property
     def has_processes(self) -> bool:
@@ -116,9 +136,20 @@ class Drivers:
             options.update(start_method=None, preload=())
             if not self.initialized and threads == 2:
                 options.update(initializer=self._initialize)
+        seed = None
+        if processes and not portable_transport():
+            with contextlib.suppress(IndexError):
+                seed = self._seeds.pop()
+            if seed is not None and not seed.is_alive():
+                seed.close()
+                seed = None
+            options.update(start_method="fork" if seed is not None else self._hub.start_method)
         driver = build_driver(processes=processes, threads=threads, kind=kind, **options)
         if isinstance(driver, Sender):
             driver.hub = self._hub
+            driver.roles.lets_go = True
+        if seed is not None:
+            driver.engine.seed = seed
         driver.open()
         self.all.append(driver)
         driver.ended.add_done_callback(self._hub._driver_ended)

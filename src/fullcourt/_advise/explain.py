@@ -43,7 +43,7 @@ class Choice:
             seen = "not measured" if self.measured is None else f"{self.measured:,.3g} a second measured"
             lines.append(f"  {p.rate:,.3g} items a second predicted ({p.low:,.3g} to {p.high:,.3g}), {seen}.")
         if self.changed_from is not None:
-            lines.append(f"  Before, it ran in {self.changed_from}, which was slower than predicted.")
+            lines.append(f"  Before, it ran in {self.changed_from}.")
         return "\n".join(lines)
 
 

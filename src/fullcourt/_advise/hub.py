@@ -17,7 +17,7 @@ import weakref
 from collections import deque
 from collections.abc import Callable
 from time import monotonic
-from types import FunctionType, MethodType
+from types import FunctionType
 from typing import Any, cast
 
 from fullcourt._advise.calls import Calls, Pending
@@ -28,6 +28,7 @@ from fullcourt._advise.facts import Facts
 from fullcourt._advise.legs import Strays
 from fullcourt._advise.model import Mode
 from fullcourt._core.options import Options
+from fullcourt._engines.build import usable_start_method
 from fullcourt._engines.driver import Driver
 from fullcourt._engines.future import Future, let_go
 from fullcourt._engines.jobs import MapJob, Settlement, StreamJob
@@ -36,6 +37,7 @@ from fullcourt._os.cpus import usable_cores
 from fullcourt._os.interrupts import Shield
 from fullcourt._os.threads import make_thread
 from fullcourt._os.waits import acquire
+from fullcourt._transport.functions import innermost
 from fullcourt.errors import PoolClosed, TaskCancelled
 
 __all__ = ["Hub"]
@@ -86,7 +88,10 @@ class Hub:
     def __init__(self, name: str, options: dict[str, Any]) -> None:
         self.name = name
         self.pid = os.getpid()
-        self.start_method: str | None = options.get("start_method")
+        # Tasks run in threads of this process, and leave there what threads and connections they please: a fork in the
+        # midst of that, or after it, is not safe.
+        method = usable_start_method(options["start_method"])
+        self.start_method = "forkserver" if method == "fork" else method
         self._lock = threading.Lock()
         self._ids = itertools.count(1)
         self.new_id = self._ids.__next__
@@ -109,7 +114,9 @@ class Hub:
         self._abandoned = False
 
     def open(self) -> None:
-        """Nothing is started before there is work."""
+        """Nothing is started before there is work, unless its processes shall be forked."""
+        with self.shield:  # what is half open nobody could end
+            self.drivers.open()
 
     # -- single calls ----------------------------------------------------------------------------------------------
 
@@ -378,6 +385,9 @@ class Hub:
 
     def wait(self, future: Future[Any], timeout: float | None) -> bool:
         """As a driver's. Whoever waits drives, if the work is with a driver that needs it."""
+        if future is self.ended and not future.done():
+            for driver in list(self.drivers.all):
+                driver.check_waits_for_others()
         work = future.work
         return self._wait(future, timeout, self._courses.get(work) if isinstance(work, MapJob) else None)
 
@@ -506,6 +516,7 @@ class Hub:
             self._closing = self.closed = True
         with self.drivers.opening:
             drivers = list(self.drivers.all)
+        self.drivers.close_seed()
         for driver in drivers:
             driver.close()
         self._driver_ended(None)
@@ -535,6 +546,7 @@ class Hub:
             for job in self._courses:
                 settlements += job.abort(TaskCancelled("the pool was terminated"))
             courses = list(self._courses.values())
+        self.drivers.close_seed()
         for driver in list(self.drivers.all):
             driver.terminate()
         for call in pending:
@@ -551,6 +563,7 @@ class Hub:
         self._abandoned = True
         if not self._courses and not any(not calls.is_idle() for calls in self._calls.values()):
             self._closing = self.closed = True
+            self.drivers.close_seed()
             for driver in self.drivers.all:
                 driver.abandon()
 
@@ -581,15 +594,9 @@ class Hub:
 
 def key_of(fn: Any) -> object:
     """What calls of a function have in common, though each may bring a function object of its own."""
-    while True:
-        if isinstance(fn, FunctionType):
-            return fn.__code__
-        if isinstance(fn, MethodType):
-            fn = fn.__func__
-        elif hasattr(fn, "func") and callable(fn.func):  # functools.partial
-            fn = fn.func
-        else:
-            break
+    fn = innermost(fn)
+    if isinstance(fn, FunctionType):
+        return fn.__code__
     kind = type(cast("object", fn))
     try:
         hash(fn)

@@ -60,7 +60,10 @@ class Leg(MapJob):
         self.n_ended = 0
         self.fed_at = 0.0
         self._lock = course.hub._lock
-        self._chunks: dict[int, int] = {}  # those out: index of the first item that has not ended, how many have not
+        self._n_out = 0  # items that were taken and have not ended
+        # The chunks that they were taken in, for the limit: index of the first item that has not ended, how many have
+        # not. A chunk may be divided later on, and then end in any order; its entry goes with the last of all.
+        self._chunks: dict[int, int] = {}
         self._dead = self._begun = False
         self._queued = self._held = False
         self._last_size = 0
@@ -128,10 +131,14 @@ class Leg(MapJob):
     def fixed_size(self) -> int | None:
         return 1 if self.alone else self.source.fixed_size()
 
+    def may_part(self) -> bool:
+        return self.limit is None and bool(self.source.may_part())
+
     def take(self, n_tasks: int) -> Chunk:
         with self._lock:
             taken: Any = self.source.take(n_tasks)
         chunk = MapChunk(self, self.new_id(), taken.start, taken.items)
+        self._n_out += chunk.count
         self._chunks[chunk.start] = chunk.count
         return chunk
 
@@ -155,7 +162,7 @@ class Leg(MapJob):
 
     def is_running(self) -> bool:
         """Whether items that were taken have not ended."""
-        return bool(self._chunks)
+        return self._n_out > 0
 
     def has_begun(self) -> bool:
         """Whether an item has ended here."""
@@ -168,9 +175,12 @@ class Leg(MapJob):
 
     def _ended(self, start: int, n: int) -> None:
         self.n_ended += n
+        self._n_out -= n
         left = self._chunks.pop(start, 0) - n
         if left > 0:
             self._chunks[start + n] = left
+        if not self._n_out:
+            self._chunks.clear()
 
     def _after(self, settlements: list[Settlement]) -> list[Settlement]:
         course = self.course
@@ -195,7 +205,7 @@ class Leg(MapJob):
 
     @property
     def open(self) -> bool:
-        return not self._dead and self.source.open and (self.attached or bool(self._chunks))
+        return not self._dead and self.source.open and (self.attached or self._n_out > 0)
 
     @property
     def stopped(self) -> bool:
@@ -247,12 +257,13 @@ class Strays(Leg):
     def take(self, n_tasks: int) -> Chunk:
         index, item = self.items.pop(0)
         chunk = MapChunk(self, self.new_id(), index, [item])
+        self._n_out += 1
         self._chunks[index] = 1
         return chunk
 
     @property
     def open(self) -> bool:
-        return not self._dead and self.source.open and bool(self._chunks or self.items)
+        return not self._dead and self.source.open and bool(self._n_out or self.items)
 
     # The feeder must not take this row for the source's.
     @property

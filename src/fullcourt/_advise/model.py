@@ -16,11 +16,21 @@ there are several servers, it waits only behind as many as there are.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from fullcourt._advise.facts import Facts
 
-__all__ = ["Demands", "Mode", "Prediction", "candidates", "choose", "demands_of", "predict"]
+__all__ = [
+    "Demands",
+    "Mode",
+    "Prediction",
+    "candidates",
+    "choose",
+    "demands_of",
+    "hoped_of_processes",
+    "predict",
+    "waits_much",
+]
 
 # What the pool itself costs: rough assumptions, of the order that single calls and maps of nothing cost in benchmarks/;
 # not yet fitted to the truth that benchmarks/advice.py records. How items travel together: docs/design/0006-chunks.md.
@@ -34,7 +44,8 @@ HYBRID = 1.04  # Python code in a process with several threads: they hand the GI
 START_PROCESS_S = 0.012  # each; and
 START_PROCESSES_S = 0.03  # the template, once
 START_FRESH_S = 0.15  # each, where workers are fresh interpreters that share the cores meanwhile
-TOO_SHORT_S = 5e-6  # who runs for less does not let go of the GIL in between
+MOST_HANDING_OVER = 8.0  # by how much handing the GIL to and fro makes an item that needs it longer, at the most
+TOO_SHORT_S = 5e-6  # who runs for less neither waits nor lets go of the GIL meanwhile
 BOTH = 1.0 / 1.05  # a mode of more parts must promise so much more
 
 
@@ -153,8 +164,9 @@ def pair_rate(facts: Facts, gil: float, native: float, shared: float, blocked: f
 def demands_of(facts: Facts) -> Demands:
     """Split an item's time among the stations, so that they explain what was seen of two at a time."""
     alone, pair = facts.alone, facts.pair
-    wall, cpu = alone.own_wall_s, min(alone.cpu_s, alone.own_wall_s)
-    held = alone.gil_s
+    wall = alone.own_wall_s
+    cpu = min(alone.cpu_s, wall) if wall > TOO_SHORT_S else wall
+    held = alone.gil_s if wall > TOO_SHORT_S else None
     dilation = 1.0
     if pair is not None and pair.cpu_s > cpu > 0.05 * wall and facts.cores > 1:
         dilation = min(2.0, pair.cpu_s / cpu)
@@ -199,8 +211,17 @@ def inferred(facts: Facts, wall: float, cpu: float, dilation: float) -> Demands:
             return pair_rate(facts, g, (cpu - g) * dilation, 0.0, blocked)
 
         gil = solve(with_gil, pair.rate, 0.0, cpu)
-        if gil > 0.98 * cpu and pair.rate < 0.9 * with_gil(cpu):
-            shared = solve(lambda s: pair_rate(facts, cpu, 0.0, s, blocked), pair.rate, 0.0, blocked)
+        if gil > 0.98 * cpu:
+            # All of it needs the GIL. If it takes more CPU time in company, that goes into handing the GIL over at
+            # every short call without it; where there is hardly anything else to wait for, the rest of the wait, too.
+            # Neither comes about in processes.
+            dilation = 1.0
+            if pair.rate < 0.9 * with_gil(cpu):
+                if blocked < 0.1 * wall:
+                    most = MOST_HANDING_OVER * cpu
+                    handing = solve(lambda g: pair_rate(facts, g, 0.0, 0.0, blocked), pair.rate, cpu, most)
+                    return Demands(handing, cpu, 0.0, 0.0, 0.0, blocked, facts.alone.helper_s, dilation)
+                shared = solve(lambda s: pair_rate(facts, cpu, 0.0, s, blocked), pair.rate, 0.0, blocked)
     return Demands(gil, gil, cpu - gil, 0.0, shared, blocked, facts.alone.helper_s, dilation)
 
 
@@ -232,6 +253,22 @@ def predict(facts: Facts, *, n_items: int | None = None, modes: list[Mode] | Non
         modes = candidates(facts.cores, can_part=not facts.transport.obstacle)
     demands = demands_of(facts)
     return [predicted(facts, demands, mode, n_items) for mode in modes]
+
+
+def hoped_of_processes(facts: Facts, *, n_items: int | None = None) -> Prediction | None:
+    """What worker processes would do if the items had nothing in common but the cores. None: they cannot be sent.
+
+    Of two at a time in threads of one process it cannot always be told whether they slow each other by the GIL, or by
+    something that processes would have in common, too.
+    """
+    if facts.transport.obstacle:
+        return None
+    alone = facts.alone
+    cpu = min(alone.cpu_s, alone.own_wall_s)
+    demands = Demands(cpu, cpu, 0.0, 0.0, 0.0, alone.own_wall_s - cpu, alone.helper_s, 1.0)
+    facts = replace(facts, foreign_cores=0.0)  # others may be gone by then
+    modes = [mode for mode in candidates(facts.cores) if mode.processes]
+    return choose([predicted(facts, demands, mode, n_items) for mode in modes], facts, n_items=n_items)
 
 
 def predicted(facts: Facts, demands: Demands, mode: Mode, n_items: int | None) -> Prediction:
@@ -309,8 +346,18 @@ def stretched(
     return min(mva(n, stations, delay), bound, most), parent + cpu
 
 
+def waits_much(facts: Facts) -> bool:
+    """Whether an item waits for what others do not need, and so many more of them at a time help much."""
+    alone = facts.alone
+    own = alone.blocked_s - alone.helper_s - demands_of(facts).shared
+    return alone.own_wall_s > TOO_SHORT_S and own > 0.2 * alone.own_wall_s
+
+
 def choose(predictions: list[Prediction], facts: Facts, *, n_items: int | None = None) -> Prediction:
     """The best: the soonest done. Of those nearly as good the simplest, or where much is waited for the widest.
+
+    Not the widest where what is waited for is other programs that work for it, or something that all have in common:
+    more at a time then help little, and may hinder each other.
 
     Args:
         predictions: of which to choose.
@@ -320,15 +367,16 @@ def choose(predictions: list[Prediction], facts: Facts, *, n_items: int | None =
 
     def cost(prediction: Prediction) -> float:
         value = 1.0 / prediction.rate if n_items is None else prediction.seconds_for(n_items)
-        return value / BOTH if prediction.mode.kind == "both" else value
+        return value / BOTH if prediction.mode.kind == "both" and not waits else value
 
+    waits = waits_much(facts)
     best = min(map(cost, predictions))
     near = [prediction for prediction in predictions if cost(prediction) <= 1.06 * best]
-    waits = facts.alone.blocked_s > 0.2 * facts.alone.own_wall_s
     order = {"serial": 0, "threads": 1, "processes": 2, "both": 3}
 
-    def simplicity(prediction: Prediction) -> tuple[int, int]:
+    def simplicity(prediction: Prediction) -> tuple[bool, int, int]:
         mode = prediction.mode
-        return order[mode.kind], -mode.n_slots if waits else mode.n_slots
+        ranks = (-mode.n_slots, order[mode.kind]) if waits else (order[mode.kind], mode.n_slots)
+        return mode.kind != "serial", *ranks
 
     return min(near, key=simplicity)

@@ -44,7 +44,7 @@ class Trial:
     def facts(self, alone: Stretch, pair: Stretch | None) -> Facts:
         """What was seen; pickles some items and results."""
         pair = None if pair is None else scaled(pair, alone)
-        return facts_of(alone, pair, self._transport(), self._foreign)
+        return facts_of(alone, pair, self._transport(), self._foreign, self._hub.start_method)
 
     def _note(self, n_items: int, seconds: float) -> None:
         log = self._logs.get(threading.get_native_id())
