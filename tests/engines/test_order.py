@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import concurrent.futures as cf
 import os
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 
 from fullcourt import Pool
 from fullcourt._core.scheduler import Scheduler
+from fullcourt.errors import PicklingError
 
 
 def note(job: tuple[str, str]) -> None:
@@ -107,3 +109,34 @@ def test_no_call_lies_behind_a_long_one_while_others_have_their_turn(start_metho
         held.result(60)
         cf.wait(later, timeout=60)
     assert n_done == 20
+
+
+def nap(seconds: float) -> float:
+    time.sleep(seconds)
+    return seconds
+
+
+class Unpicklable:
+    def __reduce__(self) -> Any:
+        raise ValueError("this does not pickle")
+
+
+@pytest.mark.parametrize("n_items", [1, 2, 3])
+def test_a_callback_may_wait_for_calls_that_are_sent_after_what_failed(n_items: int) -> None:
+    waited: list[Any] = []
+    ended = threading.Event()
+
+    def wait_for_the_calls(error: BaseException) -> None:
+        waited.append(type(error))
+        waited.extend(call.result(30) for call in calls)
+        ended.set()
+
+    with Pool(processes=2, threads=2) as pool:
+        pool.map(nap, [0.1] * 8)
+        running = [pool.submit(nap, 0.1) for _ in range(4)]
+        running[0].add_done_callback(lambda _: time.sleep(0.5))  # so that all others end for one step, which sends all
+        running += [pool.submit(nap, 0.1) for _ in range(4)]
+        pool.map_async(nap, [Unpicklable()] * n_items, error_callback=wait_for_the_calls)
+        calls = [pool.submit(nap, 0.1) for _ in range(3)]
+        assert ended.wait(30)
+    assert waited == [PicklingError, 0.1, 0.1, 0.1]

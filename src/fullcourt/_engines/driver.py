@@ -603,12 +603,12 @@ class Driver:
             self._perform_shielded()
 
     def _perform_shielded(self) -> None:
+        # Nothing is settled in between: a callback may wait for a call that is yet to be sent here.
         scheduler, engine = self.scheduler, self.engine
         while scheduler.actions:
             with self._lock:
                 actions, scheduler.actions = scheduler.actions, []
-                settlements = self._start_workers(actions)
-            self._hand_out(settlements)
+                self._outcomes.extend(self._start_workers(actions))
             for action in actions:
                 if action[0] == "send":
                     if action[2].count > 1:
@@ -618,7 +618,7 @@ class Driver:
                     else:
                         problem = engine.send(action[1], action[2])
                     if problem is not None:
-                        self._hand_out(self._cannot_send(action[2], action[1], problem))
+                        self._outcomes.extend(self._cannot_send(action[2], action[1], problem))
                     else:
                         chunk: Any = action[2]
                         if chunk.options is not None and chunk.options.is_watched:
@@ -633,6 +633,8 @@ class Driver:
                     engine.grow(action[1])
                 elif action[0] == "shrink":
                     engine.shrink(action[1])
+        if self._outcomes:
+            self._have_handed_out()
 
     def _watch(self, chunk: Any, worker_id: int) -> None:
         with self._lock:
@@ -707,8 +709,6 @@ class Driver:
         ids = self.engine.take_back(worker_id)
         with self._lock:
             self._taken_back(worker_id, ids, monotonic())
-        if self._outcomes:
-            self._settle([])
 
     def _taken_back(self, worker_id: int, ids: list[int], now: float) -> None:
         """These chunks lay unread in a worker's link. Under the lock."""
@@ -1249,14 +1249,16 @@ class Driver:
 
     def _hand_out(self, settlements: list[Settlement]) -> None:
         """Settle what came of sending: by whoever leads, since a thread that submits may hold what callbacks want."""
-        if not settlements:
-            return
-        if not self.engine.needs_driving or self.roles.leads:
-            self._settle(settlements)
-            return
-        self._outcomes.extend(settlements)
-        self.roles.tell()
-        self.will_wait_elsewhere()
+        if settlements:
+            self._outcomes.extend(settlements)
+            self._have_handed_out()
+
+    def _have_handed_out(self) -> None:
+        if not self.engine.needs_driving:
+            self._settle([])
+        elif not self.roles.leads:  # else its step does so, before it waits
+            self.roles.tell()
+            self.will_wait_elsewhere()
 
     def end_at_once(self, future: Future[Any], result: Any, error: BaseException | None) -> None:
         """End a future whose work need not begin. Its callbacks are not for the thread that submits it."""
@@ -1323,13 +1325,13 @@ class Driver:
     def _step(self, timeout: float | None) -> None:
         """Wait for something to happen, and deal with it. Only the leader calls this."""
         self._since_driven = 0
-        if self._outcomes:  # an interrupt, or a thread that submits, left them
-            self._settle([])
-            timeout = 0.0  # what is waited for may have been among them
         if self.scheduler.actions:  # an interrupt left them
             self._perform_shielded()
         if self._gathered:
             self._release_gathered()
+        if self._outcomes:  # of what was just sent, or an interrupt, or a thread that submits, left them
+            self._settle([])
+            timeout = 0.0  # what is waited for may have been among them
         if self._abandoned and not self.closed:
             self._settle([])
             self.close()
