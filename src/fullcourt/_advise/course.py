@@ -385,8 +385,12 @@ class Course:
         """Items a second where it has just gone, over so long, or two rounds of items. None: it is over."""
         leg = self.leg
         assert leg is not None
-        each_s = self._wait_for_begin(leg, predicted)
-        return self._measure(leg, max(least_s, 2 * each_s))[0]
+        window_s = max(least_s, 2 * self._wait_for_begin(leg, predicted))
+        rate = self._measure(leg, window_s)[0]
+        took_s = leg.estimate.mean_s or 0.0
+        if rate and 2 * took_s > window_s:  # a round that ended just then counts for more than it is
+            rate = self._measure(leg, 2 * took_s)[0]
+        return rate
 
     def _wait_for_begin(self, leg: Leg, predicted: Prediction) -> float:
         """Wait while workers start. Returns what an item should take there, in seconds."""
