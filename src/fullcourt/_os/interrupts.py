@@ -43,10 +43,11 @@ class Shield:
             return
         if self._depth == 0:
             try:
-                for number in [number for number in SIGNALS if callable(getsignal(number))]:
-                    # In this order, a signal between any two of these lines either changes nothing or is held back.
-                    self._old[number] = getsignal(number)
-                    _signal.signal(number, self._mine)
+                for number in SIGNALS:
+                    if callable(getsignal(number)):
+                        # In this order, a signal between these lines either changes nothing or is held back.
+                        self._old[number] = getsignal(number)
+                        _signal.signal(number, self._mine)
             except BaseException:  # raised by the handler of one whose turn was still to come
                 self._end()
                 raise
@@ -70,7 +71,7 @@ class Shield:
         finally:
             if self._old:  # a handler that was put back has raised
                 self._end()
-            else:
+            elif self._pending:
                 self._deliver()
 
     def wait_begins(self) -> None:
