@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -110,3 +111,62 @@ def test_what_a_handler_raises_at_any_moment_leaves_the_pool_usable(workers: Any
             alarm.raises = None
             signaller.kill()
             signaller.wait()
+
+
+def nap(seconds: float) -> float:
+    time.sleep(seconds)
+    return seconds
+
+
+@pytest.mark.parametrize("timer", [0.0, 0.3], ids=["once", "again and again"])
+def test_an_alarm_comes_through_a_callback_that_never_ends(timer: float, caplog: pytest.LogCaptureFixture) -> None:
+    """Held back at first: the callback is called in the midst of a step."""
+    began: list[float] = []
+    raised: list[float] = []
+    never = threading.Event()
+
+    def block(_: Any) -> None:
+        began.append(time.monotonic())
+        assert threading.current_thread() is threading.main_thread()
+        signal.setitimer(signal.ITIMER_REAL, 0.01, timer)
+        never.wait()
+
+    def handle(number: int, frame: object) -> None:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        raised.append(time.monotonic())
+        raise AlarmError
+
+    before = signal.getitimer(signal.ITIMER_REAL)  # the test's own limit of time
+    old = signal.signal(signal.SIGALRM, handle)
+    try:
+        with fullcourt.Pool(1) as pool:
+            assert pool.apply_async(nap, (0.05,), callback=block).get() == 0.05
+            assert 0.9 < raised[0] - began[0] < 30
+            assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
+            assert pool.map(square, range(3)) == [0, 1, 4]
+    finally:
+        signal.signal(signal.SIGALRM, old)
+        signal.setitimer(signal.ITIMER_REAL, *before)
+    assert "a callback failed" in caplog.text
+    assert len(raised) == 1
+    caplog.clear()  # its traceback holds the pool
+
+
+def test_an_alarm_that_was_held_for_a_moment_comes_once() -> None:
+    came: list[int] = []
+
+    def block(_: Any) -> None:
+        signal.raise_signal(signal.SIGALRM)
+        assert not came
+
+    before = signal.getitimer(signal.ITIMER_REAL)
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    old = signal.signal(signal.SIGALRM, lambda number, _: came.append(number))
+    try:
+        with fullcourt.Pool(1) as pool:
+            assert pool.apply_async(nap, (0.05,), callback=block).get() == 0.05
+            assert came == [signal.SIGALRM]
+            assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
+    finally:
+        signal.signal(signal.SIGALRM, old)
+        signal.setitimer(signal.ITIMER_REAL, *before)

@@ -3,14 +3,18 @@
 Python runs signal handlers between any two instructions of the main thread, and they may raise: Ctrl-C's does, and
 those of programs that bound what takes too long by an alarm. An exception between receiving an answer and noting it
 would lose the answer. So while the main thread changes the pool's state, such a signal is noted, and delivered right
-after; while it waits, it comes through at once. A second Ctrl-C always comes through at once.
+after; while it waits, it comes through at once. A second Ctrl-C always comes through at once; so does another signal
+that comes again when it has been held for a second, which an alarm does of itself: what is done in the shield may be
+a callback of the user's that never ends.
 """
 
 from __future__ import annotations
 
 import _signal  # the C module under `signal`: without the conversions to enums, which cost 20 us for a call
+import signal
 import threading
 from _signal import getsignal
+from time import monotonic
 from types import FrameType, TracebackType
 from typing import Any
 
@@ -18,7 +22,10 @@ __all__ = ["Shield"]
 
 # Those whose handlers may raise. (Not SIGPROF and SIGVTALRM: a profiler's want to see what is interrupted.)
 NAMES = ("SIGINT", "SIGALRM", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2")
+SIGALRM = int(getattr(_signal, "SIGALRM", 0))
 SIGNALS = tuple(int(getattr(_signal, name)) for name in NAMES if hasattr(_signal, name))
+HELD_S = 1.0  # then an alarm comes again. As an interval it tells our timer from one that the user sets meanwhile
+AGAIN_S = 1.000977
 
 
 class Shield:
@@ -35,7 +42,7 @@ class Shield:
         self._main = threading.main_thread().ident
         self._depth = 0
         self._old: dict[int, Any] = {}  # the handlers in whose place ours is
-        self._pending: set[int] = set()
+        self._pending: dict[int, float] = {}  # when it came
         self.open = False  # set while the thread only waits
 
     def __enter__(self) -> None:
@@ -90,8 +97,9 @@ class Shield:
 
     def _deliver(self) -> None:
         for number in SIGNALS:
-            if number in self._pending:
-                self._pending.discard(number)
+            if self._pending.pop(number, None) is not None:
+                if number == SIGALRM:
+                    stop_coming_again()
                 handler = self._old.get(number) or getsignal(number)
                 try:
                     if callable(handler):
@@ -100,10 +108,28 @@ class Shield:
                     self._deliver()
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        if self.open or (number == _signal.SIGINT and number in self._pending):
-            self._pending.discard(number)
+        since = self._pending.get(number)
+        is_late = since is not None and (number == _signal.SIGINT or monotonic() - since > HELD_S)
+        if self.open or is_late:
+            self._pending.pop(number, None)
+            if number == SIGALRM:
+                stop_coming_again()
             was_open, self.open = self.open, False
             self._old[number](number, frame)
             self.open = was_open  # the wait goes on
-        else:
-            self._pending.add(number)
+        elif since is None:
+            self._pending[number] = monotonic()
+            if number == SIGALRM:
+                come_again()
+
+
+def come_again() -> None:
+    """Have the alarm go off once more in a while, unless the user's own timer has it do so."""
+    if signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0):
+        signal.setitimer(signal.ITIMER_REAL, HELD_S + 0.01, AGAIN_S)
+
+
+def stop_coming_again() -> None:
+    """Take our timer back, if it runs."""
+    if abs(signal.getitimer(signal.ITIMER_REAL)[1] - AGAIN_S) < 1e-5:
+        signal.setitimer(signal.ITIMER_REAL, 0.0)
