@@ -121,6 +121,7 @@ def test_the_child_has_none_of_our_descriptors_and_can_open_pools():
     process.pid  # noqa: B018  its news are read
     with fullcourt.Pool(2, start_method="fork") as pool:
         pool.map(abs, range(10))
+        pool.statistics()  # the news of all its workers are read
         before = len(os.listdir("/proc/self/fd"))
         child = fullcourt.fork()
         if child is None:
