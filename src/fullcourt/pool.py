@@ -909,7 +909,7 @@ class EndAtExit:
 
     def __init__(self, driver: Driver) -> None:
         self._driver = weakref.ref(driver)
-        driver.ended.add_done_callback(lambda _: atexit.unregister(self))
+        driver.ended.call_back(lambda _: atexit.unregister(self), hurries=False)  # nobody is to lead for it
 
     def __call__(self) -> None:
         driver = self._driver()

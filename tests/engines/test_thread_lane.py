@@ -172,7 +172,7 @@ def test_an_interrupt_as_a_call_is_handed_over_leaves_nothing_open(
 
 def lane_folded(pool: Pool) -> None:
     driver: Any = pool._driver
-    driver.fold_lane()
+    driver.fold_in()
 
 
 def submit_squares(pool: Pool, futures: list[Any]) -> None:

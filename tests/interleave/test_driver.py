@@ -213,7 +213,7 @@ def test_calls_that_gather_are_run_or_cancelled(monkeypatch: pytest.MonkeyPatch)
         first = all_.submit()
         first.work.estimate.mean_s = 0.0
         gathered = [all_.submit(), all_.submit()]
-        assert all_.driver._gathered
+        assert all_.driver._inbox
         more: list[Future[Any]] = []
         answers: list[bool] = []
         seen: list[Any] = []

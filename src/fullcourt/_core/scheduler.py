@@ -114,6 +114,8 @@ class Scheduler:
         """The pool was opened: start the workers, unless they wait for demand."""
         for _ in range(self.n_workers - self.n_unasked):
             self._start_worker(now)
+        for worker_id in reversed(list(self.idle)):  # the first call is for the one that is there first
+            self.idle[worker_id] = self.idle.pop(worker_id)
 
     def worker_wanted(self, now: float) -> None:
         """Somebody wants one worker more to be there, if there may be one, whether or not a task waits."""

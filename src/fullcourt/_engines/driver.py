@@ -117,7 +117,7 @@ class Driver:
         self._outcomes: deque[Settlement] = deque()  # futures to be settled without the lock
         self._abandoned_jobs: list[StreamJob] = []
         self._held: list[StreamJob] = []
-        self._gathered: list[CallStream] = []  # with calls that are not given to the scheduler yet
+        self._inbox: deque[Call] = deque()  # calls of a burst that are not given to the scheduler yet
         gathers = engine.needs_driving and not self.is_nested
         self._burst = BURST * engine.n_slots * scheduler.n_workers if gathers else 1 << 60
         self.busy_of_lost_s = 0.0
@@ -158,20 +158,21 @@ class Driver:
         call = self._prepare(fn, args, kwargs, future, options)
         if call is None:
             return False
-        with self.roles.shield:
-            self._hand_in(call)
-            self._perform_held()
-        if self.scheduler.actions:
-            self._perform()
+        if self._n_open <= self._burst or not self._gathers(call):
+            with self.roles.shield:
+                self._hand_in(call)
+                self._perform_held()
+            if self.scheduler.actions:
+                self._perform()
         if self.engine.needs_driving:
             self._since_driven += 1
             if self.roles.parked:
                 self.roles.arm()
             if self._since_driven >= DRIVE_EVERY:
                 # Not where there are callbacks: the caller may hold a lock that they wait for.
-                looked = not self._calls_back and self.roles.try_step(0)
-                if not looked and self._gathered:
-                    self._release_gathered()
+                if (self._calls_back or not self.roles.try_step(0)) and self._inbox:
+                    self._since_driven = 0
+                    self._empty_inbox()
         return True
 
     def call(
@@ -204,8 +205,8 @@ class Driver:
             self._perform()
         if self._outcomes or self._deferred:
             self._settle([])  # what an outer step of this thread has yet to hand out
-        if self._gathered:
-            self._release_gathered()
+        if self._inbox:
+            self._empty_inbox()
         self.roles.wait_shielded(future, None)
 
     def _prepare(
@@ -260,17 +261,15 @@ class Driver:
             now = monotonic()
             if self.thread_lane is not None:
                 self.thread_lane.fold(now)
-            if self._limited and not self._n_open:
-                self.supervisor.work_came(now)
-            self._n_open += 1
-            call.id = self.new_id()  # under the lock: on free-threaded Python two could draw the same number
-            gathers = self._n_open > self._burst and self._gathers(call, priority)
+            if self._inbox:
+                self._take_inbox(now)  # they came before
+            self._came(call, now)
             # While another thread has actions to perform, a worker that is free may be one that has yet to be started.
             has_actions = self.scheduler.actions and not self.is_nested
-            at_once = not (gathers or has_actions or self.engine.runs_inline)
+            at_once = not (has_actions or self.engine.runs_inline)
             worker_id = self.scheduler.placed_at_once(call, now) if at_once else 0
             if not worker_id and not (at_once and self._overtook(call, priority, now)):
-                self._have_wait(call, priority, now, gathers=gathers)
+                self._have_wait(call, priority, now)
         if worker_id:
             problem = self.engine.send(worker_id, call)
             if problem is not None:
@@ -285,11 +284,15 @@ class Driver:
         stream = self._streams.get((threading.get_ident(), priority) if priority else threading.get_ident())
         return (stream is None or not stream.n_live) and self.scheduler.overtook(call, priority, now)
 
-    def _have_wait(self, call: Call, priority: int, now: float, *, gathers: bool) -> None:
-        """No worker has room for a call, others wait already, or it gathers: it goes to its thread's stream.
+    def _came(self, call: Call, now: float) -> None:
+        """Count a call as open. Under the lock: on free-threaded Python two could draw the same number."""
+        if self._limited and not self._n_open:
+            self.supervisor.work_came(now)
+        self._n_open += 1
+        call.id = self.new_id()
 
-        Under the lock.
-        """
+    def _have_wait(self, call: Call, priority: int, now: float) -> None:
+        """No worker has room for a call, or others wait already: it goes to its thread's stream. Under the lock."""
         me: object = (threading.get_ident(), priority) if priority else threading.get_ident()
         stream = self._streams.get(me)
         if stream is None:
@@ -297,29 +300,50 @@ class Driver:
             self._forget_streams(me)
         call.stream = stream
         stream.append(call)
-        if gathers:
-            if not stream.queued and stream not in self._gathered:
-                self._gathered.append(stream)
-        elif not stream.queued or priority >= NESTED:
+        if not stream.queued or priority >= NESTED:
             self.scheduler.stream_filled(stream, now)
 
-    def _gathers(self, call: Call, priority: int) -> bool:
-        """Whether a call, one of many, is to wait for the next look for results: it is tiny, and no slot is free.
+    def _gathers(self, call: Call) -> bool:
+        """If a call is one of many tiny ones and no slot is free, leave it for the next look for results.
 
-        So whoever looks is told by an event of those that run, if nobody does so before.
+        Whoever looks is told by an event of those that run, if nobody does so before. This needs neither the shield
+        nor the lock: a signal's handler may raise before or after the call is entered, and either is well.
         """
         mean_s = call.estimate.mean_s
-        return mean_s is not None and mean_s < TINY_S and not self.scheduler.idle and not priority and not call.options
+        if mean_s is None or mean_s >= TINY_S or self.scheduler.idle or call.options or self.closed:
+            return False
+        me = threading.get_ident()
+        call.stream = self._streams.get(me) or self._streams.setdefault(me, CallStream(Estimate()))
+        self._inbox.append(call)
+        if self.closed:  # just now; who closed may have emptied the inbox before
+            self._leave_inbox(call)
+        return True
 
-    def _release_gathered(self) -> None:
+    def _leave_inbox(self, call: Call) -> None:
+        with self.roles.shield, self._lock:
+            if call in self._inbox:
+                self._inbox.remove(call)
+                self._check_open()
+
+    def _empty_inbox(self) -> None:
         """Give the calls that have gathered to the scheduler."""
         with self.roles.shield:
             with self._lock:
-                now = monotonic()
-                while self._gathered:
-                    self.scheduler.stream_filled(self._gathered.pop(), now)
+                if not self.closed:  # else who closed has done so, and those that came later are refused
+                    self._take_inbox(monotonic())
             if self.scheduler.actions:
                 self._perform_shielded()
+
+    def _take_inbox(self, now: float) -> None:
+        """Under the lock."""
+        streams: dict[CallStream, None] = {}
+        while self._inbox:
+            call = self._inbox.popleft()
+            self._came(call, now)
+            call.stream.append(call)
+            streams[call.stream] = None
+        for stream in streams:
+            self.scheduler.stream_filled(stream, now)
 
     def cannot_part(self, options: Options | None) -> bool:
         """Whether items with these options must travel one by one: a stuck one cannot be parted from others here."""
@@ -574,7 +598,7 @@ class Driver:
 
     def _forget_streams(self, mine: object) -> None:
         """Threads come and go; keep no streams for those that went."""
-        if len(self._streams) > 64:
+        if len(self._streams) > 64 and not self._inbox:
             for key, stream in list(self._streams.items()):
                 if not stream.queued and not stream.n_live and key != mine:
                     del self._streams[key]
@@ -1157,8 +1181,8 @@ class Driver:
         """The pool cannot go on: everything that is open ends with this error."""
         if self._broken is None and not self.closed:
             self._broken = error
+        self.closed = True  # first: who enters a call without the lock looks for it afterwards
         settlements = self._fail_all(error)
-        self.closed = True
         if not self.scheduler.closing:
             self.scheduler.closed()
         return settlements
@@ -1166,6 +1190,8 @@ class Driver:
     def _fail_all(self, error: BaseException | None) -> list[Settlement]:
         settlements: list[Settlement] = []
         calls: list[Any] = [call for stream in self._streams.values() for call in stream.drain()]
+        while self._inbox:
+            calls.append(self._inbox.popleft())
         if self.thread_lane is not None:
             calls += self.thread_lane.take_all()
         others: list[Any] = [*self.scheduler.returned, *self.supervisor.drain()]
@@ -1278,8 +1304,8 @@ class Driver:
         if self._outcomes or self._deferred:
             self._settle([])  # what an outer step of this thread has yet to hand out
         if self.engine.needs_driving:
-            if self._gathered:
-                self._release_gathered()
+            if self._inbox:
+                self._empty_inbox()
             return self.roles.wait(future, timeout)
         if future is self.ended:
             self.check_waits_for_others()
@@ -1327,8 +1353,8 @@ class Driver:
         self._since_driven = 0
         if self.scheduler.actions:  # an interrupt left them
             self._perform_shielded()
-        if self._gathered:
-            self._release_gathered()
+        if self._inbox:
+            self._empty_inbox()
         if self._outcomes:  # of what was just sent, or an interrupt, or a thread that submits, left them
             self._settle([])
             timeout = 0.0  # what is waited for may have been among them
@@ -1362,7 +1388,7 @@ class Driver:
             self.handle_events(events)
 
     def _has_work(self) -> bool:
-        return self._n_open > 0 or bool(self._outcomes) or ((self.closed or self._abandoned) and not self.ended.done())
+        return self._n_open > 0 or bool(self._inbox or self._outcomes) or ((self.closed or self._abandoned) and not self.ended.done())
 
     def will_wait_elsewhere(self) -> None:
         """Work was started that the caller may not wait for."""
@@ -1381,8 +1407,10 @@ class Driver:
 
     # -- cancelling and ending -------------------------------------------------------------------------------------
 
-    def fold_lane(self) -> None:
+    def fold_in(self) -> None:
         """Have all that is open be the scheduler's: it is to be looked at, or changed."""
+        if self._inbox:
+            self._empty_inbox()
         if self.thread_lane is not None and self.thread_lane.open:
             with self.roles.shield:
                 with self._lock:
@@ -1391,7 +1419,7 @@ class Driver:
 
     def is_running(self, future: Future[Any]) -> bool:
         """Whether a worker has begun a future's task."""
-        self.fold_lane()
+        self.fold_in()
         work = future.work
         worker_id = work.worker_id if isinstance(work, Call) else None
         handle = None if worker_id is None else self.engine.handles.get(worker_id)
@@ -1404,7 +1432,7 @@ class Driver:
         """
         if self.is_foreign():
             return False
-        self.fold_lane()
+        self.fold_in()
         work = future.work
         with self.roles.shield:  # one for all: what is taken from a worker, or out of the line, must get its end
             if isinstance(work, MapJob):
@@ -1527,7 +1555,7 @@ class Driver:
                 self._end_unstarted(error)
 
     def _end_unstarted(self, error: BaseException) -> None:
-        self.fold_lane()
+        self.fold_in()
         with self._lock:
             calls = [call for stream in self._streams.values() for call in stream.drain()]
             calls += [chunk for chunk in self.scheduler.returned if type(chunk) is Call]
@@ -1572,6 +1600,7 @@ class Driver:
                 if self.closed:
                     return
                 self.closed = True
+                self._take_inbox(monotonic())
             with self._lock:  # who uses the lane looks for that word after it has entered a call
                 if self.thread_lane is not None:
                     self.thread_lane.fold(monotonic())
@@ -1626,7 +1655,7 @@ class Driver:
         returned += sum(stream.available() for stream in scheduler.streams if type(stream) is Rest)
         returned += self.supervisor.n_waiting()
         in_lane = len(self.thread_lane.open) if self.thread_lane is not None else 0
-        return scheduler.n_sent_tasks + waiting + returned + in_lane + sum(job.available() for job in self._jobs)
+        return scheduler.n_sent_tasks + waiting + returned + in_lane + len(self._inbox) + sum(job.available() for job in self._jobs)
 
     def abandon(self, error: BaseException | None = None) -> None:
         """Nobody holds the pool any more. Called by the garbage collector: takes no lock that another may hold.

@@ -180,10 +180,14 @@ class Future(concurrent.futures.Future, Generic[T]):  # type: ignore[type-arg]
 
     def add_done_callback(self, fn: Callable[[Future[T]], object]) -> None:
         """Call ``fn(future)`` when it ends, in the thread that brings it to its end; at once if it has ended."""
+        self.call_back(fn)
+
+    def call_back(self, fn: Callable[[Future[T]], object], *, hurries: bool = True) -> None:
+        """:meth:`add_done_callback`; unless it hurries, only when somebody drives the pool anyway."""
         with self._condition:
             if self._state not in ENDED:
                 self._done_callbacks.append(fn)
-                if self._settler is not None:
+                if self._settler is not None and hurries:
                     self._settler.hurry()
                 return
         try:

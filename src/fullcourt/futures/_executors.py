@@ -105,7 +105,7 @@ class Shared:
         if pool is None:
             return 0
         driver = pool.driver
-        driver.fold_lane()
+        driver.fold_in()
         with driver._lock:
             n_running = sum(len(set(driver.engine.started(h)) - {0}) for h in list(driver.engine.handles.values()))
             return max(0, driver.n_unfinished() - n_running)

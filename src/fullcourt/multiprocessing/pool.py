@@ -371,7 +371,7 @@ class Pool(standard.Pool):
     @property
     def _cache(self) -> dict[int, None]:
         """One entry for each call or map that has not ended: programs ask for its length."""
-        self._inner.driver.fold_lane()
+        self._inner.driver.fold_in()
         return dict.fromkeys(range(self._inner.driver._n_open))
 
     @property
@@ -381,7 +381,7 @@ class Pool(standard.Pool):
 
     def _n_waiting(self) -> int:
         driver = self._inner.driver
-        driver.fold_lane()
+        driver.fold_in()
         with driver._lock:
             return max(0, driver.n_unfinished() - driver.scheduler.n_sent_tasks)
 
