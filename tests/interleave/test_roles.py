@@ -30,7 +30,6 @@ class Engine:
         self.n_busy = 0  # threads that may still arm the background
         self.roles = Roles(self.step, self.wake, lambda: self.n_open > 0, lambda: self.over, "test")
         self.futures: list[Future[int]] = [Future(self) for _ in range(n)]
-        self.roles.start()
 
     def step(self, timeout: float | None) -> None:
         assert not self._leads, "two lead"
@@ -74,7 +73,7 @@ class Engine:
         """The last actor: waits for all, then ends the background thread, as the pool's end does."""
         self._world.block(lambda: not self.n_busy and all(future.done() for future in self.futures))
         self.over = True
-        self.roles.ring()
+        self.roles.end()
 
 
 def check_of(engine: Engine) -> Any:

@@ -138,8 +138,6 @@ class Driver:
             with self._lock:
                 self.scheduler.opened(monotonic())
             self._perform()
-            if self.engine.needs_driving:
-                self.roles.start()  # after the template was forked, and while it starts the workers
 
     # -- work in ---------------------------------------------------------------------------------------------------
 
@@ -1235,7 +1233,7 @@ class Driver:
             self.timekeeper.look()
             self.engine.close()
             self.ended._settle(None, None)
-            self.roles.ring()
+            self.roles.end()
 
     def _settle(self, settlements: list[Settlement]) -> None:
         """Tell the users; their callbacks run here, without any lock."""

@@ -2,8 +2,8 @@
 
 One thread at a time *leads*: it waits on the engine and deals with what comes. Other threads that wait *follow*; when
 the leader leaves, a follower is promoted. A *background* thread leads when nobody waits, after a grace of 2 ms (at once
-where a future has callbacks), and gives way to a caller that comes to wait. So a call that is made and waited for costs
-no thread switch, and an idle pool causes no wake-ups.
+where a future has callbacks), and gives way to a caller that comes to wait. It is started when it is first needed. So a
+call that is made and waited for costs no thread, nor a switch, and an idle pool causes no wake-ups.
 
 Two races that were thought about:
 
@@ -15,6 +15,8 @@ Two races that were thought about:
 
 from __future__ import annotations
 
+import _thread
+import contextlib
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -196,17 +198,35 @@ class Roles:
             if self._state == PARKED or (urgent and self._state == GRACE):
                 self._state = GRACE
                 self._bell.release()
+            self._start()
 
-    def start(self) -> None:
-        """Start the background thread, parked. Once; only pools that need driving have one."""
-        self._background = make_thread(self._run, f"{self._name}-driver")
-        self._background.start()
+    def _start(self) -> None:
+        """Start the background thread, if it is not there. Under the lock.
+
+        Where no thread can be started (there are too many; the interpreter ends), the next occasion tries again, and
+        meanwhile only who waits drives.
+        """
+        if self._background is None:
+            self._background = make_thread(self._run, f"{self._name}-driver")
+            try:
+                self._background.start()
+            except RuntimeError:
+                self._background = None
+                self._state = PARKED
+
+    def background(self) -> threading.Thread | None:
+        """The background thread, which is started if it was not needed so far."""
+        with self._lock:
+            self._start()
+        return self._background
 
     def join(self) -> None:
-        """Wait for the background thread's end; the pool has ended."""
-        if self._background is not None and self._background is not threading.current_thread():
+        """Wait for the background thread's end, if there is one; the pool has ended."""
+        with self._lock:
+            background = self._background
+        if background is not None and background is not threading.current_thread():
             self._bell.release()
-            self._background.join()
+            background.join()
 
     def call(self, act: Callable[[], object]) -> None:
         """Have the background thread do something, while it does not lead, in the order of these calls.
@@ -229,6 +249,13 @@ class Roles:
 
     def ring(self) -> None:
         """Wake the background thread without taking a lock: for the garbage collector."""
+        self._bell.release()
+        if self._background is None:
+            with contextlib.suppress(RuntimeError):  # the interpreter ends, and with it the pool
+                _thread.start_new_thread(self.background, ())
+
+    def end(self) -> None:
+        """The pool has ended: so shall the background thread, if there is one."""
         self._bell.release()
 
     def _run(self) -> None:

@@ -221,7 +221,7 @@ class ProcessPoolExecutor(Shared, standard.ProcessPoolExecutor):  # type: ignore
     def _executor_manager_thread(self) -> Any:  # type: ignore[override]
         """The thread that drives the pool while nobody waits for it; it ends when the pool has ended."""
         pool = self._pool
-        return None if pool is None else pool.driver.roles._background
+        return None if pool is None else pool.driver.roles.background()
 
     @property
     def _call_queue(self) -> Backlog:
