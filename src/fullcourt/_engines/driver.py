@@ -167,11 +167,15 @@ class Driver:
             if self.roles.parked:
                 self.roles.arm()
             if self._since_driven >= DRIVE_EVERY:
-                # Not where there are callbacks: the caller may hold a lock that they wait for.
-                if (self._calls_back or not self.roles.try_step(0)) and self._inbox:
-                    self._since_driven = 0
-                    self._empty_inbox()
+                self._look_in_between()
         return True
+
+    def _look_in_between(self) -> None:
+        """Look for results; at least give to the scheduler what has gathered."""
+        # No look where there are callbacks: the caller may hold a lock that they wait for.
+        if (self._calls_back or not self.roles.try_step(0)) and self._inbox:
+            self._since_driven = 0
+            self._empty_inbox()
 
     def call(
         self, fn: Callable[..., R], args: tuple[Any, ...], kwargs: dict[str, Any], options: Options | None = None
@@ -313,15 +317,16 @@ class Driver:
         me = threading.get_ident()
         call.stream = self._streams.get(me) or self._streams.setdefault(me, CallStream(Estimate()))
         self._inbox.append(call)
-        if self.closed:  # just now; who closed may have emptied the inbox before
-            self._leave_inbox(call)
+        self._stay_in_inbox(call)
         return True
 
-    def _leave_inbox(self, call: Call) -> None:
-        with self.roles.shield, self._lock:
-            if call in self._inbox:
-                self._inbox.remove(call)
-                self._check_open()
+    def _stay_in_inbox(self, call: Call) -> None:
+        """A call was entered. Refuse it if the pool was closed just then, and its inbox emptied before."""
+        if self.closed:
+            with self.roles.shield, self._lock:
+                if call in self._inbox:
+                    self._inbox.remove(call)
+                    self._check_open()
 
     def _empty_inbox(self) -> None:
         """Give the calls that have gathered to the scheduler."""
@@ -1386,7 +1391,8 @@ class Driver:
             self.handle_events(events)
 
     def _has_work(self) -> bool:
-        return self._n_open > 0 or bool(self._inbox or self._outcomes) or ((self.closed or self._abandoned) and not self.ended.done())
+        is_ending = (self.closed or self._abandoned) and not self.ended.done()
+        return self._n_open > 0 or bool(self._inbox or self._outcomes) or is_ending
 
     def will_wait_elsewhere(self) -> None:
         """Work was started that the caller may not wait for."""
@@ -1652,8 +1658,8 @@ class Driver:
         returned = sum(chunk.count - chunk.done for chunk in scheduler.returned)
         returned += sum(stream.available() for stream in scheduler.streams if type(stream) is Rest)
         returned += self.supervisor.n_waiting()
-        in_lane = len(self.thread_lane.open) if self.thread_lane is not None else 0
-        return scheduler.n_sent_tasks + waiting + returned + in_lane + len(self._inbox) + sum(job.available() for job in self._jobs)
+        waiting += len(self._inbox) + (len(self.thread_lane.open) if self.thread_lane is not None else 0)
+        return scheduler.n_sent_tasks + waiting + returned + sum(job.available() for job in self._jobs)
 
     def abandon(self, error: BaseException | None = None) -> None:
         """Nobody holds the pool any more. Called by the garbage collector: takes no lock that another may hold.

@@ -164,7 +164,7 @@ class Forwarder:
         for name in old.levels.keys() - settings.levels.keys():
             logging.getLogger(name).setLevel(logging.NOTSET)
         for name, level in settings.levels.items():
-            if old.levels.get(name) != level:
+            if old.levels.get(name) != level and logging.getLogger(name).level != level:
                 logging.getLogger(name).setLevel(level)
         if old.disabled != settings.disabled:
             logging.disable(settings.disabled)

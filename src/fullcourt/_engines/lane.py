@@ -60,7 +60,9 @@ class Lane:
             return False
         future: Any = call.future
         with driver._lock:
-            if driver._n_open or driver._inbox or driver.closed or scheduler.look_again_at is not None or self._supervisor.due < NEVER:
+            if driver._n_open or driver._inbox or driver.closed:
+                return False
+            if scheduler.look_again_at is not None or self._supervisor.due < NEVER:
                 return False
             call.id = chunk_id = driver.new_id()
             worker = scheduler.placed_alone(call, monotonic())

@@ -1,21 +1,34 @@
-"""A worker process from its start to its end, around what :mod:`worker` does meanwhile."""
+"""A worker process from its start to its end, around what :mod:`worker` does meanwhile.
+
+All is imported at the top, before the template forks: in a fork even a repeated import costs some twenty page faults.
+"""
 
 from __future__ import annotations
 
+import atexit
 import contextlib
+import faulthandler
 import mmap
 import os
 import pickle
 import socket
 import sys
+import threading
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NoReturn
 
+from fullcourt._engines import worker as this_worker
+from fullcourt._engines.forwarding import Forwarder
 from fullcourt._engines.setup import Setup, enter_world, load_initializer, preload, read_all
 from fullcourt._engines.template import quiet_signals
+from fullcourt._engines.worker import Worker, flush_streams
 from fullcourt._os.system import die_with_parent
+from fullcourt._transport.codec import Codec
 from fullcourt._transport.inheritance import adopt
+from fullcourt._transport.journal import REGION_BYTES, page_bytes
+from fullcourt._transport.link import WorkerEnd
+from fullcourt._transport.mainspace import adopt_main
 
 # A worker that has been told to end waits so long for threads that tasks left running (not daemons).
 THREADS_S = 2.0
@@ -45,9 +58,6 @@ def worker_main(worker_id: int, tasks_fd: int, results_fd: int, page_fd: int, se
     """Be a worker, to the end; the process is fresh or freshly forked. Never returns."""
 
     def connect() -> tuple[Any, mmap.mmap]:
-        from fullcourt._transport.journal import page_bytes
-        from fullcourt._transport.link import WorkerEnd
-
         if "_ctypes" in sys.modules:
             die_with_parent(parent_pid)
         page = mmap.mmap(page_fd, page_bytes(setup.n_slots))
@@ -62,12 +72,6 @@ def run_worker(worker_id: int, setup: Setup, connect: Callable[[], tuple[Any, mm
     """Be a worker, to the end, behind any kind of link: ``connect`` gives the worker's end and its page."""
     code = 1
     try:
-        from fullcourt._engines import worker as this_worker
-        from fullcourt._engines.forwarding import Forwarder
-        from fullcourt._engines.worker import Worker, flush_streams
-        from fullcourt._transport.codec import Codec
-        from fullcourt._transport.mainspace import adopt_main
-
         end, page = connect()
         this_worker.name_here = f"{setup.name}-{worker_id}"
         be_a_child(this_worker.name_here)
@@ -105,10 +109,6 @@ def record_faults(page_fd: int, n_slots: int) -> None:
 
     Children that a task forks do as they would without this.
     """
-    import faulthandler
-
-    from fullcourt._transport.journal import REGION_BYTES
-
     was_enabled = faulthandler.is_enabled()
     os.lseek(page_fd, n_slots * REGION_BYTES, os.SEEK_SET)
     faulthandler.enable(page_fd)
@@ -125,9 +125,6 @@ def record_faults(page_fd: int, n_slots: int) -> None:
 
 def be_a_child(name: str) -> None:
     """Give back what a fork inherited and a worker must not have, as ``multiprocessing`` does for its children."""
-    import atexit
-    import threading
-
     atexit._clear()
     with contextlib.suppress(AttributeError):
         threading.main_thread()._set_native_id()  # type: ignore[attr-defined]
@@ -153,8 +150,6 @@ def forget_forkserver() -> None:
 
     Whoever needs one here starts one of his own. Its descriptor is left as it is: its number may be another file's.
     """
-    import threading
-
     module = sys.modules.get("multiprocessing.forkserver")
     server: Any = getattr(module, "_forkserver", None)
     for name in ("_forkserver_pid", "_forkserver_address", "_forkserver_alive_fd"):
@@ -170,8 +165,6 @@ def run_exit_functions(code: int, flush: Callable[[], object]) -> None:
     Executors that a task left open end at ``threading._shutdown``; only then can one wait for their processes. Threads
     that a task left running are waited for a little, and the whole takes no longer than :data:`EXIT_S`.
     """
-    import threading
-
     rest = threading.Lock()  # taken by whoever does what comes after the threads' end
 
     def go_on_without_threads() -> None:
@@ -206,8 +199,6 @@ def end_by_alarm(seconds: float) -> None:
 
 def run_later_exit_functions() -> None:
     """What comes after the threads' end."""
-    import atexit
-
     if "multiprocessing.util" in sys.modules:
         sys.modules["multiprocessing.util"]._exit_function()
     atexit._run_exitfuncs()
