@@ -236,6 +236,42 @@ def test_calls_that_gather_are_run_or_cancelled(monkeypatch: pytest.MonkeyPatch)
     explore(scenario, MODULES, n_random=60, n_preempted=80)
 
 
+@pytest.mark.parametrize("how", ["close", "terminate"])
+def test_calls_gather_while_the_pool_is_ended(how: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each is run, cancelled by the end, or refused; none is forgotten."""
+    monkeypatch.setattr(driver_module, "TINY_S", 1.0)
+
+    def scenario(world: Interleaver) -> Any:
+        all_ = new(world)
+        all_.driver._burst = 0
+        first = all_.submit()
+        first.work.estimate.mean_s = 0.0
+        refused: list[int] = []
+
+        def submit() -> None:
+            for _ in range(3):
+                try:
+                    all_.submit()
+                except PoolClosed:
+                    refused.append(all_.futures.pop().number)  # type: ignore[attr-defined]
+
+        actors = [world.add("submitter", submit), world.add("ender", getattr(all_.driver, how))]
+        world.add("end", lambda: end(world, all_.driver, actors))
+
+        def check() -> None:
+            for future in all_.futures:
+                assert future.done()
+                assert how == "terminate" or future.result(0) == future.number**2  # type: ignore[attr-defined]
+            assert sorted([*all_.ended, *refused]) == list(range(4))
+            assert not set(all_.ran) & set(refused)
+            assert not all_.driver._inbox
+            all_.check_end()
+
+        return check
+
+    explore(scenario, MODULES, n_random=100, n_preempted=200)
+
+
 def test_a_call_comes_while_another_thread_replaces_a_worker_that_died() -> None:
     def scenario(world: Interleaver) -> Any:
         all_ = new(world, 2)
