@@ -213,31 +213,28 @@ class LocalEngine:
         fn: Callable[[Any], Any] = starred(chunk.job.fn) if chunk.job.kind == STARMAP else chunk.job.fn
         items = chunk.items
         count = chunk.count
-        index = first = looked = 0
-        values: list[Any] = []
-        look_at = 1  # the clock is read, and whether to go on, when so many items have ended
+        index = first = 0
+        values: list[Any] = []  # of the items from the first that was not reported
+        n_next = 1  # so many until the clock is read, and whether to go on
         began = flushed = perf_counter()
         while index < count and not (chunk.job.stopped or chunk.parts):
             try:
-                for item in items[index:] if index else items:
-                    values.append(fn(item))
-                    index += 1
-                    if index >= look_at:
-                        now = perf_counter()
-                        if now - flushed > FLUSH_S:
-                            report(handle, chunk, chunk.start + first, values, None, now - flushed)
-                            values, first, flushed = [], index, now
-                        if chunk.job.stopped or chunk.parts:
-                            break
-                        look_at = index + max(1, min(LOOK_N, int(LOOK_S * (index - looked) / (now - began + 1e-9))))
-                        began, looked = now, index
+                for item in items[index : index + n_next]:
+                    values.append(fn(item))  # noqa: PERF401  not in a comprehension: what ended before an error counts
             except BaseException as error:  # noqa: BLE001
                 now = perf_counter()
+                failed = first + len(values)
                 if values:
                     report(handle, chunk, chunk.start + first, values, None, 0.0)
-                report(handle, chunk, chunk.start + index, [], error, now - flushed)
-                index += 1
+                report(handle, chunk, chunk.start + failed, [], error, now - flushed)
+                values, first, flushed = [], failed + 1, now
+            now = perf_counter()
+            n_done, index = first + len(values) - index, first + len(values)
+            if values and now - flushed > FLUSH_S:
+                report(handle, chunk, chunk.start + first, values, None, now - flushed)
                 values, first, flushed = [], index, now
+            n_next = max(1, min(LOOK_N, int(LOOK_S * n_done / (now - began + 1e-9))))
+            began = now
         if values:
             report(handle, chunk, chunk.start + first, values, None, perf_counter() - flushed)
         if index < count:
