@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import atexit
 import contextlib
-import faulthandler
 import mmap
 import os
 import pickle
@@ -109,6 +108,8 @@ def record_faults(page_fd: int, n_slots: int) -> None:
 
     Children that a task forks do as they would without this.
     """
+    import faulthandler  # not at the top: it does not load in sub-interpreters, where this module is imported, too
+
     was_enabled = faulthandler.is_enabled()
     os.lseek(page_fd, n_slots * REGION_BYTES, os.SEEK_SET)
     faulthandler.enable(page_fd)
