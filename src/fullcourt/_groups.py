@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import Any, ParamSpec, Self, TypeVar
 
 from fullcourt._engines.future import Future
+from fullcourt._os.locks import make_lock
 from fullcourt.errors import TaskTimeout
 
 __all__ = ["TaskGroup"]
@@ -38,7 +39,7 @@ class TaskGroup:
         self._deadline = deadline
         self._until: float | None = None
         self._futures: list[Future[Any]] = []
-        self._lock = threading.Lock()
+        self._lock = make_lock()
         self._state = "not entered"
         self._timer: threading.Timer | None = None
         self._too_late = False

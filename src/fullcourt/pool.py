@@ -6,7 +6,6 @@ import atexit
 import concurrent.futures
 import itertools
 import os
-import threading
 import weakref
 from collections.abc import AsyncIterable, Callable, Iterable, Mapping, Sequence, Sized
 from dataclasses import dataclass
@@ -26,6 +25,7 @@ from fullcourt._engines.streams import Feeder, ResultIterator
 from fullcourt._engines.supervisor import Limits
 from fullcourt._groups import TaskGroup
 from fullcourt._os.cpus import usable_cores
+from fullcourt._os.locks import make_lock
 from fullcourt._pipelines import Pipeline, PipelineIterator, Stage, StageStatistics
 from fullcourt._transport.mainspace import is_being_run
 from fullcourt.errors import NotSupported, PicklingError, TaskCancelled
@@ -1033,7 +1033,7 @@ def progress_of(
     from fullcourt._transport.functions import function_name
 
     bar = ProgressBar(total, description=func if isinstance(func, str) else function_name(func))
-    lock = threading.Lock()  # results come from several threads, so a count may come after a later one
+    lock = make_lock()  # results come from several threads, so a count may come after a later one
     most = 0
 
     def report(n_done: int, n_failed: int) -> None:

@@ -231,6 +231,9 @@ class Interleaver:
             "kill_tree": refuse,  # there are no processes here: whatever would be killed is somebody else's
             "threading": names,
             "make_thread": self.make_thread,
+            "make_lock": lambda: Lock(self),
+            "make_rlock": lambda: Lock(self, again=True),
+            "Condition": lambda: Condition(self),
             "monotonic": lambda: self.now,
             "guard": Lock(self, again=True),
             "queue": SimpleNamespace(SimpleQueue=lambda: Queue(self), Empty=Empty),

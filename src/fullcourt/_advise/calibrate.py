@@ -21,6 +21,7 @@ from fullcourt._advise.log import Machine, SlotLog, stretch_of, with_gil
 from fullcourt._advise.transport import measure_transport
 from fullcourt._engines.build import usable_start_method
 from fullcourt._os.cpus import usable_cores
+from fullcourt._os.locks import make_lock
 from fullcourt._os.threads import make_thread
 
 __all__ = ["Calibration", "calibrate", "facts_of", "is_free_threaded"]
@@ -82,7 +83,7 @@ class Supply:
         self.exhausted = False
         self.n_taken = 0
         self._each_s: float | None = None
-        self._lock = threading.Lock()  # the iterator and the results; the iterator may be the user's generator
+        self._lock = make_lock()  # the iterator and the results; the iterator may be the user's generator
         self._most = N_RESULTS_KEPT
 
     def limit(self, n_items: int) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import threading
 import weakref
 from collections.abc import Callable
 from functools import partial
@@ -20,6 +19,7 @@ from fullcourt._engines.future import Future
 from fullcourt._engines.jobs import MapChunk, Settlement
 from fullcourt._engines.methods import portable_transport
 from fullcourt._engines.state import Broadcast, new_key
+from fullcourt._os.locks import make_lock
 from fullcourt.errors import PicklingError
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ class Drivers:
         self.all: list[Driver] = []
         self._hub = hub
         self._options = options
-        self.opening = threading.Lock()  # held while a driver is opened; before it no other lock
+        self.opening = make_lock()  # held while a driver is opened; before it no other lock
         self._by_threads: dict[int, Driver] = {}
         self._processes: Driver | None = None
         self._process_mode = Mode(0, 1)

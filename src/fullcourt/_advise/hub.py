@@ -35,6 +35,7 @@ from fullcourt._engines.jobs import MapJob, Settlement, StreamJob
 from fullcourt._engines.state import Broadcast
 from fullcourt._os.cpus import usable_cores
 from fullcourt._os.interrupts import Shield
+from fullcourt._os.locks import make_lock
 from fullcourt._os.threads import make_thread
 from fullcourt._os.waits import acquire
 from fullcourt._transport.functions import innermost
@@ -92,7 +93,7 @@ class Hub:
         # midst of that, or after it, is not safe.
         method = usable_start_method(options["start_method"])
         self.start_method = "forkserver" if method == "fork" else method
-        self._lock = threading.Lock()
+        self._lock = make_lock()
         self._ids = itertools.count(1)
         self.new_id = self._ids.__next__
         self.engine = self.scheduler = Face()

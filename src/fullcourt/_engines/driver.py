@@ -48,6 +48,7 @@ from fullcourt._engines.state import Broadcast, new_key
 from fullcourt._engines.supervisor import NEVER, Limits, Supervisor, as_told
 from fullcourt._engines.thread_lane import ThreadLane
 from fullcourt._engines.timekeeper import Timekeeper
+from fullcourt._os.locks import make_lock
 from fullcourt._os.system import n_oom_kills
 from fullcourt._os.waits import acquire
 from fullcourt._transport import frames
@@ -92,7 +93,7 @@ class Driver:
         self.scheduler = scheduler
         self.name = name
         self.pid = os.getpid()
-        self._lock = threading.Lock()
+        self._lock = make_lock()
         self._ids = itertools.count(1)
         self.new_id = self._ids.__next__
         self._streams: dict[object, CallStream] = {}

@@ -10,6 +10,7 @@ from functools import partial
 from typing import Any, NoReturn, Protocol, TextIO
 
 from fullcourt._engines.output import OUT, OutputSettings
+from fullcourt._os.locks import make_rlock
 
 __all__ = ["ForwardedStream"]
 
@@ -40,7 +41,7 @@ class ForwardedStream(io.TextIOBase):
         self._forwarder = forwarder
         self._number = number
         self._original = original
-        self._lock = threading.RLock()  # protects what follows; held while sending, to keep the lines in order
+        self._lock = make_rlock()  # protects what follows; held while sending, to keep the lines in order
         self.pending: dict[int, list[str]] = {}  # thread: the beginning of its line
         self._said = False  # something was sent since the last flush
         self._buffer = ForwardedBytes(self)

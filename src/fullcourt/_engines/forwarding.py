@@ -24,6 +24,7 @@ from typing import Any, TextIO, cast
 from fullcourt._engines.forwarded_streams import ForwardedStream
 from fullcourt._engines.output import ERR, OUT, OutputSettings, get_filters
 from fullcourt._engines.records import ForwardingHandler, all_loggers, pack, take_handlers
+from fullcourt._os.locks import make_lock
 from fullcourt._transport import frames
 from fullcourt._transport.codec import PROTOCOL, Codec
 from fullcourt._transport.frames import MAX_INLINE
@@ -54,7 +55,7 @@ class Forwarder:
             if type(stream) is io.TextIOWrapper and stream not in self._originals:
                 self._originals.append(stream)
         self._version = settings.version
-        self._hearing = threading.Lock()
+        self._hearing = make_lock()
         self.slots: dict[int, Journal] = {}  # of the threads that run tasks
         self._saved = (sys.stdout, sys.stderr, warnings.showwarning, logging.lastResort)
         self._out = sys.stdout = cast("Any", ForwardedStream(self, OUT, sys.stdout))

@@ -22,6 +22,7 @@ from collections.abc import Callable, Generator
 from concurrent.futures._base import CANCELLED, CANCELLED_AND_NOTIFIED, FINISHED, PENDING, RUNNING
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, cast
 
+from fullcourt._os.locks import Condition, make_rlock
 from fullcourt._os.waits import checked
 from fullcourt.errors import TaskCancelled
 
@@ -34,13 +35,13 @@ T = TypeVar("T")
 
 ENDED = frozenset((FINISHED, CANCELLED, CANCELLED_AND_NOTIFIED))
 # Protects the making of conditions and the state of futures without one: of all futures, held for under a microsecond.
-guard = threading.RLock()
+guard = make_rlock()
 
 
 def renew_guard() -> None:
     """In a forked child: the thread that held it, if one did, is not there."""
     global guard  # noqa: PLW0603
-    guard = threading.RLock()
+    guard = make_rlock()
 
 
 if hasattr(os, "register_at_fork"):
@@ -91,7 +92,7 @@ class Future(concurrent.futures.Future, Generic[T]):  # type: ignore[type-arg]
             if self._cond is None:
                 self._waiters: list[Any] = []
                 self._done_callbacks: list[Callable[[Any], object]] = []
-                self._cond = threading.Condition()
+                self._cond = Condition()
             return self._cond
 
     # -- questions ------------------------------------------------------------------------------------------------

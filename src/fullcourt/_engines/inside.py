@@ -33,6 +33,7 @@ from fullcourt._engines.linked import Event, FrameArrived, with_function_rights
 from fullcourt._engines.mailbox import Mailbox
 from fullcourt._engines.nested import STOPPING, Request
 from fullcourt._os.interrupts import Shield
+from fullcourt._os.locks import make_lock
 from fullcourt._os.threads import make_thread
 from fullcourt._transport import frames
 from fullcourt._transport.frames import unpack
@@ -45,7 +46,7 @@ __all__ = ["driver_inside"]
 ANSWER_S = 5.0  # the pool answers within microseconds, unless its process is stopped
 
 
-making = threading.Lock()  # held while the driver is made, once
+making = make_lock()  # held while the driver is made, once
 
 
 def driver_inside(key: str, name: str) -> Driver:
@@ -272,7 +273,7 @@ class NestedEngine:
         self._end = place.end
         self._mailbox = Mailbox()
         self._answers: queue.SimpleQueue[int] = queue.SimpleQueue()
-        self._asking = threading.Lock()  # held from a question to its answer
+        self._asking = make_lock()  # held from a question to its answer
         self._socket: socket.socket | None = None
         self._reader: threading.Thread | None = None
 

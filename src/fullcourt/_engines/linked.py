@@ -13,7 +13,6 @@ import mmap
 import os
 import pickle
 import select
-import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -24,6 +23,7 @@ from fullcourt._core.model import Chunk
 from fullcourt._engines.jobs import MapChunk
 from fullcourt._engines.output import Output, OutputSettings
 from fullcourt._os.inherited import note_holder
+from fullcourt._os.locks import make_lock
 from fullcourt._os.soft_stop import STOP_SIGNAL
 from fullcourt._os.spinning import SPIN_S, Spinner
 from fullcourt._os.waits import LOOK_UP_S, bounded
@@ -381,7 +381,7 @@ class LinkedEngine(RemoteEngine):
         self._look = partial(self._epoll.poll, 0)
         self._sources: dict[int, Callable[[list[Event]], None]] = {}
         self._wake_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-        self._lock = threading.Lock()  # protects _wake_fd: its number may be another file's after closing
+        self._lock = make_lock()  # protects _wake_fd: its number may be another file's after closing
         self._watch(self._wake_fd, self._woken)
         note_holder(self)
 

@@ -21,6 +21,7 @@ from fullcourt._engines.jobs import STARMAP, Call
 from fullcourt._engines.state import WorkerState, enter_slot, leave_slot
 from fullcourt._engines.thread_lane import ThreadLane
 from fullcourt._os.budget import limit_this_thread, set_share
+from fullcourt._os.locks import make_lock
 from fullcourt._os.soft_stop import Slot
 from fullcourt._os.threads import make_thread
 
@@ -273,7 +274,7 @@ class ThreadEngine(LocalEngine):
         self._stopped = False
         self._has_ended = False  # as far as the driver was told
         self._impatience: threading.Timer | None = None
-        self._count_lock = threading.Lock()  # protects the counts, and the list of threads
+        self._count_lock = make_lock()  # protects the counts, and the list of threads
 
     def start(self, worker_id: int) -> None:
         handle = self.handles[worker_id] = LocalHandle(worker_id, self.name)

@@ -15,12 +15,12 @@ import contextlib
 import logging
 import pickle
 import sys
-import threading
 import traceback
 import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple, TextIO, cast
 
+from fullcourt._os.locks import make_lock
 from fullcourt._transport import frames
 from fullcourt._transport.remote_errors import load_exception
 
@@ -66,7 +66,7 @@ class Output:
 
     def __init__(self, *, tagged: bool) -> None:
         self._tagged = tagged
-        self._lock = threading.Lock()  # protects the settings and their version; held while they are read anew
+        self._lock = make_lock()  # protects the settings and their version; held while they are read anew
         self.version = 0
         self._seen: tuple[list[Any], int, Any] = ([], -1, None)
         self._n_handlers = -1

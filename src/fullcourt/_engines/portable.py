@@ -32,6 +32,7 @@ from fullcourt._engines.setup import Setup, enter_world, pickle_setup
 from fullcourt._engines.template import quiet_signals
 from fullcourt._engines.worker_process import record_faults, run_worker
 from fullcourt._os.budget import worker_environment
+from fullcourt._os.locks import make_lock
 from fullcourt._os.masks import InterruptsBlocked
 from fullcourt._os.system import kill_tree
 from fullcourt._transport import frames
@@ -185,7 +186,7 @@ class Child:
         self.handle = handle
         self.link = link
         self._mailbox = mailbox
-        self._lock = threading.Lock()  # a process is not killed once its pid may be another's
+        self._lock = make_lock()  # a process is not killed once its pid may be another's
         self._has_ended = False
         self._exitcode: int | None = None
         self._peak_bytes: int | None = None

@@ -25,6 +25,7 @@ from typing import Any
 
 from fullcourt._engines.future import ENDED, Future, let_go
 from fullcourt._os.interrupts import Shield
+from fullcourt._os.locks import make_lock
 from fullcourt._os.threads import make_thread
 from fullcourt._os.waits import acquire
 
@@ -59,7 +60,7 @@ class Roles:
         self._is_over = is_over
         self._name = name
         self.shield = Shield()
-        self._lock = threading.Lock()  # protects the fields below; held for microseconds, never while waiting
+        self._lock = make_lock()  # protects the fields below; held for microseconds, never while waiting
         self._leader: int | None = None
         self._followers: dict[Any, None] = {}  # the locks that they sleep on, oldest first
         self._background: threading.Thread | None = None

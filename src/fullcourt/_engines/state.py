@@ -9,6 +9,8 @@ import threading
 from collections.abc import Callable
 from typing import Any, Generic, TypeVar, cast
 
+from fullcourt._os.locks import Condition, make_lock, make_rlock
+
 __all__ = ["Broadcast", "WorkerState", "enter_slot", "leave_slot", "worker_state"]
 
 T = TypeVar("T")
@@ -24,7 +26,7 @@ class WorkerState:
     def __init__(self) -> None:
         self._made: dict[str, Any] = {}
         self._finalizers: list[tuple[Callable[[Any], object], Any]] = []
-        self._lock = threading.RLock()  # protects what is above; held while a value is made, so that one is made
+        self._lock = make_rlock()  # protects what is above; held while a value is made, so that one is made
         self._closed = False
         self._owner = os.getpid()
 
@@ -86,13 +88,13 @@ class Here(threading.local):
 here = Here()
 # The state of this process: as a worker, or, where it is none, of its own.
 of_process: WorkerState | None = None
-guard = threading.Lock()
+guard = make_lock()
 
 
 def renew_guard() -> None:
     """In a forked child: the thread that held it, if one did, is not there."""
     global guard  # noqa: PLW0603
-    guard = threading.Lock()
+    guard = make_lock()
 
 
 if hasattr(os, "register_at_fork"):
@@ -177,7 +179,7 @@ class Kept:
         """Keep nothing. The condition is new, too: in a fork, a thread may hold it that is not here."""
         self._values: dict[int, Any] = {}
         self._expected: set[int] = set()  # frames that were received and are being read
-        self._changed = threading.Condition()
+        self._changed = Condition()
 
     def expect(self, key: int) -> None:
         """A value is about to be read."""

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable
 from time import monotonic
 
+from fullcourt._os.locks import Condition
 from fullcourt._os.threads import make_thread
 
 __all__ = ["Timekeeper"]
@@ -18,7 +19,7 @@ class Timekeeper:
         self._tick = tick
         self._due = due
         self._name = name
-        self._condition = threading.Condition()
+        self._condition = Condition()
         self._thread: threading.Thread | None = None
 
     def look(self) -> None:

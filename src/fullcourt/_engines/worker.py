@@ -22,6 +22,7 @@ from fullcourt._engines import face
 from fullcourt._engines.face import Face, Place
 from fullcourt._engines.state import Missing, WorkerState, become_worker, enter_slot, kept, leave_slot
 from fullcourt._os.budget import limit_this_thread
+from fullcourt._os.locks import Condition
 from fullcourt._os.soft_stop import Slot, on_stop_signal
 from fullcourt._os.threads import make_thread
 from fullcourt._transport import frames
@@ -95,7 +96,7 @@ class Worker:
         self._flush = flush_streams if forwarder is None else forwarder.finish
         self._functions: dict[int, Callable[..., Any]] = {}
         self._n_heard = 0  # of what is no task; under the condition, but may be read without
-        self._heard = threading.Condition()
+        self._heard = Condition()
         # By the ident of the slot's thread; the forwarder's map, where there is one.
         self._journals: dict[int, Journal] = {} if forwarder is None else forwarder.slots
 

@@ -18,6 +18,7 @@ from fullcourt._gil.cells import RUNNABLE
 from fullcourt._gil.recorder import Recorder
 from fullcourt._gil.waits import OTHER
 from fullcourt._os.clocks import thread_cpu_clock
+from fullcourt._os.locks import make_lock
 from fullcourt._os.threads import make_thread
 
 __all__ = ["Estimator"]
@@ -31,7 +32,7 @@ class Estimator:
     """Estimates until it is closed."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()  # what _begin makes: the probe writes it, the caller reads it
+        self._lock = make_lock()  # what _begin makes: the probe writes it, the caller reads it
         self._stop = threading.Event()
         self._pid = os.getpid()
         self._begin()

@@ -14,6 +14,7 @@ from time import monotonic
 from typing import Any
 
 from fullcourt._engines.jobs import Call, StreamJob
+from fullcourt._os.locks import make_lock
 from fullcourt._transport.functions import function_name
 
 __all__ = ["Lane", "PoolWatch", "Span", "WorkerLife"]
@@ -67,7 +68,7 @@ class PoolWatch:
 
     def __init__(self, driver: Any) -> None:
         self._driver = driver
-        self._lock = threading.Lock()  # the lists below: several threads of a pool report
+        self._lock = make_lock()  # the lists below: several threads of a pool report
         self._originals: list[tuple[Any, str]] = []
         self._gap_s = 0.0002  # spans nearer to each other become one, when there are too many
         self.lanes: dict[tuple[int, str], list[Lane]] = {}

@@ -8,9 +8,9 @@ import os
 import select
 import subprocess
 import sys
-import threading
 from typing import Any
 
+from fullcourt._os.locks import make_lock
 from fullcourt._os.masks import InterruptsBlocked
 from fullcourt._os.system import let_trace
 
@@ -56,7 +56,7 @@ class Watcher:
             raise SamplerError(f"threads can be looked at through /proc only, and {sys.platform} has none")
         if not sys.executable:
             raise SamplerError("this Python does not know its own executable (it is embedded in a program)")
-        self._lock = threading.Lock()  # a question and its answer
+        self._lock = make_lock()  # a question and its answer
         arguments = [str(pid), str(rate_hz), "1" if children else "0", *map(str, ignore)]
         try:
             with InterruptsBlocked():  # for good: a SIGINT that Ctrl-C sends to the whole group is the program's

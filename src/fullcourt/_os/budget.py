@@ -22,6 +22,8 @@ from collections.abc import Iterator, Mapping
 from importlib import import_module
 from typing import Any
 
+from fullcourt._os.locks import make_lock
+
 __all__ = [
     "CORES_VARIABLE",
     "LIBRARY_VARIABLES",
@@ -59,7 +61,7 @@ BRINGERS = frozenset(
 )
 
 # Held while the program's own limits are lowered for a fork; a second pool would take the lowered ones for the real.
-lock = threading.Lock()
+lock = make_lock()
 # threadpoolctl's controller, and how many modules there were when it looked for libraries.
 looked: tuple[int, Any] = (0, None)
 

@@ -22,6 +22,8 @@ from collections.abc import Callable
 from types import CodeType, FrameType
 from typing import Any, TypeVar
 
+from fullcourt._os.locks import make_lock
+
 __all__ = ["STOP_SIGNAL", "Slot", "heed", "on_stop_signal", "whole"]
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -47,7 +49,7 @@ class Slot:
         self.running = 0
         self.is_main = threading.current_thread() is threading.main_thread()
         self._thread_id = threading.get_ident()
-        self._lock = threading.Lock()
+        self._lock = make_lock()
         self._hit = False
 
     def leave(self) -> None:

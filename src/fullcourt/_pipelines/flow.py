@@ -24,7 +24,6 @@ from __future__ import annotations
 
 import _thread
 import contextlib
-import threading
 from collections import deque
 from collections.abc import Callable, Iterable
 from functools import partial
@@ -33,6 +32,7 @@ from typing import TYPE_CHECKING, Any
 
 from fullcourt._engines.driver import Driver
 from fullcourt._engines.jobs import MAP, Failure, Settlement, StreamJob
+from fullcourt._os.locks import Condition, make_rlock
 from fullcourt._os.threads import make_thread
 from fullcourt._os.waits import deadline
 from fullcourt._pipelines.stages import Stage, StageStatistics
@@ -142,9 +142,9 @@ class Flow:
         self._return_failures = return_failures
         self._buffersize = buffersize
         self._report = report
-        self._lock = threading.RLock()  # re-entrant: the garbage collector may end a flow from within
-        self._has_output = threading.Condition(self._lock)
-        self._has_room = threading.Condition(self._lock)
+        self._lock = make_rlock()  # re-entrant: the garbage collector may end a flow from within
+        self._has_output = Condition(self._lock)
+        self._has_room = Condition(self._lock)
         self._ready: deque[tuple[bool, Any]] = deque()
         self._early: dict[int, tuple[bool, Any]] = {}
         self._turn = 0

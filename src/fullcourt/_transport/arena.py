@@ -21,11 +21,12 @@ from __future__ import annotations
 import contextlib
 import mmap
 import os
-import threading
 import weakref
 from collections.abc import Sequence
 from time import monotonic
 from typing import Any
+
+from fullcourt._os.locks import make_lock
 
 try:
     import fcntl  # early: a task may empty sys.path
@@ -111,7 +112,7 @@ class Arena:
 
     def __init__(self, max_bytes: int) -> None:
         self._max_bytes = max_bytes
-        self._lock = threading.Lock()  # protects _blocks; held while leases are asked for, not while bytes are copied
+        self._lock = make_lock()  # protects _blocks; held while leases are asked for, not while bytes are copied
         self._blocks: list[Kept] = []  # oldest use first
         self._closed = False
         self.n_warm = 0  # blocks that were used again
@@ -187,7 +188,7 @@ class Arena:
 
     def forget(self) -> None:
         """In a forked child: the blocks are the parent's."""
-        self._lock = threading.Lock()
+        self._lock = make_lock()
         self.close()
 
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import itertools
 import pickle
 import sys
-import threading
 from collections.abc import Callable
 from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
 from typing import Any, cast
 
 from fullcourt._core.model import Estimate
+from fullcourt._os.locks import make_lock
 from fullcourt._transport.captures import Cached, captured_by, global_names, plain_function, same
 from fullcourt._transport.carried import NotCarried, Rights, collecting
 from fullcourt._transport.codec import PROTOCOL, Codec
@@ -60,7 +60,7 @@ class FunctionTable:
         self._fixed: dict[object, Function] = {}  # of those, the plain functions that depend on nothing but themselves
         self._unkept: dict[str, Estimate] = {}  # of functions that are pickled at each use, by name
         self._ids = itertools.count(1)
-        self._lock = threading.Lock()  # on free-threaded Python two threads could draw the same number
+        self._lock = make_lock()  # on free-threaded Python two threads could draw the same number
 
     def get(self, fn: Callable[..., Any]) -> Function:
         """The function's entry. Raises PicklingError. From any thread: at worst a function is numbered twice."""

@@ -14,12 +14,12 @@ import errno
 import os
 import pickle
 import socket
-import threading
 import weakref
 from collections import deque
 from collections.abc import Callable
 from functools import partial
 
+from fullcourt._os.locks import make_lock, make_rlock
 from fullcourt._os.spinning import Spinner
 from fullcourt._transport.arena import Arena, worker_arena
 from fullcourt._transport.blocks import open_block, raw_views, write_block
@@ -288,7 +288,7 @@ class PoolEnd:
         self._in = results_in
         self._send = tasks_out.send
         self._receive = results_in.recv
-        self._lock = threading.Lock()  # protects _waiting and the order of sends; taken by send, flush, take_back
+        self._lock = make_lock()  # protects _waiting and the order of sends; taken by send, flush, take_back
         self._waiting: deque[Frame] = deque()
         # By chunk: what was sent with descriptors, in case it comes back.
         self._lent: weakref.WeakValueDictionary[int, Buffers] = weakref.WeakValueDictionary()
@@ -467,7 +467,7 @@ class WorkerEnd:
         self.make_frame = partial(make_frame, arena=self._arena)
         self._tasks = tasks
         self._results = results
-        self._lock = threading.RLock()  # keeps a frame's two messages together; held while the link is full
+        self._lock = make_rlock()  # keeps a frame's two messages together; held while the link is full
         self._sending = False
         self._late: deque[Frame] = deque()
         self._send = results.send
@@ -543,7 +543,7 @@ class Replies:
         self._socket = socket.socket(fileno=fd)
         self._socket.setblocking(False)
         self._watch = watch
-        self._lock = threading.Lock()  # protects _waiting and the order of sends
+        self._lock = make_lock()  # protects _waiting and the order of sends
         self._waiting: deque[Frame] = deque()
         self._closed = False
 

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from types import FunctionType
 from typing import Any
 
+from fullcourt._os.locks import make_rlock
 from fullcourt.errors import PicklingError
 
 __all__ = [
@@ -130,7 +131,7 @@ class Run:
     """The one run of the program's file in this process."""
 
     def __init__(self) -> None:
-        self.lock = threading.RLock()  # several slots may need it at once; held while the file runs
+        self.lock = make_rlock()  # several slots may need it at once; held while the file runs
         self.by: int | None = None  # the thread that runs it
         self.has_ended = False
         self.error: BaseException | None = None

@@ -31,6 +31,7 @@ from collections.abc import Callable
 from multiprocessing import connection
 from typing import TYPE_CHECKING, Any
 
+from fullcourt._os.locks import make_lock, make_rlock
 from fullcourt._transport import frames
 from fullcourt._transport.frames import HEADER_BYTES, MAX_INLINE, PARTS, pack, unpack
 from fullcourt._transport.link import Attached, Fields
@@ -170,7 +171,7 @@ class PoolEnd:
         self._sockets = sockets
         self._n_slots = n_slots
         self._may_fly = n_slots + MORE_IN_FLIGHT
-        self._lock = threading.Lock()  # protects what follows; held only for moments, never while something may block
+        self._lock = make_lock()  # protects what follows; held only for moments, never while something may block
         self._waiting: deque[Message] = deque()  # here; can be taken back
         self._in_flight: dict[int, list[int]] = {}  # chunk id: tasks not yet answered, bytes
         self._unread_bytes = 0  # at most so many are in the system's buffers
@@ -376,7 +377,7 @@ class WorkerEnd:
     def __init__(self, number: int, at_end: Callable[[], object]) -> None:
         self._connection = Connection(number)
         self._at_end = at_end  # called, in the reading thread, when the pool is gone
-        self._lock = threading.RLock()  # keeps a frame's messages together; held while the link is full
+        self._lock = make_rlock()  # keeps a frame's messages together; held while the link is full
         self._sending = False
         self._late: deque[Message] = deque()  # sent inside of another send of the same thread; see the fast link
         self._frames: queue.SimpleQueue[Received] = queue.SimpleQueue()

@@ -24,9 +24,9 @@ import fcntl
 import os
 import socket
 import termios
-import threading
 from typing import Any, Self
 
+from fullcourt._os.locks import make_rlock
 from fullcourt._os.sockets import View
 from fullcourt._transport.carried import closing_on_failure, goes_by_multiprocessing, unregister
 from fullcourt.channels._handle import Handle, check_supported, whole_number
@@ -119,7 +119,7 @@ class Line(Handle):
         self._count_buffer = array.array("i", [0])
         self._listeners: list[Listener] = []
         # Protects _n_users, the opening and the closing of descriptors. Reentrant for signal handlers.
-        self._lock = threading.RLock()
+        self._lock = make_rlock()
         self._n_users = 0
         self._iterations: list[None] = []  # one for each that runs
         self._closed = False
@@ -181,7 +181,7 @@ class Line(Handle):
     def _forked(self) -> None:
         super()._forked()
         self._monitor.forked(self._fds[MEMORY], self._fds[LEFT])
-        self._lock = threading.RLock()
+        self._lock = make_rlock()
         self._n_users = 0
         self._iterations = []
         self._has_put = False

@@ -24,13 +24,13 @@ import contextlib
 import mmap
 import os
 import select
-import threading
 from collections.abc import Callable, Iterable, Iterator
 from fcntl import LOCK_EX, LOCK_UN, flock
 from time import monotonic
 from typing import TYPE_CHECKING, Self, TypeVar
 
 from fullcourt._os.identity import is_alive, me, open_death
+from fullcourt._os.locks import make_rlock
 from fullcourt._os.waits import bounded, checked
 
 __all__ = ["PAGE_BYTES", "Monitor", "Room", "Waiter", "eventfd_write"]
@@ -71,7 +71,7 @@ class Monitor:
         self.block = mmap.mmap(memory, PAGE_BYTES)
         self.words = memoryview(self.block).cast("Q")
         # Keeps this process's threads apart, which share the open file description. Reentrant for signal handlers.
-        self._mutex = threading.RLock()
+        self._mutex = make_rlock()
         self._held = False
         self._n_released = 0
         self._file = own_description(memory)
@@ -171,7 +171,7 @@ class Monitor:
     def forked(self, memory: int, bell: int) -> None:
         """In a forked child: an open file description of its own, or it would hold its parent's lock."""
         os.close(self._file)
-        self._mutex = threading.RLock()
+        self._mutex = make_rlock()
         self._held = False
         self._file = own_description(memory)
         self.bell = bell

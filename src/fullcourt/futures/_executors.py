@@ -14,6 +14,7 @@ from typing import Any, ClassVar, TypeVar
 from fullcourt._engines.driver import Driver
 from fullcourt._engines.future import Future
 from fullcourt._faces.pools import Backlog, FacePool
+from fullcourt._os.locks import make_rlock
 from fullcourt.errors import PoolClosed, TaskCancelled
 
 __all__ = ["ExecutorFuture", "Shared", "check_map_arguments", "map_by_futures"]
@@ -44,7 +45,7 @@ class Shared:
     future_class: ClassVar[type[Future[Any]]] = ExecutorFuture
 
     def _prepare(self) -> None:
-        self._shutdown_lock = threading.RLock()  # protects the opening and the closing of the pool
+        self._shutdown_lock = make_rlock()  # protects the opening and the closing of the pool
         self._pool: FacePool | None = None
         self._closed = False
 

@@ -16,6 +16,7 @@ from typing import Any, Self
 from fullcourt._engines.roles import Roles
 from fullcourt._engines.template import fork_quietly
 from fullcourt._os.inherited import give_up_inherited
+from fullcourt._os.locks import make_lock
 from fullcourt._os.system import open_pidfd, send_signal
 from fullcourt._os.waits import bounded, deadline
 from fullcourt.errors import NotSupported, exit_name
@@ -38,7 +39,7 @@ class Child:
         self._sentinel = sentinel
         self._exitcode: int | None = None
         self._over = False
-        self._lock = threading.Lock()  # protects the fields above; a pid is not signalled once it was reaped
+        self._lock = make_lock()  # protects the fields above; a pid is not signalled once it was reaped
 
     @property
     def pid(self) -> int:

@@ -24,12 +24,12 @@ import marshal
 import os
 import signal
 import socket
-import threading
 from collections.abc import Callable
 from typing import Any
 
 from fullcourt._engines.fresh import spawn_interpreter
 from fullcourt._engines.template import Template, fork_quietly, quiet_signals
+from fullcourt._os.locks import make_lock
 from fullcourt._os.system import become_subreaper, descendants, die_with_parent, send_signal
 from fullcourt._transport.inheritance import fork_with_tracker
 
@@ -92,7 +92,7 @@ class KeeperHandle:
         self._pid = pid
         self._server = server
         self._owner = os.getpid()
-        self._lock = threading.Lock()  # protects what follows; held while the process, which ends, is reaped
+        self._lock = make_lock()  # protects what follows; held while the process, which ends, is reaped
         self._n_users = 1
         self._closed = False
 
@@ -239,7 +239,7 @@ def start_fresh(entry: str, module: str) -> KeeperHandle:
 # The server of the processes that were started with ``forkserver`` and run at the same time. It is there for as long as
 # one of them is; `_server_lock` protects the variable.
 _server: KeeperHandle | None = None
-_server_lock = threading.Lock()
+_server_lock = make_lock()
 
 
 def serve_keeper(fds: list[int], module: str) -> KeeperHandle:

@@ -14,7 +14,6 @@ import select
 import signal
 import socket
 import sys
-import threading
 import weakref
 from collections.abc import Callable
 from time import monotonic
@@ -24,6 +23,7 @@ from fullcourt._engines.setup import Setup, here
 from fullcourt._engines.worker_process import be_a_child
 from fullcourt._os.inherited import note_holder
 from fullcourt._os.interrupts import Shield
+from fullcourt._os.locks import make_lock
 from fullcourt._os.sockets import Part
 from fullcourt._os.waits import bounded, deadline
 from fullcourt._transport import frames
@@ -63,7 +63,7 @@ class Running:
         self.retrieved = False  # somebody has seen the error
         self._pid: int | None = None
         self._peak_bytes: int | None = None
-        self._lock = threading.Lock()  # protects what follows and above; held while the outcome is taken in
+        self._lock = make_lock()  # protects what follows and above; held while the outcome is taken in
         self._over = False
         news, self._its_news = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._news = Part(socket.AF_UNIX, socket.SOCK_SEQPACKET, 0, fileno=news.detach())

@@ -18,12 +18,12 @@ import mmap
 import os
 import struct
 import sys
-import threading
 import uuid
 import weakref
 from collections.abc import Sequence
 from typing import Any
 
+from fullcourt._os.locks import make_rlock
 from fullcourt._transport.blocks import ALIGN, write_block
 from fullcourt._transport.carried import give, take
 from fullcourt.errors import NotSupported
@@ -35,7 +35,7 @@ NAME = "fullcourt-shared"  # seen in /proc/PID/maps, and nowhere else
 # The blocks that this process has, by token. `_lock` protects it; weak, so that it keeps none of them.
 _U64 = struct.Struct("<Q")
 _here: weakref.WeakValueDictionary[str, Block] = weakref.WeakValueDictionary()
-_lock = threading.RLock()  # re-entrant: the garbage collector may end a block from within
+_lock = make_rlock()  # re-entrant: the garbage collector may end a block from within
 
 
 class Block:
