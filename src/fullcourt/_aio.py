@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import threading
 import weakref
 from collections.abc import AsyncIterable, AsyncIterator, Callable
 from time import monotonic
@@ -21,6 +20,7 @@ from fullcourt._engines.driver import Driver
 from fullcourt._engines.future import Wake
 from fullcourt._engines.jobs import StreamJob
 from fullcourt._engines.streams import abandon_iterator, is_stopped
+from fullcourt._os.locks import Bell
 from fullcourt._os.threads import make_thread
 
 __all__ = ["AsyncFeeder", "AsyncResultIterator", "in_loop", "leave"]
@@ -182,7 +182,7 @@ class AsyncFeeder:
         self._task: asyncio.Task[None] | None = None
         self._room: asyncio.Future[None] | None = None  # what the task waits for while there is no room
         self._sleeping = False
-        self._bell = threading.Semaphore(0)
+        self._bell = Bell()
         self._rung = False
         self._over = False
         self._error: BaseException | None = None
@@ -232,7 +232,7 @@ class AsyncFeeder:
     def _ring(self) -> None:
         if not self._rung:
             self._rung = True
-            self._bell.release()
+            self._bell.ring()
 
     async def _pull(self) -> None:
         job = self._job
@@ -293,7 +293,7 @@ class AsyncFeeder:
     def _hand_on(self) -> None:
         job, driver = self._job, self._driver
         while True:
-            self._bell.acquire()
+            self._bell.wait()
             self._rung = False
             over = self._over
             if job.input and not is_stopped(job) and not job.queued and (over or not job.held or self._is_chunk()):

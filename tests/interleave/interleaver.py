@@ -234,6 +234,7 @@ class Interleaver:
             "make_lock": lambda: Lock(self),
             "make_rlock": lambda: Lock(self, again=True),
             "Condition": lambda: Condition(self),
+            "Bell": lambda: Bell(self),
             "monotonic": lambda: self.now,
             "guard": Lock(self, again=True),
             "queue": SimpleNamespace(SimpleQueue=lambda: Queue(self), Empty=Empty),
@@ -340,6 +341,23 @@ class Condition(Lock):
         self._n_notified += 1
 
     notify = notify_all  # whoever is woken too much looks again
+
+
+class Bell:
+    def __init__(self, world: Interleaver) -> None:
+        self._world = world
+        self._n_rings = 0
+
+    def ring(self) -> None:
+        self._n_rings += 1
+        self._world.point("ring")
+
+    def wait(self, timeout: float | None = None) -> bool:
+        self._world.point("wait for a ring")
+        if not self._world.block(lambda: self._n_rings > 0, timeout):
+            return False
+        self._n_rings -= 1
+        return True
 
 
 class Empty(Exception):

@@ -16,7 +16,6 @@ Each map has a thread of its own that conducts: it sleeps but for a few moments 
 
 from __future__ import annotations
 
-import queue
 from collections.abc import Callable
 from dataclasses import replace
 from time import monotonic, perf_counter, process_time
@@ -30,6 +29,7 @@ from fullcourt._advise.trial import Trial
 from fullcourt._advise.words import reason
 from fullcourt._engines.jobs import MapJob, StreamJob
 from fullcourt._os.cpus import usable_cores
+from fullcourt._os.locks import Bell
 from fullcourt._transport.functions import function_name
 from fullcourt.errors import PoolClosed
 
@@ -74,13 +74,13 @@ class Course:
         self.strays: Strays | None = None
         self.legs: list[Leg] = []
         self.choice = Choice(function_name(source.fn), SERIAL, BEGUN)
-        self._bell: queue.SimpleQueue[None] = queue.SimpleQueue()  # its `put` takes no lock: the collector rings, too
+        self._bell = Bell()  # the collector rings, too
 
     # -- called from anywhere --------------------------------------------------------------------------------------
 
     def ring(self) -> None:
         """Something has happened: the conductor looks."""
-        self._bell.put(None)
+        self._bell.ring()
 
     def pump(self, leg: Leg) -> None:
         """A leg with a limit may take more. Without locks."""
@@ -121,19 +121,12 @@ class Course:
                 break
             leg = self.leg
             if leg is None or not self.is_serial:
-                self._ring_comes(left)
+                self._bell.wait(left)
                 continue
             n_before = leg.n_ended
-            if not self._ring_comes(STUCK_S if left is None else min(left, STUCK_S)) and leg.n_ended == n_before:
+            if not self._bell.wait(STUCK_S if left is None else min(left, STUCK_S)) and leg.n_ended == n_before:
                 self._widen(leg)
         return self.is_over()
-
-    def _ring_comes(self, timeout: float | None) -> bool:
-        try:
-            self._bell.get(timeout=timeout)
-        except queue.Empty:
-            return False
-        return True
 
     def _widen(self, leg: Leg) -> None:
         """One item at a time was right for those that were seen, but others must not wait behind a long one."""

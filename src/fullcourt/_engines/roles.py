@@ -25,7 +25,7 @@ from typing import Any
 
 from fullcourt._engines.future import ENDED, Future, let_go
 from fullcourt._os.interrupts import Shield
-from fullcourt._os.locks import make_lock
+from fullcourt._os.locks import Bell, make_lock
 from fullcourt._os.threads import make_thread
 from fullcourt._os.waits import acquire
 
@@ -65,7 +65,7 @@ class Roles:
         self._followers: dict[Any, None] = {}  # the locks that they sleep on, oldest first
         self._background: threading.Thread | None = None
         self._state = PARKED
-        self._bell = threading.Semaphore(0)  # rung to wake the background thread
+        self._bell = Bell()  # rung to wake the background thread
         self._give_way = False
         self._urgent = False
         self._calls: deque[Callable[[], object]] = deque()  # to be done by the background thread
@@ -193,12 +193,12 @@ class Roles:
 
     def arm(self, *, urgent: bool = False) -> None:
         """Have the background thread lead if nobody else does, after the grace or at once."""
-        with self._lock:
+        with self.shield, self._lock:
             if urgent:
                 self._urgent = True
             if self._state == PARKED or (urgent and self._state == GRACE):
                 self._state = GRACE
-                self._bell.release()
+                self._bell.ring()
             self._start()
 
     def _start(self) -> None:
@@ -226,7 +226,7 @@ class Roles:
         with self._lock:
             background = self._background
         if background is not None and background is not threading.current_thread():
-            self._bell.release()
+            self._bell.ring()
             background.join()
 
     def call(self, act: Callable[[], object]) -> None:
@@ -250,18 +250,18 @@ class Roles:
 
     def ring(self) -> None:
         """Wake the background thread without taking a lock: for the garbage collector."""
-        self._bell.release()
+        self._bell.ring()
         if self._background is None:
             with contextlib.suppress(RuntimeError):  # the interpreter ends, and with it the pool
                 _thread.start_new_thread(self.background, ())
 
     def end(self) -> None:
         """The pool has ended: so shall the background thread, if there is one."""
-        self._bell.release()
+        self._bell.ring()
 
     def _run(self) -> None:
         me = threading.get_ident()
-        self._bell.acquire()
+        self._bell.wait()
         with self._lock:
             self._state = GRACE
         while True:
@@ -270,7 +270,7 @@ class Roles:
             # the GIL to each other at every send.
             while not self._urgent:
                 seen = self._n_steps
-                if self._bell.acquire(timeout=GRACE_S) or self._n_steps == seen:
+                if self._bell.wait(GRACE_S) or self._n_steps == seen:
                     break
             with self._lock:
                 self._urgent = False
@@ -291,7 +291,7 @@ class Roles:
                 with self._lock:
                     self._state = GRACE
                 continue
-            self._bell.acquire()
+            self._bell.wait()
             with self._lock:
                 if self._state == PARKED:
                     self._state = GRACE

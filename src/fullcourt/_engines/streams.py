@@ -10,6 +10,7 @@ from typing import Any, Generic, TypeVar, cast
 
 from fullcourt._engines.driver import Driver
 from fullcourt._engines.jobs import StreamJob
+from fullcourt._os.locks import Bell
 from fullcourt._os.threads import make_thread
 from fullcourt._os.waits import checked
 
@@ -121,7 +122,7 @@ class Feeder:
     def __init__(self, driver: Driver, job: StreamJob, iterable: Iterable[Any], *, own_thread: bool) -> None:
         self._driver = driver
         self._job = job
-        self._wake = threading.Semaphore(0)
+        self._wake = Bell()
         self._sleeping = False
         self._pulling = threading.Lock()  # several consumers may refill at once; never waited for
         self._iterator: Iterator[Any] | None = None
@@ -144,7 +145,7 @@ class Feeder:
         if is_stopped(job):
             self._iterator = None  # the user's generator is closed now
             self._sleeping = False
-            self._wake.release()
+            self._wake.ring()
         elif self._iterator is not None:
             # Look again after each pull: who was turned away meanwhile may have made the room.
             while self._wants_more() and self._pulling.acquire(blocking=False):
@@ -155,7 +156,7 @@ class Feeder:
                     self._pulling.release()
         elif self._sleeping and (2 * job.room() >= job.window()):
             self._sleeping = False
-            self._wake.release()
+            self._wake.ring()
 
     def _wants_more(self) -> bool:
         job = self._job
@@ -200,7 +201,7 @@ class Feeder:
                 if job.room() > 0 or is_stopped(job):  # changed since: `refill` may have seen us awake
                     self._sleeping = False
                     continue
-                self._wake.acquire()
+                self._wake.wait()
         except StopIteration:
             pass
         except BaseException as problem:  # noqa: BLE001  it reaches the consumer, in its turn

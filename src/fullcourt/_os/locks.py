@@ -14,9 +14,10 @@ from __future__ import annotations
 import _thread
 import sys
 import threading
+from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any
 
-__all__ = ["Condition", "make_lock", "make_rlock"]
+__all__ = ["Bell", "Condition", "make_lock", "make_rlock"]
 
 if not TYPE_CHECKING and (3, 14) <= sys.version_info < (3, 15):
     take = _thread.RLock.acquire
@@ -52,3 +53,27 @@ class Condition(threading.Condition):
     if not TYPE_CHECKING:
         __enter__ = property(lambda self: self._lock.__enter__)
         __exit__ = property(lambda self: self._lock.__exit__)
+
+
+class Bell:
+    """Wakes who waits for it, once for each ring, also for one that came before.
+
+    A ring is one call of C that takes no lock: the garbage collector may ring, and a signal's handler come in between.
+    """
+
+    __slots__ = ("_rings",)
+
+    def __init__(self) -> None:
+        self._rings: SimpleQueue[None] = SimpleQueue()
+
+    def ring(self) -> None:
+        """Have one wait end."""
+        self._rings.put(None)
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait for a ring. False: none came within so many seconds."""
+        try:
+            self._rings.get(timeout=timeout)
+        except Empty:
+            return False
+        return True
