@@ -24,6 +24,7 @@ pytestmark = pytest.mark.slow
 def pool(request: pytest.FixtureRequest) -> Any:
     with fullcourt.Pool(**request.param) as pool:
         pool.map(abs, range(10))
+        pool.submit(abs, -1).result()  # also the thread that it has for what nobody waits for is there now
         yield pool
 
 
