@@ -128,6 +128,7 @@ class Line(Handle):
         self._mark = 0  # when so many items were taken from the log, ours were
         self._stalled = False  # waiting for the readers was in vain
         self._far_ahead = 0  # how far ahead in the log this handle last waited for the readers in vain
+        self._taken_then = 0  # what was taken from the log when this handle last looked whether to wait
         self._maxsize = self._words[MAXSIZE]
         self._direct = not self._maxsize  # whether items may go into the socket without looking further
         self._is_shared = True

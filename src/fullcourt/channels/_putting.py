@@ -26,8 +26,9 @@ else:
 
 
 # How long a put waits for the readers of a full socket before it uses the log; and how often, while they read. Also
-# how long a producer that is so many items ahead in the log waits for them: then the socket, which costs a third,
-# can be used again. If that was in vain, it waits again when it is twice as far ahead.
+# how long a producer that is so many items ahead in the log waits for them, if they have taken any since it last
+# looked: then the socket, which costs a third, can be used again. If that was in vain, it waits again when it is twice
+# as far ahead.
 PATIENCE_MS = 80
 PATIENCE = 4
 FAR_AHEAD = 500
@@ -176,6 +177,10 @@ class Putting(Line):
     def _wait_for_drain(self) -> None:
         """Wait a moment for the readers to come to the end of the log, while they read."""
         words, log = self._words, self._log
+        taken_then, self._taken_then = self._taken_then, log.n_taken
+        if self._taken_then == taken_then:  # nobody reads
+            self._far_ahead = self._mark - taken_then + FAR_AHEAD
+            return
         with self._use, Waiter(self._fds[LEFT]) as waiter:
             before = log.n_taken
             for _ in range(PATIENCE):
