@@ -115,6 +115,32 @@ def test_a_forked_child_that_ends_the_pool_ends_nothing(pool):
 
 
 @pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
+def test_a_forked_child_that_drops_the_pool_takes_nothing_of_it(pool):
+    pool.map(abs, range(10))  # which needs no thread of the pool's own
+
+    def drop():
+        pool._driver.abandon()  # as the collector does
+        pool._driver.hurry()  # as a callback would
+        time.sleep(0.5)
+        return [thread.name for thread in threading.enumerate() if thread.name.endswith("-driver")]
+
+    forked = threading.Event()
+    answers = []
+
+    def use():
+        forked.wait()
+        answers.extend(pool.submit(abs, -i).result(10) for i in range(20))
+
+    thread = threading.Thread(target=use)
+    thread.start()
+    forked.set()
+    assert run_in_a_fork(drop) == "[]"
+    thread.join()
+    assert answers == list(range(20))
+    assert pool.map(abs, [-1, -2]) == [1, 2]
+
+
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
 def test_a_forked_child_that_waits_for_the_parents_task_is_told_at_once(pool):
     future = pool.submit(time.sleep, 0.5)
     assert "belongs to process" in run_in_a_fork(lambda: future.result(10))

@@ -6,6 +6,7 @@ import concurrent.futures as cf
 import os
 import threading
 import time
+from collections import deque
 from pathlib import Path
 from typing import Any
 
@@ -140,3 +141,88 @@ def test_a_callback_may_wait_for_calls_that_are_sent_after_what_failed(n_items: 
         calls = [pool.submit(nap, 0.1) for _ in range(3)]
         assert ended.wait(30)
     assert waited == [PicklingError, 0.1, 0.1, 0.1]
+
+
+log: list[int] = []
+
+
+def note_down(number: int) -> None:
+    log.append(number)
+
+
+def what_was_noted() -> list[int]:
+    noted = list(log)
+    log.clear()
+    return noted
+
+
+@pytest.mark.parametrize("others_wait", [False, True])
+def test_calls_of_a_thread_start_in_their_order_whoever_sends_them(*, others_wait: bool) -> None:
+    with Pool(1) as pool, cf.ThreadPoolExecutor(1) as threads:
+        for _ in range(40):
+            pool.submit(note_down, 0).result()
+        pool.submit(what_was_noted).result()
+        for round_ in range(60):
+            calls: list[Any] = []
+            for i in range(60 + round_):
+                calls.append(pool.submit(note_down, i))
+                if i == 20 and others_wait:
+                    threads.submit(calls[20].result)
+                if i % 7 == round_ % 7:
+                    time.sleep(0.0002)
+            for call in calls:
+                call.result()
+            assert pool.submit(what_was_noted).result() == list(range(60 + round_))
+
+
+def test_bursts_of_threads_that_come_and_go_disturb_nobody() -> None:
+    over = threading.Event()
+
+    def give_birth() -> None:
+        while not over.is_set():
+            threads = [threading.Thread(target=lambda: [pool.submit(abs, i) for i in range(3)]) for _ in range(20)]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+
+    with Pool(2) as pool:
+        for _ in range(40):
+            pool.submit(abs, 1).result()
+        mother = threading.Thread(target=give_birth)
+        mother.start()
+        try:
+            end = time.monotonic() + 1
+            while time.monotonic() < end:
+                pool.statistics()
+        finally:
+            over.set()
+            mother.join()
+
+
+class SlowInbox(deque[Any]):
+    """Where a thread is interrupted between its look and its entering of a call."""
+
+    slow = False
+
+    def append(self, call: Any) -> None:
+        if self.slow:
+            time.sleep(0.01)
+        super().append(call)
+
+
+def test_a_call_that_is_entered_just_after_the_last_look_is_run_at_once() -> None:
+    with Pool(2) as pool, cf.ThreadPoolExecutor(1) as threads:
+        inbox = pool._driver._inbox = SlowInbox()
+        for _ in range(40):
+            pool.submit(abs, 1).result()
+        long = pool.submit(time.sleep, 5.0)
+        threads.submit(long.result)
+        time.sleep(0.05)
+        calls = [pool.submit(abs, i) for i in range(8)]
+        inbox.slow = True
+        calls.append(pool.submit(abs, 8))
+        while not all(call.done() for call in calls):
+            assert not long.done()
+            time.sleep(0.001)
+        long.cancel()

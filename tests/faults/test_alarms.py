@@ -140,7 +140,10 @@ def test_an_alarm_comes_through_a_callback_that_never_ends(timer: float, caplog:
     old = signal.signal(signal.SIGALRM, handle)
     try:
         with fullcourt.Pool(1) as pool:
-            assert pool.apply_async(nap, (0.05,), callback=block).get() == 0.05
+            result = pool.apply_async(nap, (0.05,), callback=block)
+            with pytest.raises(AlarmError):
+                result.get()
+            assert result.get() == 0.05
             assert 0.9 < raised[0] - began[0] < 30
             assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
             assert pool.map(square, range(3)) == [0, 1, 4]
@@ -167,6 +170,46 @@ def test_an_alarm_that_was_held_for_a_moment_comes_once() -> None:
             assert pool.apply_async(nap, (0.05,), callback=block).get() == 0.05
             assert came == [signal.SIGALRM]
             assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
+    finally:
+        signal.signal(signal.SIGALRM, old)
+        signal.setitimer(signal.ITIMER_REAL, *before)
+
+
+class Slow:
+    """Takes 0.7 s to pickle."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+    def __reduce__(self) -> Any:
+        time.sleep(0.7)
+        return Slow, (self.number,)
+
+
+def number_of(slow: Slow) -> int:
+    return slow.number
+
+
+@pytest.mark.parametrize("chunksize", [1, 2])
+@pytest.mark.parametrize("kind", [AlarmError, KeyboardInterrupt])
+def test_an_alarm_that_comes_through_while_items_are_pickled_is_raised(
+    kind: type[BaseException], chunksize: int
+) -> None:
+    """Held for a second it comes through in the midst of that, where exceptions are caught; nothing is forgotten."""
+
+    def handle(number: int, frame: object) -> None:
+        raise kind
+
+    before = signal.getitimer(signal.ITIMER_REAL)
+    old = signal.signal(signal.SIGALRM, handle)
+    try:
+        with fullcourt.Pool(2) as pool:
+            pool.map(abs, range(10))
+            signal.setitimer(signal.ITIMER_REAL, 0.2)
+            with pytest.raises(kind):
+                pool.map(number_of, [Slow(i) for i in range(4)], chunksize=chunksize)
+            assert pool.map(number_of, [Slow(i) for i in range(2)], chunksize=1) == [0, 1]
+            assert pool.statistics().n_in_flight == 0
     finally:
         signal.signal(signal.SIGALRM, old)
         signal.setitimer(signal.ITIMER_REAL, *before)

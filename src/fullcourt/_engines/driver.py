@@ -269,23 +269,23 @@ class Driver:
             self._came(call, now)
             # While another thread has actions to perform, a worker that is free may be one that has yet to be started.
             has_actions = self.scheduler.actions and not self.is_nested
-            at_once = not (has_actions or self.engine.runs_inline)
+            stream = self._streams.get((threading.get_ident(), priority) if priority else threading.get_ident())
+            # An earlier call of this thread may be about to be sent by another.
+            at_once = not (has_actions or self.engine.runs_inline or (stream is not None and not stream.is_empty()))
             worker_id = self.scheduler.placed_at_once(call, now) if at_once else 0
-            if not worker_id and not (at_once and self._overtook(call, priority, now)):
+            may_overtake = self.engine.takes_back_at_once  # the items of maps, if no call of its thread waits
+            if not worker_id and not (at_once and may_overtake and self.scheduler.overtook(call, priority, now)):
                 self._have_wait(call, priority, now)
         if worker_id:
-            problem = self.engine.send(worker_id, call)
+            try:
+                problem = self.engine.send(worker_id, call)
+            except BaseException as error:
+                self._outcomes.extend(self._broke_off(worker_id, call, error))
+                raise
             if problem is not None:
                 self._hand_out(self._cannot_send(call, worker_id, problem))
             elif call.options is not None and call.options.is_watched:
                 self._watch(call, worker_id)
-
-    def _overtook(self, call: Call, priority: int, now: float) -> bool:
-        """No worker has room for a call: whether it goes before a map's items. Not before calls of its own thread."""
-        if not self.engine.takes_back_at_once:
-            return False
-        stream = self._streams.get((threading.get_ident(), priority) if priority else threading.get_ident())
-        return (stream is None or not stream.n_live) and self.scheduler.overtook(call, priority, now)
 
     def _came(self, call: Call, now: float) -> None:
         """Count a call as open. Under the lock: on free-threaded Python two could draw the same number."""
@@ -294,14 +294,18 @@ class Driver:
         self._n_open += 1
         call.id = self.new_id()
 
+    def _stream_of(self, thread: int, priority: int) -> CallStream:
+        """Of the calls of a thread. Under the lock."""
+        key: object = (thread, priority) if priority else thread
+        stream = self._streams.get(key)
+        if stream is None:
+            stream = self._streams[key] = CallStream(Estimate(), priority)
+            self._forget_streams(key)
+        return stream
+
     def _have_wait(self, call: Call, priority: int, now: float) -> None:
         """No worker has room for a call, or others wait already: it goes to its thread's stream. Under the lock."""
-        me: object = (threading.get_ident(), priority) if priority else threading.get_ident()
-        stream = self._streams.get(me)
-        if stream is None:
-            stream = self._streams[me] = CallStream(Estimate(), priority)
-            self._forget_streams(me)
-        call.stream = stream
+        call.stream = stream = self._stream_of(threading.get_ident(), priority)
         stream.append(call)
         if not stream.queued or priority >= NESTED:
             self.scheduler.stream_filled(stream, now)
@@ -315,19 +319,20 @@ class Driver:
         mean_s = call.estimate.mean_s
         if mean_s is None or mean_s >= TINY_S or self.scheduler.idle or call.options or self.closed:
             return False
-        me = threading.get_ident()
-        call.stream = self._streams.get(me) or self._streams.setdefault(me, CallStream(Estimate()))
+        call.stream = threading.get_ident()  # whose it is to be
         self._inbox.append(call)
-        self._stay_in_inbox(call)
+        self._look_again(call)
         return True
 
-    def _stay_in_inbox(self, call: Call) -> None:
-        """A call was entered. Refuse it if the pool was closed just then, and its inbox emptied before."""
+    def _look_again(self, call: Call) -> None:
+        """A call was entered; what was so before may have changed just then, and who changed it have looked before."""
         if self.closed:
             with self.roles.shield, self._lock:
-                if call in self._inbox:
+                if call in self._inbox:  # else it was taken, and will be run
                     self._inbox.remove(call)
                     self._check_open()
+        elif self.scheduler.idle:
+            self._empty_inbox()
 
     def _empty_inbox(self) -> None:
         """Give the calls that have gathered to the scheduler."""
@@ -344,8 +349,9 @@ class Driver:
         while self._inbox:
             call = self._inbox.popleft()
             self._came(call, now)
-            call.stream.append(call)
-            streams[call.stream] = None
+            call.stream = stream = self._stream_of(call.stream, 0)
+            stream.append(call)
+            streams[stream] = None
         for stream in streams:
             self.scheduler.stream_filled(stream, now)
 
@@ -602,7 +608,7 @@ class Driver:
 
     def _forget_streams(self, mine: object) -> None:
         """Threads come and go; keep no streams for those that went."""
-        if len(self._streams) > 64 and not self._inbox:
+        if len(self._streams) > 64:
             for key, stream in list(self._streams.items()):
                 if not stream.queued and not stream.n_live and key != mine:
                     del self._streams[key]
@@ -632,12 +638,26 @@ class Driver:
 
     def _perform_shielded(self) -> None:
         # Nothing is settled in between: a callback may wait for a call that is yet to be sent here.
-        scheduler, engine = self.scheduler, self.engine
+        scheduler = self.scheduler
         while scheduler.actions:
             with self._lock:
                 actions, scheduler.actions = scheduler.actions, []
                 self._outcomes.extend(self._start_workers(actions))
+                streams = self._begin_to_send(actions)
+            try:
+                self._do(actions)
+            finally:
+                if streams:
+                    self._have_sent(streams)
+        if self._outcomes:
+            self._have_handed_out()
+
+    def _do(self, actions: list[Action]) -> None:
+        engine = self.engine
+        n_begun = 0
+        try:
             for action in actions:
+                n_begun += 1
                 if action[0] == "send":
                     if action[2].count > 1:
                         began = perf_counter()
@@ -661,8 +681,45 @@ class Driver:
                     engine.grow(action[1])
                 elif action[0] == "shrink":
                     engine.shrink(action[1])
-        if self._outcomes:
-            self._have_handed_out()
+        except BaseException as error:  # a second Ctrl-C, or an alarm that was held for long
+            with self._lock:
+                self.scheduler.actions[:0] = actions[n_begun:]
+            last = actions[n_begun - 1]
+            if last[0] == "send" and not engine.runs_inline:
+                self._outcomes.extend(self._broke_off(last[1], last[2], error))
+            raise
+
+    def _broke_off(self, worker_id: int, chunk: Any, error: BaseException) -> list[Settlement]:
+        """An exception came while a chunk was being sent. Nobody knows whether it was: so it must not be sent again."""
+        with self._lock:
+            if chunk.worker_id != worker_id:
+                return []
+            self.scheduler.withdrawn(chunk, monotonic())
+            if type(chunk) is Relay:
+                return self.relays.cannot_send(chunk, PicklingError(f"sending it was interrupted: {error!r}"))
+            settlements: list[Settlement] = []
+            for index in range(chunk.start, chunk.start + chunk.count):
+                settlements += self._task_failed(chunk, index, error, None)
+            return settlements
+
+    def _begin_to_send(self, actions: list[Action]) -> list[CallStream]:
+        """Have no later calls of the same threads be taken until these actions are done. Under the lock."""
+        streams: list[CallStream] = []
+        if not self.engine.runs_inline:
+            for action in actions:
+                if action[0] == "send" and type(action[2]) is Call:
+                    stream = action[2].stream
+                    if stream is not None and not stream.sending:
+                        stream.sending = True
+                        streams.append(stream)
+        return streams
+
+    def _have_sent(self, streams: list[CallStream]) -> None:
+        with self._lock:
+            for stream in streams:
+                stream.sending = False
+                if stream.n_live:
+                    self.scheduler.stream_filled(stream, monotonic())
 
     def _watch(self, chunk: Any, worker_id: int) -> None:
         with self._lock:
@@ -1443,6 +1500,9 @@ class Driver:
             if isinstance(work, MapJob):
                 self._cancel_job(work)
                 return future.cancelled()
+            if isinstance(work, Call) and not work.id and not future.done():
+                with self._lock:  # another thread takes it from the inbox just now
+                    pass
             if not isinstance(work, Call) or not work.id:  # that one has just left the lane: it has ended
                 return future.cancelled()
             return self._cancel_call(future, work, waits, running)
@@ -1667,6 +1727,8 @@ class Driver:
 
         With an error, what has not started ends with it; else all that was submitted is done.
         """
+        if self.is_foreign():
+            return
         self._abandoned = True
         if error is not None:
             self._deferred.append(partial(self.end_unstarted, error))

@@ -83,9 +83,13 @@ class Call(Chunk):
 
 
 class CallStream:
-    """The calls of one submitting thread that have one priority, first in, first out."""
+    """The calls of one submitting thread that have one priority, first in, first out.
 
-    __slots__ = ("_calls", "estimate", "last_size", "n_live", "priority", "queued")
+    ``sending``: a thread is about to send some that were taken; until it has, none that came later may be taken, since
+    another thread could send it first.
+    """
+
+    __slots__ = ("_calls", "estimate", "last_size", "n_live", "priority", "queued", "sending")
 
     def __init__(self, estimate: Estimate, priority: int = 0) -> None:
         self.priority = priority
@@ -94,6 +98,11 @@ class CallStream:
         self.last_size = 1
         self.n_live = 0
         self.queued = False
+        self.sending = False
+
+    def is_empty(self) -> bool:
+        """Whether all of its calls were sent."""
+        return not self.n_live and not self.sending
 
     def append(self, call: Call) -> None:
         self._calls.append(call)
@@ -107,7 +116,7 @@ class CallStream:
     def available(self) -> int:
         if not self.n_live and self._calls:
             self._calls.clear()
-        return self.n_live
+        return 0 if self.sending else self.n_live
 
     def remaining(self) -> int | None:
         return None

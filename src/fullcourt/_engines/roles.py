@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import _thread
 import contextlib
+import os
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -60,6 +61,7 @@ class Roles:
         self._is_over = is_over
         self._name = name
         self.shield = Shield()
+        self._pid = os.getpid()  # a fork has none of these threads, and shall have no other that takes what is ours
         self._lock = make_lock()  # protects the fields below; held for microseconds, never while waiting
         self._leader: int | None = None
         self._followers: dict[Any, None] = {}  # the locks that they sleep on, oldest first
@@ -192,7 +194,9 @@ class Roles:
     # -- the background thread -------------------------------------------------------------------------------------
 
     def arm(self, *, urgent: bool = False) -> None:
-        """Have the background thread lead if nobody else does, after the grace or at once."""
+        """Have the background thread lead if nobody else does, after the grace or at once. Nothing in a fork."""
+        if self._pid != os.getpid():
+            return
         with self.shield, self._lock:
             if urgent:
                 self._urgent = True
@@ -249,9 +253,9 @@ class Roles:
             self._calls.popleft()()
 
     def ring(self) -> None:
-        """Wake the background thread without taking a lock: for the garbage collector."""
+        """Wake the background thread without taking a lock: for the garbage collector. Nothing in a fork."""
         self._bell.ring()
-        if self._background is None:
+        if self._background is None and self._pid == os.getpid():
             with contextlib.suppress(RuntimeError):  # the interpreter ends, and with it the pool
                 _thread.start_new_thread(self.background, ())
 

@@ -35,7 +35,7 @@ class Shield:
     us, and half of one for each signal beside SIGINT that has a handler.
     """
 
-    __slots__ = ("_depth", "_main", "_mine", "_old", "_pending", "open")
+    __slots__ = ("_depth", "_late", "_main", "_mine", "_old", "_pending", "open")
 
     def __init__(self) -> None:
         self._mine = self._handle  # one object, to be told by its identity
@@ -43,6 +43,7 @@ class Shield:
         self._depth = 0
         self._old: dict[int, Any] = {}  # the handlers in whose place ours is
         self._pending: dict[int, float] = {}  # when it came
+        self._late: BaseException | None = None  # what came through in the midst of a step
         self.open = False  # set while the thread only waits
 
     def __enter__(self) -> None:
@@ -64,8 +65,15 @@ class Shield:
         if threading.get_ident() != self._main:
             return
         self._depth -= 1
-        if self._depth == 0 and self._old:
-            self._end()
+        if self._depth == 0:
+            late, self._late = self._late, None
+            if self._old:
+                self._end()
+            if late is not None and error is None:  # a callback, or the pickling of an item, has swallowed it
+                try:
+                    raise late
+                finally:
+                    del late
 
     def _end(self) -> None:
         """Put the handlers back, and call those whose signals have come."""
@@ -115,7 +123,12 @@ class Shield:
             if number == SIGALRM:
                 stop_coming_again()
             was_open, self.open = self.open, False
-            self._old[number](number, frame)
+            try:
+                self._old[number](number, frame)
+            except BaseException as error:
+                if not was_open:
+                    self._late = error
+                raise
             self.open = was_open  # the wait goes on
         elif since is None:
             self._pending[number] = monotonic()
