@@ -236,6 +236,33 @@ def test_calls_that_gather_are_run_or_cancelled(monkeypatch: pytest.MonkeyPatch)
     explore(scenario, MODULES, n_random=60, n_preempted=80)
 
 
+@pytest.mark.parametrize("burst", [0, 100])
+def test_calls_of_one_thread_start_in_their_order_whoever_sends_them(
+    burst: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(driver_module, "TINY_S", 1.0)
+
+    def scenario(world: Interleaver) -> Any:
+        all_ = new(world)
+        all_.driver._burst = burst
+        first = all_.submit()
+        first.work.estimate.mean_s = 0.0
+        later: list[Future[Any]] = []
+        actors = [
+            world.add("submitter", lambda: later.extend(all_.submit() for _ in range(4))),
+            world.add("waiter", first.result),
+        ]
+        world.add("end", lambda: end(world, all_.driver, actors))
+
+        def check() -> None:
+            assert all_.ran == [0, 1, 2, 3, 4]
+            all_.check()
+
+        return check
+
+    explore(scenario, MODULES, n_random=100, n_preempted=150)
+
+
 @pytest.mark.parametrize("how", ["close", "terminate"])
 def test_calls_gather_while_the_pool_is_ended(how: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each is run, cancelled by the end, or refused; none is forgotten."""
