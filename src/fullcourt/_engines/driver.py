@@ -269,12 +269,12 @@ class Driver:
             self._came(call, now)
             # While another thread has actions to perform, a worker that is free may be one that has yet to be started.
             has_actions = self.scheduler.actions and not self.is_nested
+            # And another thread may be about to send an earlier call of this one.
             stream = self._streams.get((threading.get_ident(), priority) if priority else threading.get_ident())
-            # An earlier call of this thread may be about to be sent by another.
             at_once = not (has_actions or self.engine.runs_inline or (stream is not None and not stream.is_empty()))
             worker_id = self.scheduler.placed_at_once(call, now) if at_once else 0
-            may_overtake = self.engine.takes_back_at_once  # the items of maps, if no call of its thread waits
-            if not worker_id and not (at_once and may_overtake and self.scheduler.overtook(call, priority, now)):
+            may_overtake = at_once and self.engine.takes_back_at_once  # the items of maps
+            if not worker_id and not (may_overtake and self.scheduler.overtook(call, priority, now)):
                 self._have_wait(call, priority, now)
         if worker_id:
             try:
@@ -610,7 +610,7 @@ class Driver:
         """Threads come and go; keep no streams for those that went."""
         if len(self._streams) > 64:
             for key, stream in list(self._streams.items()):
-                if not stream.queued and not stream.n_live and key != mine:
+                if not stream.queued and stream.is_empty() and key != mine:
                     del self._streams[key]
 
     # -- actions and events ----------------------------------------------------------------------------------------
