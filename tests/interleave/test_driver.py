@@ -203,15 +203,21 @@ def test_calls_that_wait_behind_others_are_cancelled_by_two() -> None:
     explore(scenario, MODULES, n_random=60, n_preempted=80)
 
 
+def in_a_burst(world: Interleaver, longest: int = 0) -> tuple[Outcomes, Future[Any]]:
+    """With one call of a tiny function open; beyond so many, calls gather."""
+    all_ = new(world)
+    all_.driver._burst = longest
+    first = all_.submit()
+    first.work.estimate.mean_s = 0.0
+    return all_, first
+
+
 def test_calls_that_gather_are_run_or_cancelled(monkeypatch: pytest.MonkeyPatch) -> None:
     """As in a burst of tiny calls: those that find no free slot wait for the next look for results."""
     monkeypatch.setattr(driver_module, "TINY_S", 1.0)
 
     def scenario(world: Interleaver) -> Any:
-        all_ = new(world)
-        all_.driver._burst = 0
-        first = all_.submit()
-        first.work.estimate.mean_s = 0.0
+        all_, _ = in_a_burst(world)
         gathered = [all_.submit(), all_.submit()]
         assert all_.driver._inbox
         more: list[Future[Any]] = []
@@ -243,10 +249,7 @@ def test_calls_of_one_thread_start_in_their_order_whoever_sends_them(
     monkeypatch.setattr(driver_module, "TINY_S", 1.0)
 
     def scenario(world: Interleaver) -> Any:
-        all_ = new(world)
-        all_.driver._burst = burst
-        first = all_.submit()
-        first.work.estimate.mean_s = 0.0
+        all_, first = in_a_burst(world, burst)
         later: list[Future[Any]] = []
         actors = [
             world.add("submitter", lambda: later.extend(all_.submit() for _ in range(4))),
@@ -269,10 +272,7 @@ def test_calls_gather_while_the_pool_is_ended(how: str, monkeypatch: pytest.Monk
     monkeypatch.setattr(driver_module, "TINY_S", 1.0)
 
     def scenario(world: Interleaver) -> Any:
-        all_ = new(world)
-        all_.driver._burst = 0
-        first = all_.submit()
-        first.work.estimate.mean_s = 0.0
+        all_, _ = in_a_burst(world)
         refused: list[int] = []
 
         def submit() -> None:

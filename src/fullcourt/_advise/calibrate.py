@@ -10,7 +10,6 @@ import contextlib
 import itertools
 import os
 import sys
-import threading
 from collections.abc import Callable, Iterable, Iterator, Sized
 from dataclasses import dataclass, replace
 from time import perf_counter
@@ -21,7 +20,7 @@ from fullcourt._advise.log import Machine, SlotLog, stretch_of, with_gil
 from fullcourt._advise.transport import measure_transport
 from fullcourt._engines.build import usable_start_method
 from fullcourt._os.cpus import usable_cores
-from fullcourt._os.locks import make_lock
+from fullcourt._os.locks import Bell, make_lock
 from fullcourt._os.threads import make_thread
 
 __all__ = ["Calibration", "calibrate", "facts_of", "is_free_threaded"]
@@ -129,11 +128,11 @@ class Supply:
 class Runner:
     """A thread that runs items until it is told to stop."""
 
-    def __init__(self, supply: Supply, n_threads: int, ready: threading.Semaphore) -> None:
+    def __init__(self, supply: Supply, n_threads: int, ready: Bell) -> None:
         self.log: SlotLog | None = None
         self._supply = supply
         self._n_threads = n_threads
-        self._ready = ready  # released when it has begun, and at the end
+        self._ready = ready  # rung when it has begun, and at the end
         self._stop = False
         self.is_over = False
         self.thread = make_thread(self._run, "fullcourt-advise")
@@ -146,7 +145,7 @@ class Runner:
     def _run(self) -> None:
         supply, fn = self._supply, self._supply.fn
         self.log = log = SlotLog()
-        self._ready.release()
+        self._ready.ring()
         try:
             while not self._stop:
                 start, items = supply.take(self._n_threads)
@@ -163,7 +162,7 @@ class Runner:
         except BaseException as error:  # noqa: BLE001  `advise` raises it
             supply.failed(error)
         self.is_over = True
-        self._ready.release()
+        self._ready.ring()
 
 
 class Phase:
@@ -179,7 +178,7 @@ class Phase:
 
     def run(self, n_threads: int) -> Stretch | None:
         """Have so many threads run, those that are still in a long item among them."""
-        bell = threading.Semaphore(0)
+        bell = Bell()
         self._machine.look()
         self._lap()
         carried = [runner for runner in self.running if not runner.is_over]
@@ -187,10 +186,10 @@ class Phase:
         since = perf_counter()
         runners = carried + [Runner(self._supply, n_threads, bell) for _ in range(n_threads - len(carried))]
         for _ in range(n_threads - len(carried)):
-            bell.acquire()
+            bell.wait()
         until = perf_counter() + self._phase_s
         while perf_counter() < until and not all(runner.is_over for runner in runners):
-            bell.acquire(timeout=max(0.0, until - perf_counter()))
+            bell.wait(max(0.0, until - perf_counter()))
             if any(runner.is_over for runner in runners) and n_threads > 1:
                 break
         report = self._lap()  # while the threads are there

@@ -96,7 +96,7 @@ class Driver:
         self._lock = make_lock()
         self._ids = itertools.count(1)
         self.new_id = self._ids.__next__
-        self._streams: dict[object, CallStream] = {}
+        self._streams: dict[tuple[object, int], CallStream] = {}  # by whose calls they are of, and priority
         self._jobs: set[MapJob] = set()
         self._n_open = 0
         self._since_driven = 0
@@ -270,7 +270,7 @@ class Driver:
             # While another thread has actions to perform, a worker that is free may be one that has yet to be started.
             has_actions = self.scheduler.actions and not self.is_nested
             # And another thread may be about to send an earlier call of this one.
-            stream = self._streams.get((threading.get_ident(), priority) if priority else threading.get_ident())
+            stream = self._streams.get((threading.get_ident(), priority))
             at_once = not (has_actions or self.engine.runs_inline or (stream is not None and not stream.is_empty()))
             worker_id = self.scheduler.placed_at_once(call, now) if at_once else 0
             may_overtake = at_once and self.engine.takes_back_at_once  # the items of maps
@@ -294,9 +294,9 @@ class Driver:
         self._n_open += 1
         call.id = self.new_id()
 
-    def _stream_of(self, thread: int, priority: int) -> CallStream:
-        """Of the calls of a thread. Under the lock."""
-        key: object = (thread, priority) if priority else thread
+    def stream_of(self, owner: object, priority: int) -> CallStream:
+        """Of the calls of a thread, as a rule. Under the lock."""
+        key = owner, priority
         stream = self._streams.get(key)
         if stream is None:
             stream = self._streams[key] = CallStream(Estimate(), priority)
@@ -305,7 +305,7 @@ class Driver:
 
     def _have_wait(self, call: Call, priority: int, now: float) -> None:
         """No worker has room for a call, or others wait already: it goes to its thread's stream. Under the lock."""
-        call.stream = stream = self._stream_of(threading.get_ident(), priority)
+        call.stream = stream = self.stream_of(threading.get_ident(), priority)
         stream.append(call)
         if not stream.queued or priority >= NESTED:
             self.scheduler.stream_filled(stream, now)
@@ -349,7 +349,7 @@ class Driver:
         while self._inbox:
             call = self._inbox.popleft()
             self._came(call, now)
-            call.stream = stream = self._stream_of(call.stream, 0)
+            call.stream = stream = self.stream_of(call.stream, 0)
             stream.append(call)
             streams[stream] = None
         for stream in streams:

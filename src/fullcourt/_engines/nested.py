@@ -207,12 +207,7 @@ class Relays:
             refusal = too_deep(driver.scheduler.n_lent)
         if refusal is not None:
             return self._refuse(relay, refusal)
-        key = ("nested", origin.handle.id, relay.outer, relay.priority)
-        stream = driver._streams.get(key)
-        if stream is None:
-            stream = driver._streams[key] = CallStream(Estimate(), relay.priority)
-            driver._forget_streams(key)
-        relay.stream = stream
+        relay.stream = stream = driver.stream_of(("nested", origin.handle.id, relay.outer), relay.priority)
         self.open[relay.id] = relay
         origin.relays[request.chunk_id] = relay
         driver._n_open += 1

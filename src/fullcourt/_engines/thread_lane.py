@@ -29,7 +29,7 @@ from time import monotonic, perf_counter
 from typing import TYPE_CHECKING, Any
 
 from fullcourt._core.model import Estimate
-from fullcourt._engines.jobs import Call, CallStream
+from fullcourt._engines.jobs import Call
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -146,9 +146,7 @@ class ThreadLane:
                 self._engine.handles[worker].running[call.id] = 0
         if not waiting:
             return
-        stream = driver._streams.get(self._owner)
-        if stream is None:
-            stream = driver._streams[self._owner] = CallStream(Estimate())
+        stream = driver.stream_of(self._owner, 0)
         for call in waiting:
             call.stream = stream
             stream.append(call)
