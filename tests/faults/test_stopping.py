@@ -467,7 +467,7 @@ def test_a_stop_comes_through_what_passes_over_errors(engine: str, task: Any, ne
     assert pool.apply(os.getpid) == pid
 
 
-@pytest.mark.parametrize("engine", PROCESSES)
+@pytest.mark.parametrize("engine", PROCESSES | MANY_SLOTS)
 def test_a_stop_that_comes_while_an_object_is_collected_is_not_lost(engine: str, new_pool: Any) -> None:
     """An exception in a ``__del__``, or in what a weak reference calls, is dropped by Python, or by the user's code."""
     pool = new_pool(engine, processes=1)

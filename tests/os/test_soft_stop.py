@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import sys
 import threading
 import time
 
+from fullcourt._os import soft_stop
 from fullcourt._os.soft_stop import Slot
 
 
@@ -54,6 +57,7 @@ def test_an_exception_that_comes_too_late_is_taken_back() -> None:
 
 PROGRAM = """
 import sys
+from fullcourt._os import soft_stop
 from fullcourt._os.soft_stop import Slot
 
 slot = Slot()
@@ -81,3 +85,60 @@ def test_taking_back_what_has_arrived_already_costs_little() -> None:
     began = time.perf_counter()
     slot._take_back()
     assert time.perf_counter() - began < 5
+
+
+def test_a_signal_in_the_midst_of_the_call_does_not_call_again() -> None:
+    """The call holds locks, and the same thread would wait for them for ever."""
+    depths, depth = list[int](), 0
+
+    def act() -> None:
+        nonlocal depth
+        depth += 1
+        depths.append(depth)
+        if len(depths) < 5:
+            os.kill(os.getpid(), soft_stop.STOP_SIGNAL)
+        for _ in range(100):
+            pass
+        depth -= 1
+
+    before = signal.getsignal(soft_stop.STOP_SIGNAL)
+    soft_stop.on_stop_signal(act)
+    try:
+        for _ in range(3):
+            os.kill(os.getpid(), soft_stop.STOP_SIGNAL)
+    finally:
+        signal.signal(soft_stop.STOP_SIGNAL, before)
+    assert depths == [1, 1, 1]
+
+
+def test_a_stop_that_python_drops_may_come_again() -> None:
+    dropped = list[bool]()
+
+    class Lost:
+        def __del__(self) -> None:
+            slot.running = 7
+            raiser = threading.Thread(target=slot.raise_in_thread, args=(lambda running: running == 7, Stopped))
+            raiser.start()
+            raiser.join()
+
+    def act() -> bool:
+        dropped.append(slot.was_dropped())
+        return True
+
+    def work() -> None:
+        nonlocal slot
+        slot = Slot()
+        Lost()
+
+    slot = Slot()
+    before = sys.unraisablehook
+    soft_stop.on_drop(Stopped, act)
+    try:
+        thread = threading.Thread(target=work)
+        thread.start()
+        thread.join()
+    finally:
+        sys.unraisablehook = before
+    assert dropped == [True]
+    assert slot.running == 7
+    assert not slot.was_dropped()

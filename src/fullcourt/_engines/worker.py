@@ -23,7 +23,7 @@ from fullcourt._engines.face import Face, Place
 from fullcourt._engines.state import Missing, WorkerState, become_worker, enter_slot, kept, leave_slot
 from fullcourt._os.budget import limit_this_thread
 from fullcourt._os.locks import Condition
-from fullcourt._os.soft_stop import Slot, on_stop_signal
+from fullcourt._os.soft_stop import Slot, on_drop, on_stop_signal
 from fullcourt._os.threads import make_thread
 from fullcourt._transport import frames
 from fullcourt._transport.codec import CONNECTION, Codec, decode
@@ -57,7 +57,7 @@ from fullcourt._transport.remote_errors import (
     dump_exception,
     format_remote,
 )
-from fullcourt.errors import PicklingError
+from fullcourt.errors import PicklingError, TaskStopped
 
 if TYPE_CHECKING:
     from fullcourt._engines.forwarding import Forwarder
@@ -137,6 +137,8 @@ class Worker:
         n_slots_here = self._n_slots
         face.ready()
         on_stop_signal(self._stop_tasks)
+        if self._n_slots > 1:
+            on_drop(TaskStopped, self._was_dropped)
         try:
             self._send(frames.READY, os.getpid(), 0, 0, 0.0, b"", [])
         except OSError:
@@ -233,6 +235,11 @@ class Worker:
                 slot.raise_in_thread(partial(is_meant, stop), error)
         if mine is not None:
             raise mine("the pool stopped this task")
+
+    def _was_dropped(self) -> bool:
+        """Python has dropped the exception that was to stop this thread's task: in a ``__del__``, say."""
+        journal = self.current_journal()
+        return journal is not None and journal.slot.was_dropped()
 
     def _run_frame(self, journal: Journal, fields: Fields, data: bytes, attached: Attached) -> None:
         kind, flags, function_id, chunk_id, start, count, n_function, _ = fields

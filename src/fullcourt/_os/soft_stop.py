@@ -16,6 +16,7 @@ from __future__ import annotations
 import _weakrefset
 import contextlib
 import signal
+import sys
 import threading
 import weakref
 from collections.abc import Callable
@@ -24,7 +25,7 @@ from typing import Any, TypeVar
 
 from fullcourt._os.locks import make_lock
 
-__all__ = ["STOP_SIGNAL", "Slot", "heed", "on_stop_signal", "whole"]
+__all__ = ["STOP_SIGNAL", "Slot", "heed", "on_drop", "on_stop_signal", "whole"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -43,7 +44,7 @@ class Retracted(BaseException):
 class Slot:
     """What one thread runs, made by that thread. ``running`` is set by it alone; 0: nothing that may be stopped."""
 
-    __slots__ = ("_hit", "_lock", "_thread_id", "is_main", "running")
+    __slots__ = ("_hit", "_lock", "_meant", "_thread_id", "is_main", "running")
 
     def __init__(self) -> None:
         self.running = 0
@@ -51,6 +52,7 @@ class Slot:
         self._thread_id = threading.get_ident()
         self._lock = make_lock()
         self._hit = False
+        self._meant = 0  # what ran when it was hit
 
     def leave(self) -> None:
         """The task has ended: no exception comes from here on."""
@@ -98,10 +100,18 @@ class Slot:
         with self._lock:
             if not is_meant(self.running):
                 return False
-            self.running = 0
+            self._meant, self.running = self.running, 0
             self._hit = True
             set_async_exception(self._thread_id, error)
         return True
+
+    def was_dropped(self) -> bool:
+        """The exception came in this thread where Python drops it: the task may be stopped again. False: none came."""
+        with self._lock:
+            was_hit, self._hit = self._hit, False
+            if was_hit:
+                self.running = self._meant
+        return was_hit
 
 
 def set_async_exception(thread_id: int, error: type[BaseException]) -> None:
@@ -112,21 +122,40 @@ def set_async_exception(thread_id: int, error: type[BaseException]) -> None:
 
 
 def on_stop_signal(act: Callable[[], None]) -> None:
-    """Call this when the stop signal comes, unless it comes in the midst of the collection of an object.
+    """Call this when the stop signal comes, unless it comes in the midst of the collection of an object or of the call.
 
     Does nothing outside of the main thread, or where there are no signals.
     """
+    acts = False
 
     def handle(_number: int, frame: FrameType | None) -> None:
         global put_off  # noqa: PLW0603
+        nonlocal acts
         if frame is not None and frame.f_code in whole_codes:
             put_off = act
-        elif not is_finalizing(frame):  # or else CPython would drop the exception; whoever signalled does so again
-            act()
+        # CPython would drop the exception, or the call needs a lock that it holds already: whoever signalled does so
+        # again.
+        elif not acts and not is_finalizing(frame):
+            acts = True
+            try:
+                act()
+            finally:
+                acts = False
 
     if STOP_SIGNAL:
         with contextlib.suppress(ValueError):
             signal.signal(STOP_SIGNAL, handle)
+
+
+def on_drop(kind: type[BaseException], act: Callable[[], bool]) -> None:
+    """Call this where Python drops such an exception, in that thread; if it returns False, it is reported as usual."""
+    before = sys.unraisablehook
+
+    def hook(unraisable: sys.UnraisableHookArgs) -> None:
+        if not (issubclass(unraisable.exc_type, kind) and act()):
+            before(unraisable)
+
+    sys.unraisablehook = hook
 
 
 def is_finalizing(frame: FrameType | None) -> bool:
