@@ -375,7 +375,8 @@ class Pool(concurrent.futures.Executor):
         """
         must_be_callable(func)
         future: Future[R] = Future(self._driver)
-        self._add_callbacks(future, callback, error_callback)
+        if callback is not None or error_callback is not None:
+            self._add_callbacks(future, callback, error_callback)
         self._driver.submit(func, tuple(args), dict(kwds) if kwds else {}, future, options=self._options)
         return future
 
@@ -388,9 +389,8 @@ class Pool(concurrent.futures.Executor):
         for name, function in (("callback", callback), ("error_callback", error_callback)):
             if function is not None and not callable(function):
                 raise TypeError(f"{name} must be callable, not {function!r}")
-        if callback is not None or error_callback is not None:
-            future._on_end = (callback, error_callback)
-            self._driver.hurry()
+        future._on_end = (callback, error_callback)
+        self._driver.hurry()
 
     # -- maps ------------------------------------------------------------------------------------------------------
 
@@ -507,7 +507,8 @@ class Pool(concurrent.futures.Executor):
         driver = self._driver
         driver._check_open()
         items = iterable if isinstance(iterable, (list, tuple, range)) else items_of(iterable)
-        self._add_callbacks(future, callback, error_callback)
+        if callback is not None or error_callback is not None:
+            self._add_callbacks(future, callback, error_callback)
         report, close_bar = progress_of(func, len(items)) if progress else (None, nothing)
         try:
             function = driver.functions.get(func) if driver.functions is not None else None

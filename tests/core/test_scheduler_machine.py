@@ -218,6 +218,26 @@ class SchedulerMachine(RuleBasedStateMachine):
         worker_id, piece = data.draw(st.sampled_from(self.calls_running()))
         self.end(worker_id, piece, 1, seconds, alone=True)
 
+    @precondition(lambda self: self.calls_running())
+    @rule(data=st.data(), seconds=SECONDS, n_read=st.integers(0, 8))
+    def calls_of_a_worker_end_before_that_is_heard(self, data: st.DataObject, seconds: float, n_read: int) -> None:
+        """All of its calls that run, and some of those behind them."""
+        worker_id = data.draw(st.sampled_from([i for i, _ in self.calls_running()]))
+        player = self.players[worker_id]
+        ended = [piece for i, piece in self.calls_running() if i == worker_id]
+        for _ in range(n_read):
+            if not player.link or player.link[0].count > 1 or player.link[0].done:
+                break
+            ended.append(player.link.popleft())
+        for piece in ended:
+            self.settle(piece.open_tasks, "ended")
+            player.n_ended += 1
+            if piece in player.slots:
+                player.slots.remove(piece)
+            if piece in player.lent:
+                player.lent.remove(piece)
+        self.scheduler.calls_ended(self.scheduler.workers[worker_id], [(piece, seconds) for piece in ended], self.now)
+
     def calls_running(self) -> list[tuple[int, Piece]]:
         return [(i, piece) for i, piece in self.running() if piece.count == 1 and not piece.done]
 

@@ -170,7 +170,7 @@ def test_what_becomes_due_before_it_leads_is_not_forgotten(monkeypatch: pytest.M
         pool.apply(square, (1,))
         sent, go = threading.Event(), threading.Event()
         engine = pool._driver.engine
-        send = engine.send_encoded
+        send = engine.send
 
         def send_and_wait(*args: Any) -> Any:
             problem = send(*args)
@@ -179,7 +179,7 @@ def test_what_becomes_due_before_it_leads_is_not_forgotten(monkeypatch: pytest.M
                 go.wait(30)
             return problem
 
-        monkeypatch.setattr(engine, "send_encoded", send_and_wait)
+        monkeypatch.setattr(engine, "send", send_and_wait)
         alone = threads.submit(pool.apply, sleep_and_give, (3.0,))
         assert sent.wait(30)
         timed = pool.options(timeout=0.2, grace=0).submit(time.sleep, 30)

@@ -32,11 +32,14 @@ def sleep_then_note(path: str, seconds: float) -> str:
 
 
 def sleep_deaf(path: str, seconds: float) -> str:
-    """Swallows what is raised in it."""
-    note(path, f"begun {os.getpid()}")
+    """Swallows what is raised in it, from the moment when it says that it has begun."""
     until = time.monotonic() + seconds
+    is_told = False
     while time.monotonic() < until:
         with contextlib.suppress(BaseException):
+            if not is_told:
+                note(path, f"begun {os.getpid()}")
+                is_told = True
             time.sleep(0.02)
     note(path, "ended")
     return "done"

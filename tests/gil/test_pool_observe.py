@@ -126,6 +126,22 @@ def test_a_pools_tasks_are_on_its_timeline(kind, tmp_path):
         assert "template, which starts the workers" in names
 
 
+@pytest.mark.parametrize("kind", [{"processes": 2}, {"threads": 2}, {"processes": 1, "threads": 2}])
+@pytest.mark.parametrize("how", ["one by one", "a burst"])
+def test_calls_are_seen_that_usually_take_a_short_way(kind, how):
+    with fullcourt.Pool(**kind) as pool:
+        pool.apply(abs, (-1,))
+        with pool.observe() as observation:
+            if how == "one by one":
+                results = [pool.apply(divmod, (i, 2)) for i in range(50)]
+            else:
+                results = [future.result() for future in [pool.submit(divmod, i, 2) for i in range(50)]]
+        assert results == [divmod(i, 2) for i in range(50)]
+        assert observation.facts.n_tasks == 50
+        assert pool.apply(abs, (-2,)) == 2
+        assert observation.facts.n_tasks == 50
+
+
 def test_an_observed_pool_is_left_as_it_was():
     with fullcourt.Pool(1) as pool:
         before = dict(vars(pool._driver)), dict(vars(pool._driver.engine))

@@ -132,6 +132,8 @@ class FakeEngine:
 
     def open(self) -> None: ...
 
+    def look(self) -> None: ...
+
     def start(self, worker_id: int) -> None:
         worker = self.handles[worker_id] = Worker(worker_id, self)
         self.world.add(worker.name, worker.serve)
@@ -140,9 +142,6 @@ class FakeEngine:
         worker = self.handles.get(worker_id)
         if worker is not None:
             worker.frames.put(chunk)
-
-    def send_encoded(self, handle: Worker, chunk: Any, payload: bytes, buffers: Any) -> None:
-        handle.frames.put(chunk)
 
     def take_back(self, worker_id: int) -> list[int]:
         worker = self.handles.get(worker_id)

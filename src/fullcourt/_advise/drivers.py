@@ -214,10 +214,8 @@ class Sender(Driver):
             self.scheduler.withdrawn(chunk, monotonic())
             if not leg.open:
                 return []
-            # In this order: the leg is not over before the item is another's.
-            self._deferred.append(partial(self.hub.run_stray, leg.course, chunk.start, chunk.items[0]))
             leg.forget(chunk.start)
-        return []
+        return [(None, partial(self.hub.run_stray, leg.course, chunk.start, chunk.items[0]), None)]
 
 
 def send(driver: Driver, key: int, value: Any) -> None:

@@ -154,12 +154,46 @@ class Scheduler:
             if self.partable and self.idle and not self.has_waiting():
                 self._steal(now)  # now it is known what its tasks take
             return
-        worker.overdue = False
         self._drop(worker, chunk, now)
         if resumed is not None:
             lender = self.workers.get(resumed.worker_id or 0)
             if lender is not None and resumed.id in lender.lent:
                 self._unlend(lender, resumed, now)
+        self._has_less(worker, now)
+
+    def calls_ended(self, worker: Worker, ended: list[tuple[Chunk, float]], now: float) -> None:
+        """Single tasks that a worker holds have ended, one after the other, each in so many seconds.
+
+        :meth:`ended` for each of them, but what follows is looked at once.
+        """
+        if worker.lent:  # a task that ended gives back what it has lent
+            for chunk, seconds in ended:
+                self.ended(chunk, 1, seconds, now)
+            return
+        sent = worker.sent
+        load_s = worker.load_s
+        for chunk, seconds in ended:
+            estimate = chunk.estimate
+            if estimate.mean_s is None or estimate.durations is not None:
+                estimate.add(1, seconds)
+            else:
+                estimate.mean_s += 0.5 * (seconds - estimate.mean_s)
+            chunk.done = 1
+            chunk.worker_id = None
+            load_s -= chunk.expected_s
+            del sent[chunk.id]
+        if sent:
+            worker.load_s = load_s
+        else:
+            worker.load_s = 0.0
+            worker.held_s += now - worker.holding_since
+        worker.progress_at = now
+        self.n_sent_tasks -= len(ended)
+        self._has_less(worker, now)
+
+    def _has_less(self, worker: Worker, now: float) -> None:
+        """Something that a worker held has ended."""
+        worker.overdue = False
         self._place(worker)
         if self.returned or self.streams:
             if self.laden and self.may_take_back:
@@ -491,6 +525,9 @@ class Scheduler:
                 continue
             if idle:
                 worker = idle[next(reversed(idle))]
+            elif len(streams) == 1 and not returned and self._gives_singles(streams[0]):
+                self._dispatch_singles(streams[0])
+                continue
             else:
                 worker = next(iter(roomy.values()))
                 roomy[worker.id] = roomy.pop(worker.id)  # to the end of the row: those with room take turns
@@ -511,6 +548,31 @@ class Scheduler:
                     self._enqueue(stream)
             self._give(worker, chunk, now)
         self._look_out(now)
+
+    def _gives_singles(self, stream: Stream) -> bool:
+        return self.max_tasks is None and not self.under_pressure and stream.fixed_size() == 1
+
+    def _dispatch_singles(self, stream: Stream) -> None:
+        """:meth:`_dispatch`, written out for when no slot is free and all that waits are single tasks of one stream."""
+        roomy, actions = self.roomy, self.actions
+        n_slots = self.n_slots
+        full_s = self.window_s * n_slots
+        while roomy and stream.available():
+            worker = next(iter(roomy.values()))
+            chunk = stream.take(1)
+            mean_s = chunk.estimate.mean_s
+            chunk.expected_s = expected_s = UNKNOWN_S if mean_s is None else mean_s
+            chunk.worker_id = worker_id = worker.id
+            worker.sent[chunk.id] = chunk
+            worker.load_s += expected_s
+            worker.n_given += 1
+            self.n_sent_tasks += 1
+            actions.append(("send", worker_id, chunk))
+            roomy[worker_id] = roomy.pop(worker_id)
+            if worker.load_s >= full_s or not n_slots + 1 < len(worker.sent) - worker.n_grown < MAX_SENT:
+                self._place(worker)
+        if not stream.available():
+            self._unqueue_first()
 
     def _is_busy(self) -> bool:
         """Whether any task runs, or is about to, that waits for no nested ones."""

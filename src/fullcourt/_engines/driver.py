@@ -34,7 +34,7 @@ from time import monotonic, perf_counter
 from typing import Any, TypeVar
 
 from fullcourt import errors
-from fullcourt._core.model import NESTED, Estimate, Rest
+from fullcourt._core.model import NESTED, Chunk, Estimate, Rest
 from fullcourt._core.options import Durations, Options
 from fullcourt._core.scheduler import Action, Scheduler
 from fullcourt._engines.accounts import annotate, call_of, death, describe_task, take_statistics
@@ -278,6 +278,7 @@ class Driver:
                 self._have_wait(call, priority, now)
         if worker_id:
             try:
+                self.engine.look()
                 problem = self.engine.send(worker_id, call)
             except BaseException as error:
                 self._outcomes.extend(self._broke_off(worker_id, call, error))
@@ -317,21 +318,22 @@ class Driver:
         nor the lock: a signal's handler may raise before or after the call is entered, and either is well.
         """
         mean_s = call.estimate.mean_s
-        if mean_s is None or mean_s >= TINY_S or self.scheduler.idle or call.options or self.closed:
+        if mean_s is None or mean_s >= TINY_S or self.scheduler.idle or call.options:
             return False
         call.stream = threading.get_ident()  # whose it is to be
         self._inbox.append(call)
-        self._look_again(call)
+        if self.closed or self.scheduler.idle:
+            self._look_again(call)
         return True
 
     def _look_again(self, call: Call) -> None:
-        """A call was entered; what was so before may have changed just then, and who changed it have looked before."""
+        """A call was entered; what was so before has changed just then, and who changed it may have looked before."""
         if self.closed:
             with self.roles.shield, self._lock:
                 if call in self._inbox:  # else it was taken, and will be run
                     self._inbox.remove(call)
                     self._check_open()
-        elif self.scheduler.idle:
+        else:
             self._empty_inbox()
 
     def _empty_inbox(self) -> None:
@@ -345,14 +347,16 @@ class Driver:
 
     def _take_inbox(self, now: float) -> None:
         """Under the lock."""
-        streams: dict[CallStream, None] = {}
+        streams: dict[object, CallStream] = {}
         while self._inbox:
             call = self._inbox.popleft()
             self._came(call, now)
-            call.stream = stream = self.stream_of(call.stream, 0)
+            stream = streams.get(call.stream)
+            if stream is None:
+                stream = streams[call.stream] = self.stream_of(call.stream, 0)
+            call.stream = stream
             stream.append(call)
-            streams[stream] = None
-        for stream in streams:
+        for stream in streams.values():
             self.scheduler.stream_filled(stream, now)
 
     def cannot_part(self, options: Options | None) -> bool:
@@ -656,21 +660,21 @@ class Driver:
         engine = self.engine
         n_begun = 0
         try:
+            engine.look()
             for action in actions:
                 n_begun += 1
                 if action[0] == "send":
-                    if action[2].count > 1:
+                    chunk: Any = action[2]
+                    if chunk.count > 1:
                         began = perf_counter()
-                        problem = engine.send(action[1], action[2])
+                        problem = engine.send(action[1], chunk)
                         self.pickling_s += perf_counter() - began
                     else:
-                        problem = engine.send(action[1], action[2])
+                        problem = engine.send(action[1], chunk)
                     if problem is not None:
-                        self._outcomes.extend(self._cannot_send(action[2], action[1], problem))
-                    else:
-                        chunk: Any = action[2]
-                        if chunk.options is not None and chunk.options.is_watched:
-                            self._watch(chunk, action[1])
+                        self._outcomes.extend(self._cannot_send(chunk, action[1], problem))
+                    elif chunk.options is not None and chunk.options.is_watched:
+                        self._watch(chunk, action[1])
                 elif action[0] == "take_back":
                     self._take_back(action[1])
                 elif action[0] == "part":
@@ -684,8 +688,8 @@ class Driver:
         except BaseException as error:  # a second Ctrl-C, or an alarm that was held for long
             with self._lock:
                 self.scheduler.actions[:0] = actions[n_begun:]
-            last = actions[n_begun - 1]
-            if last[0] == "send" and not engine.runs_inline:
+            last = actions[n_begun - 1] if n_begun else None
+            if last is not None and last[0] == "send" and not engine.runs_inline:
                 self._outcomes.extend(self._broke_off(last[1], last[2], error))
             raise
 
@@ -899,7 +903,13 @@ class Driver:
         settlements: list[Settlement] = []
         with self._lock:
             now = monotonic()
-            for event, value, problem in read:
+            n_taken = 0
+            while n_taken < len(read):
+                n_calls = self._calls_done(read, n_taken, now, settlements)
+                n_taken += n_calls or 1
+                if n_calls:
+                    continue
+                event, value, problem = read[n_taken - 1]
                 if type(event) is FrameArrived:
                     settlements += self._frame(event, value, problem, now)
                 elif type(event) is Lost:
@@ -912,6 +922,40 @@ class Driver:
             self._after_event()
         self._perform()
         self._settle(settlements)
+
+    def _calls_done(self, read: list[Any], first: int, now: float, settlements: list[Settlement]) -> int:
+        """Take in the results of calls that one worker has told in a row, from there on. Returns how many these are.
+
+        :meth:`_frame` and :meth:`Scheduler.ended`, written out for what comes most.
+        """
+        handle = read[first][0].handle if type(read[first][0]) is FrameArrived else None
+        worker = self.scheduler.workers.get(handle.id) if handle is not None and not self.supervisor.stops else None
+        if handle is None or worker is None:
+            return 0
+        sent: dict[int, Any] = worker.sent
+        ended: list[tuple[Chunk, float]] = []
+        for n in range(first, len(read)):
+            event, value, problem = read[n]
+            if problem is not None or type(event) is not FrameArrived or event.handle is not handle:
+                break
+            kind, _, _, chunk_id, _, _, _, seconds = event.fields
+            chunk = sent.get(chunk_id)
+            if kind != frames.RESULT or type(chunk) is not Call or chunk.options is not None:
+                break
+            handle.busy_s += seconds
+            ended.append((chunk, seconds))
+            future = chunk.future
+            if future is not None:
+                settlements.append((future, value, None))
+            chunk.future = None
+            chunk.payload = SENT
+            chunk.function.n_fatal_loads = 0
+        if ended:
+            self.scheduler.calls_ended(worker, ended, now)
+            handle.n_done += len(ended)
+            self.n_done += len(ended)
+            self._n_open -= len(ended)
+        return len(ended)
 
     def _handle_frame(self, event: FrameArrived) -> None:
         """A single frame, as most come: :meth:`handle_events` without its lists."""

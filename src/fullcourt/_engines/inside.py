@@ -319,6 +319,9 @@ class NestedEngine:
     def start(self, worker_id: int) -> None:
         self.handles[worker_id] = NestedHandle(self.name, self._pool_pid)
 
+    def look(self) -> None:
+        """Nothing: the pool itself looks before it sends."""
+
     def send(self, worker_id: int, chunk: Any) -> PicklingError | None:
         """Ask the pool to run a chunk."""
         job: Any = getattr(chunk, "job", None)  # None: a single call

@@ -71,7 +71,8 @@ class Lane:
             driver._n_open = 1
         engine, roles = self._engine, self._roles
         handle = engine.handles.get(worker.id)
-        problem = engine.send_encoded(handle, call, *call.payload) if handle is not None else None
+        engine.look()
+        problem = engine.send(worker.id, call)
         if problem is not None:
             driver._settle(driver._cannot_send(call, worker.id, problem))
         if handle is None or problem is not None or not roles._try_lead(get_ident()):

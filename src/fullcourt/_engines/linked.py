@@ -139,6 +139,7 @@ class RemoteEngine(abc.ABC):
         self.handles: dict[int, Handle] = {}
         self._broadcasts: dict[int, Any] = {}  # frames of values that every worker gets, by key
         self.version_at_start = 0
+        self._version_now = 0  # of the output settings, when they were last looked at
         self.output: Output | None = None  # what workers print and log goes there; None: they keep it
 
     def settings_now(self) -> OutputSettings | None:
@@ -149,6 +150,11 @@ class RemoteEngine(abc.ABC):
         settings = self.output.settings
         self.version_at_start = settings.version
         return settings
+
+    def look(self) -> None:
+        """Before something is sent: see whether the program wants other logs and warnings than it did."""
+        if self.output is not None:
+            self._version_now = self.output.look()
 
     def send(self, worker_id: int, chunk: Any) -> PicklingError | None:
         """Send a chunk to a worker. Returns what is wrong with it if it will not pickle; a dead worker is no error."""
@@ -162,9 +168,9 @@ class RemoteEngine(abc.ABC):
                 payload, buffers = self.codec.encode_items(chunk.items)
         except PicklingError as error:
             return error
-        return self.send_encoded(handle, chunk, payload, buffers)
+        return self._send_encoded(handle, chunk, payload, buffers)
 
-    def send_encoded(self, handle: Handle, chunk: Any, payload: bytes, buffers: Any) -> PicklingError | None:
+    def _send_encoded(self, handle: Handle, chunk: Any, payload: bytes, buffers: Any) -> PicklingError | None:
         """:meth:`send` for what is pickled."""
         function = chunk.function
         data = b""
@@ -174,7 +180,7 @@ class RemoteEngine(abc.ABC):
                 handle.known.add(function.id)
             if function.rights is not None:
                 buffers = with_function_rights(buffers, function)
-        if self.output is not None and handle.settings_version != self.output.look():
+        if handle.settings_version != self._version_now and self.output is not None:
             self._tell_settings(handle, self.output)
         try:
             n_said = handle.link.n_said
@@ -194,7 +200,8 @@ class RemoteEngine(abc.ABC):
         settings = output.settings
         frame = self._make_frame(frames.SETTINGS, 0, 0, 0, 0, 0.0, b"", pickle.dumps(settings), [])
         handle.link.say(frame)
-        handle.settings_version = settings.version  # after it was sent: no other thread's task may come before it
+        # After it was sent: no other thread's task may come before it.
+        handle.settings_version = self._version_now = settings.version
 
     def take_back(self, worker_id: int) -> list[int]:
         """Take back what a worker has not read. Returns the chunks' ids."""
@@ -457,12 +464,19 @@ class LinkedEngine(RemoteEngine):
         with contextlib.suppress(BlockingIOError):
             os.eventfd_read(self._wake_fd)
 
-    def send_encoded(self, handle: Handle, chunk: Any, payload: bytes, buffers: Any) -> PicklingError | None:
+    def send(self, worker_id: int, chunk: Any) -> PicklingError | None:
         """As in :class:`RemoteEngine`; written out for what is small, of a function that the worker has."""
+        handle = self.handles.get(worker_id)
+        if handle is None:
+            return None
+        try:
+            payload, buffers = chunk.payload if type(chunk) is not MapChunk else self.codec.encode_items(chunk.items)
+        except PicklingError as error:
+            return error
         function_id = chunk.function.id
         if buffers or function_id not in handle.known or len(payload) > MAX_INLINE:
-            return super().send_encoded(handle, chunk, payload, buffers)
-        if self.output is not None and handle.settings_version != self.output.look():
+            return self._send_encoded(handle, chunk, payload, buffers)
+        if handle.settings_version != self._version_now and self.output is not None:
             self._tell_settings(handle, self.output)
         handle.n_due += 1
         frame = pack(chunk.kind, 0, function_id, chunk.id, chunk.start, chunk.count, 0, handle.link.n_said) + payload

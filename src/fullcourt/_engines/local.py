@@ -105,6 +105,9 @@ class LocalEngine:
     def open(self) -> None:
         """Nothing to prepare."""
 
+    def look(self) -> None:
+        """Nothing: here tasks print and log as all does."""
+
     def kill(self, worker_id: int) -> bool:
         """Threads cannot be killed."""
         return False
