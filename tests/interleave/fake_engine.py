@@ -9,7 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from fullcourt._core.scheduler import Scheduler
-from fullcourt._engines import driver as driver_module
+from fullcourt._engines import arrivals, calls, driver, driver_base, maps, outcomes, sending
 from fullcourt._engines import future as future_module
 from fullcourt._engines import lane as lane_module
 from fullcourt._engines import roles as roles_module
@@ -26,7 +26,8 @@ from fullcourt._transport.remote_errors import dump_exception
 from fullcourt.errors import TaskCancelled
 from tests.interleave.interleaver import Interleaver, Queue
 
-MODULES = [driver_module, lane_module, roles_module, future_module, supervisor_module, timekeeper_module]
+OF_THE_DRIVER = [driver_base, outcomes, sending, arrivals, maps, calls, driver]
+MODULES = [*OF_THE_DRIVER, lane_module, roles_module, future_module, supervisor_module, timekeeper_module]
 
 
 class Death(BaseException):

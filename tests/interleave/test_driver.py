@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from fullcourt._engines import driver as driver_module
+from fullcourt._engines import calls as calls_module
 from fullcourt._engines.driver import Driver
 from fullcourt._engines.future import Future
 from fullcourt._engines.jobs import MAP, MapJob
@@ -214,7 +214,7 @@ def in_a_burst(world: Interleaver, longest: int = 0) -> tuple[Outcomes, Future[A
 
 def test_calls_that_gather_are_run_or_cancelled(monkeypatch: pytest.MonkeyPatch) -> None:
     """As in a burst of tiny calls: those that find no free slot wait for the next look for results."""
-    monkeypatch.setattr(driver_module, "TINY_S", 1.0)
+    monkeypatch.setattr(calls_module, "TINY_S", 1.0)
 
     def scenario(world: Interleaver) -> Any:
         all_, _ = in_a_burst(world)
@@ -246,7 +246,7 @@ def test_calls_that_gather_are_run_or_cancelled(monkeypatch: pytest.MonkeyPatch)
 def test_calls_of_one_thread_start_in_their_order_whoever_sends_them(
     burst: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(driver_module, "TINY_S", 1.0)
+    monkeypatch.setattr(calls_module, "TINY_S", 1.0)
 
     def scenario(world: Interleaver) -> Any:
         all_, first = in_a_burst(world, burst)
@@ -269,7 +269,7 @@ def test_calls_of_one_thread_start_in_their_order_whoever_sends_them(
 @pytest.mark.parametrize("how", ["close", "terminate"])
 def test_calls_gather_while_the_pool_is_ended(how: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each is run, cancelled by the end, or refused; none is forgotten."""
-    monkeypatch.setattr(driver_module, "TINY_S", 1.0)
+    monkeypatch.setattr(calls_module, "TINY_S", 1.0)
 
     def scenario(world: Interleaver) -> Any:
         all_, _ = in_a_burst(world)

@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 
 from fullcourt._core.scheduler import Scheduler
-from fullcourt._engines import driver as driver_module
 from fullcourt._engines import future as future_module
 from fullcourt._engines import local as local_module
 from fullcourt._engines import roles as roles_module
@@ -22,11 +21,11 @@ from fullcourt._engines.future import Future
 from fullcourt._engines.jobs import MAP, MapJob
 from fullcourt._engines.local import ThreadEngine
 from fullcourt.errors import PoolClosed, TaskCancelled
-from tests.interleave.fake_engine import end
+from tests.interleave.fake_engine import OF_THE_DRIVER, end
 from tests.interleave.interleaver import Interleaver, explore
 
 MODULES = [
-    driver_module,
+    *OF_THE_DRIVER,
     lane_module,
     local_module,
     roles_module,

@@ -25,7 +25,8 @@ from typing import Any
 from fullcourt._core.model import Stream
 from fullcourt._core.scheduler import Scheduler
 from fullcourt._engines import face
-from fullcourt._engines.driver import Driver, runs_event_loop
+from fullcourt._engines.calls import runs_event_loop
+from fullcourt._engines.driver import Driver
 from fullcourt._engines.face import Face, Place
 from fullcourt._engines.future import Future
 from fullcourt._engines.jobs import Call, MapChunk, MapJob
