@@ -116,9 +116,9 @@ LOCK = threading.Lock()
 KNOWN: list[str] = []
 
 
-def hold_lock(seconds: float) -> None:
+def hold_lock(until: threading.Event) -> None:
     with LOCK:
-        time.sleep(seconds)
+        until.wait(120)
 
 
 def take_lock(_: object) -> int:

@@ -490,10 +490,11 @@ def test_an_error_is_not_kept_back_by_a_thread_that_waits(options: dict[str, Any
 
 def test_worker_processes_have_no_locks_that_tasks_hold_in_threads() -> None:
     with Pool(mode="auto") as pool:
-        held = pool.submit(tasks.hold_lock, 1.0)
+        let_go = threading.Event()
+        held = pool.submit(tasks.hold_lock, let_go)
         while not tasks.LOCK.locked():
             time.sleep(0.001)
-        pids = pool.map(tasks.take_lock, range(4), timeout=20)  # with a limit: it goes to processes at once
+        pids = pool.map(tasks.take_lock, range(4), timeout=60)  # with a limit: it goes to processes at once
         assert not held.done()
         assert os.getpid() not in pids
         # Workers of another size come from another template.
@@ -502,8 +503,9 @@ def test_worker_processes_have_no_locks_that_tasks_hold_in_threads() -> None:
         assert mode == Mode(1, 2)
         future: fullcourt.Future[int] = fullcourt.Future(driver)
         driver.submit(tasks.take_lock, (1,), {}, future)
-        assert future.result(timeout=20) not in {*pids, os.getpid()}
+        assert future.result(timeout=60) not in {*pids, os.getpid()}
         assert not held.done()
+        let_go.set()
 
 
 def test_who_waits_leaves_worker_processes_that_have_ended() -> None:

@@ -242,7 +242,7 @@ def test_a_fork_in_the_program_is_followed():
     (child,) = [process for process in observation.report.processes if process.pid == pid]
     assert child.method == "sampled"
     if HAS_GIL:
-        assert child.times.held_s > 5 * child.times.native_s
+        assert child.times.held_s > 2 * child.times.native_s  # one that is not followed has native time only
 
 
 def test_a_forked_child_that_lives_on_keeps_no_sampler():

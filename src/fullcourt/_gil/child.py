@@ -32,7 +32,14 @@ __all__ = ["main"]
 
 
 def main(arguments: list[str]) -> None:
-    """Sample until standard input ends."""
+    """Sample until standard input ends, or nobody reads the answers any more."""
+    try:
+        serve(arguments)
+    except BrokenPipeError:
+        os._exit(0)  # whoever asked was interrupted; Python would tell of standard output, too
+
+
+def serve(arguments: list[str]) -> None:
     wake_promptly()
     if os.read(0, 1) != b"G":
         return

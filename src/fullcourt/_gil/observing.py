@@ -70,8 +70,13 @@ class Observation:
         Raises:
             RuntimeError: nothing was recorded: it was not entered, or its sampler was killed. The message says so.
         """
-        if self._source is not None:
-            return self._look(self._source)
+        source = self._source
+        if source is not None:
+            try:
+                return self._look(source)
+            except SamplerError:
+                if self._recording is None:  # else another thread has just left the `with`
+                    raise
         if self._recording is None:
             raise RuntimeError(f"nothing was recorded: {self._why or 'enter the observation with `with` first'}")
         return self._recording

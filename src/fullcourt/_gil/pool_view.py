@@ -35,9 +35,11 @@ class PoolObservation(Observation):
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
-        self._watch.close()
-        self._name_workers()
-        super().__exit__(kind, error, tb)
+        try:
+            self._watch.close()
+            self._name_workers()
+        finally:
+            super().__exit__(kind, error, tb)
 
     def _name_workers(self) -> None:
         engine = self._driver.engine

@@ -63,13 +63,27 @@ class WorkerLife:
     exitcode: int | None
 
 
+class Instead:
+    """Stands in the place of a method while a watch is open, and perhaps a little longer, under that of another one."""
+
+    def __init__(self, watch: PoolWatch, original: Callable[..., Any], by: Callable[..., Any]) -> None:
+        self.watch = watch
+        self.original = original
+        self._by = by
+
+    def __call__(self, *args: Any) -> Any:
+        """Note it and do it, or only do it."""
+        return self.original(*args) if self.watch._closed else self._by(self.original, *args)
+
+
 class PoolWatch:
     """Watches a driver from `open` to `close`. What it collects may be read at any time."""
 
     def __init__(self, driver: Any) -> None:
         self._driver = driver
         self._lock = make_lock()  # the lists below: several threads of a pool report
-        self._originals: list[tuple[Any, str]] = []
+        self._closed = False
+        self._replaced: list[tuple[Any, str]] = []
         self._gap_s = 0.0002  # spans nearer to each other become one, when there are too many
         self.lanes: dict[tuple[int, str], list[Lane]] = {}
         self.pickling: list[Span] = []
@@ -97,19 +111,21 @@ class PoolWatch:
             self._replace(driver.thread_lane, "submit", none_at_once)
 
     def close(self) -> None:
-        """Leave everything as it was. Idempotent."""
-        while self._originals:
-            target, name = self._originals.pop()
-            delattr(target, name)  # what stands in the class shows again
+        """Leave everything as it was, but for what other watches need that were opened later. Idempotent."""
+        self._closed = True
+        while self._replaced:
+            target, name = self._replaced.pop()
+            now = getattr(target, name)
+            while isinstance(now, Instead) and now.watch._closed:
+                now = now.original
+            if isinstance(now, Instead):
+                setattr(target, name, now)
+            else:
+                vars(target).pop(name, None)  # what stands in the class shows again
 
     def _replace(self, target: Any, name: str, by: Callable[..., Any]) -> None:
-        original = getattr(target, name)
-
-        def instead(*args: Any) -> Any:
-            return by(original, *args)
-
-        setattr(target, name, instead)
-        self._originals.append((target, name))
+        setattr(target, name, Instead(self, getattr(target, name), by))
+        self._replaced.append((target, name))
 
     def _frame(self, original: Callable[..., Any], event: Any, value: Any, problem: Any, now: float) -> Any:
         _, _, _, chunk_id, _, count, _, seconds = event.fields

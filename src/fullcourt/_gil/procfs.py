@@ -8,7 +8,9 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-__all__ = ["children_of", "command_of", "cpu_of", "inner_tid", "is_zombie", "machine_cpu_s", "name_of", "read_link"]
+__all__ = [
+    "children_of", "command_of", "cpu_of", "inner_tid", "is_zombie", "machine_cpu_s", "name_of", "read_link", "stack_of",
+]  # fmt: skip
 
 
 def is_zombie(pid: int) -> bool:
@@ -40,6 +42,15 @@ def cpu_of(pid: int) -> float:
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
     except (OSError, ValueError, IndexError):
         return 0.0
+
+
+def stack_of(pid: int) -> int:
+    """Where a process's stack begins: a fork has its parent's, a new program one of its own; 0 if that is not told."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            return int(file.read().rpartition(b")")[2].split()[25])
+    except (OSError, ValueError, IndexError):
+        return 0
 
 
 def machine_cpu_s() -> float:

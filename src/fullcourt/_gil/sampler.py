@@ -14,7 +14,7 @@ import os
 from time import monotonic_ns, process_time, thread_time_ns
 
 from fullcourt._gil.cells import RUNNABLE
-from fullcourt._gil.procfs import children_of, inner_tid, machine_cpu_s
+from fullcourt._gil.procfs import children_of, inner_tid, is_zombie, machine_cpu_s
 from fullcourt._gil.recorder import Recorder
 from fullcourt._gil.waits import OTHER, kinds_of_calls
 from fullcourt._gil.watched import Process
@@ -115,7 +115,9 @@ class Sampler:
         parents = list(self.processes.values())
         for parent in parents:  # grows while it is walked
             for pid in children_of(parent.pid, parent.threads or (parent.pid,)):
-                if pid not in self.processes and pid not in self._ignore:
+                if pid in self.processes or pid in self._ignore:
+                    continue
+                if pid not in self.recorder.processes or not is_zombie(pid):  # else it has ended and is not reaped yet
                     self.processes[pid] = child = Process(self, pid, parent.pid, parent.runtime)
                     parents.append(child)
 

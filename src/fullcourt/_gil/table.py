@@ -110,7 +110,7 @@ def process_title(process: ProcessReport) -> str:
         handovers = sum(gil.handovers_per_s for gil in process.gils)
         many = "GIL held" if len(process.gils) == 1 else f"{len(process.gils)} GILs, the busiest held"
         parts.append(f"{many} {busy:.0%}, {handovers:,.0f} hand-overs a second")
-    elif process.python and process.method == "sampled":
+    elif process.python.endswith("t") and process.method == "sampled":
         parts.append("runs without a GIL")
     if process.method == "counters":
         parts.append("its GIL may not be seen")

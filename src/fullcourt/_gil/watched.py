@@ -9,7 +9,7 @@ import struct
 from fullcourt._gil.cells import RUNNABLE, WOKEN
 from fullcourt._gil.finding import GIL_BYTES, Gil, Runtime, find_runtime, runtime_at
 from fullcourt._gil.memory import Memory
-from fullcourt._gil.procfs import command_of, cpu_of, inner_tid, is_zombie, name_of, read_link
+from fullcourt._gil.procfs import command_of, cpu_of, inner_tid, is_zombie, name_of, read_link, stack_of
 from fullcourt._gil.waits import BY_FILE, GIL_WAIT, LOCK, OTHER, kind_of_file
 
 TYPE_CHECKING = False
@@ -46,10 +46,19 @@ class Thread:
         self.was_off: bool = False
         folder = f"/proc/{pid}/task/{tid}"
         self.counters = os.open(f"{folder}/schedstat", os.O_RDONLY | os.O_CLOEXEC)
-        with contextlib.suppress(OSError):
+        try:
             self.calls = os.open(f"{folder}/syscall", os.O_RDONLY | os.O_CLOEXEC)
+            os.pread(self.calls, 1, 0)  # to open it may be allowed where to read it is not
+        except OSError:
+            self.forget_calls()
         with contextlib.suppress(OSError):
             self.status = os.open(f"{folder}/status", os.O_RDONLY | os.O_CLOEXEC)
+
+    def forget_calls(self) -> None:
+        """Its system calls may not be seen."""
+        if self.calls >= 0:
+            os.close(self.calls)
+            self.calls = -1
 
     def read_counters(self) -> tuple[int, int, int]:
         """Nanoseconds on a core, nanoseconds in the queue for one, and how often it got one.
@@ -124,16 +133,18 @@ class Process:
         self._find_at = 0
         self._interpreters_at = 0
         self._executable = ""
+        self._stack = 0
+        self._is_denied = False  # its memory may not be read
         self._is_named = False
         self._like = like
         self._enter()
 
     def _enter(self) -> None:
         """Look at which program this is: at first, and after an exec."""
-        try:
-            self.memory = Memory(self.pid)  # first: if an exec comes between this and the rest, it will be seen
-        except OSError:
-            self.memory = None
+        # First these two: if an exec comes between them and the rest, it will be seen. By the stack also where the
+        # memory is that of a parent that waits (vfork) and goes on.
+        self._stack = stack_of(self.pid)
+        self._open_memory()
         self._executable = read_link(self.pid)
         known = self._recorder.processes.get(self.pid, {})
         name = command_of(self.pid)  # in the midst of an exec, and at its end, it has none
@@ -142,14 +153,27 @@ class Process:
         self._tries = 0
         self._find_at = 0
 
+    def _open_memory(self) -> None:
+        self.memory = None
+        self._is_denied = False
+        try:
+            self.memory = Memory(self.pid)
+        except PermissionError:
+            self._is_denied = True
+        except OSError:  # in the midst of an exec, or at its end, it has none
+            pass
+
     def _find(self, now: int) -> None:
         """Look for its GIL; if there is none, less and less often."""
         if self.memory is not None and self.memory.is_gone():
             self._forget(now)
         record = self._recorder.processes[self.pid]
+        if self.memory is None and not self._is_denied:
+            self._open_memory()
         if self.memory is None:
-            record["method"] = NOT_ALLOWED
-            self._find_at = now + FIND_AGAIN_NS[-1]
+            if self._is_denied:
+                record["method"] = NOT_ALLOWED
+            self._find_at = now + FIND_AGAIN_NS[-1 if self._is_denied else 1]
             return
         like, self._like = self._like, None
         if like is not None:
@@ -255,7 +279,11 @@ class Process:
         """What a thread does now; and for a call on a descriptor, that descriptor, else -1."""
         if thread.calls < 0:
             return self._sampler.state_without_calls(self.pid, thread.tid), -1
-        fields = os.pread(thread.calls, 128, 0).split()
+        try:
+            fields = os.pread(thread.calls, 128, 0).split()
+        except PermissionError:  # it has become another user's
+            thread.forget_calls()
+            return self._sampler.state_without_calls(self.pid, thread.tid), -1
         if fields[0] == b"running":
             return RUNNABLE, -1
         kind = self._sampler.calls.get(int(fields[0]), OTHER)
@@ -303,7 +331,8 @@ class Process:
         executable = read_link(self.pid)
         if not executable:  # at its end, first the memory goes, then it is a zombie
             return bool(self.threads) and not is_zombie(self.pid)
-        if executable != self._executable or (self.memory is not None and self.memory.is_gone()):
+        is_gone = self.memory is not None and self.memory.is_gone()
+        if is_gone or executable != self._executable or stack_of(self.pid) != self._stack:
             self._forget(now)
         return bool(self.threads)
 

@@ -57,6 +57,7 @@ class Watcher:
         if not sys.executable:
             raise SamplerError("this Python does not know its own executable (it is embedded in a program)")
         self._lock = make_lock()  # a question and its answer
+        self._owner = os.getpid()
         arguments = [str(pid), str(rate_hz), "1" if children else "0", *map(str, ignore)]
         try:
             with InterruptsBlocked():  # for good: a SIGINT that Ctrl-C sends to the whole group is the program's
@@ -89,8 +90,14 @@ class Watcher:
         return recording
 
     def close(self) -> None:
-        """End it. Idempotent."""
+        """End it. Idempotent. In a fork of the process that made it, only what was inherited is closed."""
         process = self._process
+        if self._owner != os.getpid():
+            process.returncode = 0  # it is no child of ours
+            for pipe in (process.stdin, process.stdout):
+                if pipe is not None and not pipe.closed:
+                    pipe.close()
+            return
         # It is told so: end of file comes only when children that were forked meanwhile have ended, too.
         with contextlib.suppress(OSError, ValueError):
             if process.stdin is not None:
@@ -112,6 +119,8 @@ class Watcher:
             raise SamplerError(f"the sampler's process (pid {self.pid}) did not answer within {ANSWER_S} s")
 
     def _ask(self, command: bytes) -> Any:
+        if self._owner != os.getpid():
+            raise SamplerError(f"this is a fork of process {self._owner}, which observes: only that one can tell")
         reader, writer = self._process.stdout, self._process.stdin
         assert reader is not None
         assert writer is not None
