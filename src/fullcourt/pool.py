@@ -831,8 +831,8 @@ class Pool(concurrent.futures.Executor):
         Example:
             >>> with Pool(mode="auto") as pool:
             ...     _ = pool.map(len, ["one", "three"])
-            ...     pool.explain().choices[-1].mode.kind
-            'serial'
+            ...     pool.explain().choices[-1].function
+            'len'
         """
         from fullcourt._advise.explain import Explanation
 

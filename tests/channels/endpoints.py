@@ -73,6 +73,11 @@ class Endpoint:
     def close(self) -> None:
         if self.pool is not None:
             self.pool.terminate()
+            if self.kind not in {
+                "pool-threads",
+                "pool-interpreters",
+            }:  # there a task may still wait for what never comes
+                self.pool.join()
 
 
 @contextlib.contextmanager

@@ -486,6 +486,17 @@ def test_a_chunk_is_parted_when_its_worker_has_told_nothing_for_a_while() -> Non
     assert actions(scheduler) == [("part", left.worker_id, left)]
 
 
+def test_a_chunk_that_its_worker_had_not_begun_is_asked_for_again() -> None:
+    scheduler, left = one_chunk_left()
+    scheduler.ended(left, 2, 0.02, 0.02)
+    assert actions(scheduler) == [("part", left.worker_id, left)]
+    scheduler.not_parted(left, 0.02)
+    look_at = scheduler.look_again_at
+    assert look_at is not None
+    scheduler.time_passed(look_at)
+    assert actions(scheduler) == [("part", left.worker_id, left)]
+
+
 def test_a_chunk_that_soon_ends_is_not_parted() -> None:
     scheduler, left = one_chunk_left()
     scheduler.ended(left, 4, 4 * 5e-5, 0.0012)

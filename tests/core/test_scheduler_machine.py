@@ -375,6 +375,14 @@ class SchedulerMachine(RuleBasedStateMachine):
     def is_asked(self, piece: Piece, player: Player) -> bool:
         return piece in self.asked_to_part and piece not in player.lent
 
+    @precondition(lambda self: self.asked_to_part)
+    @rule(data=st.data())
+    def a_chunk_cannot_be_parted_yet(self, data: st.DataObject) -> None:
+        """It is asked again, and again once only."""
+        piece = data.draw(st.sampled_from(self.asked_to_part))
+        self.asked_to_part.remove(piece)
+        self.scheduler.not_parted(piece, self.now)
+
     @precondition(lambda self: self.running_and_asked())
     @rule(data=st.data(), seconds=SECONDS)
     def a_chunk_is_parted(self, data: st.DataObject, seconds: float) -> None:

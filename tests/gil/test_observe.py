@@ -1,5 +1,6 @@
 """Real threads and processes, with wide tolerances: what machine they run on is not known."""
 
+import concurrent.futures
 import hashlib
 import io
 import json
@@ -343,3 +344,59 @@ def test_threads_that_have_ended_keep_their_names(tmp_path):
     observation.trace(tmp_path / "trace.json")
     assert "<b>&<" not in (tmp_path / "page.html").read_text(encoding="utf-8")
     assert json.loads((tmp_path / "trace.json").read_text(encoding="utf-8"))["traceEvents"]
+
+
+def test_a_forked_child_that_leaves_the_observation_leaves_it_to_its_parent():
+    with fullcourt.observe() as observation:
+        pid = os.fork()
+        if pid == 0:
+            try:
+                observation.__exit__(None, None, None)
+                with pytest.raises(RuntimeError, match="fork"):
+                    _ = observation.report
+                os._exit(0)
+            finally:
+                os._exit(1)
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+        time.sleep(0.05)
+    assert observation.report.wall_s > 0.05
+
+
+def test_a_child_that_is_not_reaped_is_one_process_of_one_thread():
+    with fullcourt.observe() as observation:
+        child = subprocess.Popen(["sleep", "0.1"])
+        time.sleep(0.6)
+    child.wait()
+    (seen,) = [process for process in observation.report.processes if process.pid == child.pid]
+    assert seen.n_threads == 1
+    assert seen.ended_s < 0.5
+
+
+def test_observations_do_not_show_each_others_samplers():
+    with fullcourt.observe() as outer, fullcourt.observe() as inner:
+        time.sleep(0.1)
+    for observation in (outer, inner):
+        assert [process.pid for process in observation.report.processes] == [os.getpid()]
+
+
+def test_it_may_be_asked_while_another_thread_leaves_it():
+    for _ in range(20):
+        observation = fullcourt.observe()
+        with observation, concurrent.futures.ThreadPoolExecutor(1) as threads:
+            asked = threads.submit(lambda observation: [observation.report.wall_s for _ in range(3)], observation)
+            time.sleep(0.005)
+            observation.__exit__(None, None, None)
+            assert all(asked.result())
+
+
+@pytest.mark.skipif(not HAS_GIL, reason="has no GIL")
+def test_programs_begun_by_vfork_are_told_from_their_parent():
+    code = "import time\nend = time.thread_time() + 0.1\nwhile time.thread_time() < end: pass"
+    pids = []
+    with fullcourt.observe() as observation:
+        for _ in range(30):
+            with subprocess.Popen([sys.executable, "-S", "-c", code]) as child:
+                pids.append(child.pid)
+    seen = [process for process in observation.report.processes if process.pid in pids]
+    assert len(seen) == 30
+    assert not [process for process in seen if process.times.held_s == 0]

@@ -191,3 +191,20 @@ def test_interpreters_have_a_gil_each():
     # One after the other under one GIL, their shares could not be more than 1 together.
     busy = sorted(gil.held_share for gil in process.gils)[1:]
     assert sum(busy) > 1.2
+
+
+@pytest.mark.parametrize("kind", [{"processes": 1}, {"threads": 1}])
+def test_a_pool_may_be_observed_twice_at_once(kind):
+    with fullcourt.Pool(**kind) as pool:
+        before = dict(vars(pool._driver)).keys(), dict(vars(pool._driver.engine)).keys()
+        first, second = pool.observe(), pool.observe()
+        first.__enter__()
+        pool.map(abs, range(3), chunksize=1)
+        second.__enter__()
+        pool.map(abs, range(5), chunksize=1)
+        first.__exit__(None, None, None)
+        pool.map(abs, range(7), chunksize=1)
+        second.__exit__(None, None, None)
+        pool.map(abs, range(9), chunksize=1)
+        assert (first.facts.n_tasks, second.facts.n_tasks) == (8, 12)
+        assert (vars(pool._driver).keys(), vars(pool._driver.engine).keys()) == before

@@ -154,8 +154,9 @@ class FakeEngine:
         queue.extend(chunk for chunk in taken if chunk is None)
         return [chunk.id for chunk in taken if chunk is not None]
 
-    def part(self, worker_id: int, chunk: Any) -> None:
+    def part(self, worker_id: int, chunk: Any) -> bool:
         self.revoke(worker_id, [chunk.id])
+        return True
 
     def revoke(self, worker_id: int, chunk_ids: list[int]) -> None:
         if worker_id in self.handles:

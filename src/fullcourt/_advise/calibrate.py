@@ -16,7 +16,7 @@ from time import perf_counter
 from typing import Any
 
 from fullcourt._advise.facts import Facts, Stretch, Transport
-from fullcourt._advise.log import Machine, SlotLog, stretch_of, with_gil
+from fullcourt._advise.log import Machine, Part, SlotLog, stretch_of, with_gil
 from fullcourt._advise.transport import measure_transport
 from fullcourt._engines.build import usable_start_method
 from fullcourt._os.cpus import usable_cores
@@ -175,6 +175,7 @@ class Phase:
         self._phase_s = phase_s
         self.foreign: list[tuple[float, float]] = []
         self.running: list[Runner] = []
+        self.all: list[Runner] = []
 
     def run(self, n_threads: int) -> Stretch | None:
         """Have so many threads run, those that are still in a long item among them."""
@@ -185,6 +186,7 @@ class Phase:
         before = {id(runner): runner.log.so_far() for runner in carried if runner.log is not None}
         since = perf_counter()
         runners = carried + [Runner(self._supply, n_threads, bell) for _ in range(n_threads - len(carried))]
+        self.all += runners[len(carried) :]
         for _ in range(n_threads - len(carried)):
             bell.wait()
         until = perf_counter() + self._phase_s
@@ -260,6 +262,31 @@ def scaled(pair: Stretch, alone: Stretch) -> Stretch | None:
     )
 
 
+def in_full(seen: Stretch, parts: list[Part]) -> float:
+    """How much longer items took in all, as it turned out, than the part of one that was seen of it alone.
+
+    By their CPU time, if they use it: that is the same beside another item. Else by the wall's.
+    """
+    n_items = sum(part.n_items for part in parts)
+    if not n_items:
+        return 1.0
+    if seen.cpu_s > 0.1 * seen.wall_s:
+        return max(1.0, sum(part.cpu_s for part in parts) / n_items / seen.cpu_s)
+    return max(1.0, sum(part.wall_s for part in parts) / n_items / seen.wall_s)
+
+
+def times(stretch: Stretch, factor: float) -> Stretch:
+    """The same with items that take so many times as long."""
+    return replace(
+        stretch,
+        wall_s=stretch.wall_s * factor,
+        cpu_s=stretch.cpu_s * factor,
+        queued_s=stretch.queued_s * factor,
+        gil_s=None if stretch.gil_s is None else stretch.gil_s * factor,
+        gil_wait_s=None if stretch.gil_wait_s is None else stretch.gil_wait_s * factor,
+    )
+
+
 def calibrate(fn: Callable[[Any], Any], items: Iterable[Any], *, phase_s: float | None = None) -> Calibration:
     """Run the function on the first few items, and measure.
 
@@ -288,6 +315,10 @@ def calibrate(fn: Callable[[Any], Any], items: Iterable[Any], *, phase_s: float 
         raise ValueError("there are no items to try the function on: give at least one, better a few dozen")
     if pair is not None:
         pair = None if pair.n_items == 1 else scaled(pair, alone)  # one ran beside nothing
+    if not alone.n_items:
+        factor = in_full(alone, [part for runner in phase.all if runner.log is not None for part in runner.log.parts])
+        alone = replace(times(alone, factor), n_items=1)
+        pair = None if pair is None else times(pair, factor)
     every = max(1, len(supply.results) // N_SAMPLES_KEPT)
     transport = measure_transport(fn, supply.samples, supply.results[::every])
     total = sum(elapsed for elapsed, _ in phase.foreign) or 1.0

@@ -73,7 +73,8 @@ class Calls:
         self._limit = 1  # how many run at a time while it is tried
         self._n_running = 0
         self._conducted = False
-        self._n_ended = 0
+        self._n_ended = 0  # while they were tried
+        self.n_handed_on = 0  # since
         self._bell: queue.SimpleQueue[None] = queue.SimpleQueue()
         self._logs = threading.local()
         self._all_logs: list[SlotLog] = []
@@ -103,6 +104,10 @@ class Calls:
         self.waiting.clear()
         self.ring()
         return calls
+
+    def so_far(self) -> Choice:
+        """The choice, and how many calls it is about. Under the lock."""
+        return replace(self.choice, n_items=self._n_ended + self.n_handed_on)
 
     def is_idle(self) -> bool:
         """Whether all calls are with a driver. Under the lock."""
@@ -134,6 +139,7 @@ class Calls:
                     self._n_running += 1
                 call = self.waiting.popleft()
                 self._n_leaving += 1
+                self.n_handed_on += driver is not None
             try:
                 if driver is not None:
                     self.hub.route(call, driver)

@@ -18,7 +18,7 @@ class Choice:
         function: its name.
         mode: where it runs; at the end, where it ran last.
         reason: why, in a sentence or two.
-        n_items: how many items have ended; of calls, how many were measured.
+        n_items: how many items have ended; of calls, how many were made.
         predicted: items a second in that mode, with a range; None: nothing was predicted.
         measured: items a second that were seen there; None: it did not last long enough.
         changed_from: the mode that it was in before it changed over; None: it did not.

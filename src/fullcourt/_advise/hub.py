@@ -149,7 +149,8 @@ class Hub:
                         if those.is_idle():
                             del self._calls[old]
                 calls = self._calls[key] = Calls(self, fn)
-        driver = calls.driver
+            driver = calls.driver
+            calls.n_handed_on += driver is not None
         if driver is not None and driver.closed:
             driver = calls.driver = self.drivers.instead_of(driver)
         if driver is not None:
@@ -574,7 +575,7 @@ class Hub:
         """What was chosen, and how it turned out."""
         with self._lock:
             now = [course.so_far() for course in self._courses.values()]
-            calls = [those.choice for those in self._calls.values()]
+            calls = [those.so_far() for those in self._calls.values()]
             return Explanation((*self._past, *calls, *now))
 
     def statistics(self) -> dict[str, Any]:

@@ -39,6 +39,7 @@ class SlotLog:
         self.began = perf_counter()
         self._cpu_s, self._queued_s = self.clock.read() if thread is not None else (thread_time(), queued_s())
         self._cpu_at_begin, self._queued_at_begin = self._cpu_s, self._queued_s
+        self._looked = self.began
 
     def ended(self, n_items: int, wall_s: float) -> None:
         """So many items have ended, in so many seconds together."""
@@ -48,10 +49,13 @@ class SlotLog:
         part = Part(perf_counter(), n_items, wall_s, own_s, min(waited_s - self._queued_s, wall_s - own_s))
         self.parts.append(part)
         self._queued_s = waited_s
+        self._looked = part.ended
         self.begins()  # what it took to look is nobody's
 
     def begins(self) -> None:
         """What is spent from here on is the next items'."""
+        if perf_counter() - self._looked > QUEUED_FROM_S:  # it waited for work meanwhile, and then for a core
+            self._queued_s = queued_s()
         self._cpu_s = thread_time()
 
     def so_far(self) -> tuple[float, float, float]:

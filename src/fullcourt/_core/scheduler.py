@@ -219,6 +219,12 @@ class Scheduler:
         self._enqueue(Rest(rest))
         self._dispatch(now)
 
+    def not_parted(self, chunk: Chunk, now: float) -> None:
+        """A worker was to part a chunk, but has not begun it: it may be asked again."""
+        if chunk.worker_id is not None and chunk.count - chunk.done > 1:
+            self.partable[chunk.id] = chunk
+            self._look_out(now)
+
     def withdrawn(self, chunk: Chunk, now: float) -> None:
         """A chunk that a worker was given did not start there, and shall not run (cancelled, or it cannot travel)."""
         if chunk.worker_id is None:

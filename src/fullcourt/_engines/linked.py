@@ -270,9 +270,15 @@ class RemoteEngine(abc.ABC):
             if chunk_id in chunk_ids:
                 revoke(handle.page, slot_index, chunk_id)
 
-    def part(self, worker_id: int, chunk: Any) -> None:
-        """Have a worker run no more items of a chunk, if it has begun it. It says REVOKED for the rest."""
-        self.revoke(worker_id, [chunk.id])
+    def part(self, worker_id: int, chunk: Any) -> bool:
+        """Have a worker run no more items of a chunk. It says REVOKED for the rest. False: it has not begun it."""
+        handle = self.handles.get(worker_id)
+        if handle is not None:
+            for slot_index in range(self.n_slots):
+                if self.n_slots == 1 or started_chunk(handle.page, slot_index) == chunk.id:
+                    revoke(handle.page, slot_index, chunk.id)
+                    return True
+        return False
 
     # -- values that every worker has --------------------------------------------------------------------------------
 

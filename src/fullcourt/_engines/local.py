@@ -163,9 +163,10 @@ class LocalEngine:
     def revoke(self, worker_id: int, chunk_ids: list[int]) -> None:
         """Slots here see for themselves that a job has stopped."""
 
-    def part(self, worker_id: int, chunk: Any) -> None:
-        """Have a slot run no more items of a chunk. It gives the rest back."""
+    def part(self, worker_id: int, chunk: Any) -> bool:
+        """Have a slot run no more items of a chunk, also if it has yet to begin it. It gives the rest back."""
         chunk.parts = True
+        return True
 
     def started(self, handle: LocalHandle) -> dict[int, int]:
         """The calls that run now, by id."""

@@ -103,7 +103,9 @@ class Sending(Outcomes):
                 elif action[0] == "take_back":
                     self._take_back(action[1])
                 elif action[0] == "part":
-                    engine.part(action[1], action[2])
+                    if not engine.part(action[1], action[2]):
+                        with self._lock:
+                            self.scheduler.not_parted(action[2], monotonic())
                 elif action[0] == "stop":
                     engine.stop(action[1])
                 elif action[0] == "grow":

@@ -5,6 +5,7 @@ It speaks over its standard streams. A byte comes in, an answer goes out, an 8-b
     G   begin; answered when the first sample is taken
     S   how things stand: the recording so far
     R   the same, and begin anew
+    I   and a process's number, 8 bytes: it is ignored from now on, with what was seen of it
     Q   end; so do end of file, and the death of the one who asked
 
 It says nothing by itself, so that nobody has to listen.
@@ -43,10 +44,9 @@ def serve(arguments: list[str]) -> None:
     wake_promptly()
     if os.read(0, 1) != b"G":
         return
-    pid, rate_hz, children, *ignored = arguments
-    begin = partial(
-        Sampler, int(pid), rate_hz=float(rate_hz), children=children == "1", ignore={os.getpid(), *map(int, ignored)}
-    )
+    pid, rate_hz, children, *others = arguments
+    ignored = {os.getpid(), *map(int, others)}
+    begin = partial(Sampler, int(pid), rate_hz=float(rate_hz), children=children == "1", ignore=ignored)
     gc.disable()  # a collection would be a late sample, and what cycles there are end with the process
     sampler = begin()
     alive = sampler.look()
@@ -56,6 +56,12 @@ def serve(arguments: list[str]) -> None:
         # `select` waits for so many microseconds; `poll` and `epoll` for whole milliseconds, which are a period
         if select.select((0,), (), (), max(0.0, sampler.pause_s()) if alive else ORPHANED_S)[0]:
             command = os.read(0, 1)
+            if command == b"I":
+                number = int.from_bytes(os.read(0, 8), "little")
+                ignored.add(number)
+                sampler.forget(number)
+                answer(True)
+                continue
             if command not in (b"S", b"R"):
                 return
             if alive:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 __all__ = ["PoolFacts", "why"]
 
+SHORT_S = 0.1  # some 25 looks at its workers
 HEAVY_S = 0.0005  # pickling a small call and its result takes some 20 us
 
 
@@ -76,6 +77,11 @@ def why(facts: PoolFacts) -> str:
     """The one sentence: what costs most of the slots' time, and what would mend it."""
     if not facts.n_tasks or facts.active_s <= 0:
         return "The pool ran no task while it was observed."
+    if facts.active_s < SHORT_S:
+        return (
+            f"The pool was in use for {facts.active_s:.3f} s while it was observed, which is too short to tell what "
+            f"slows it: observe it with more work."
+        )
     slot_s = facts.active_s * facts.n_slots
     candidates = [
         _tail(facts),

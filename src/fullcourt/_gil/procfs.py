@@ -9,7 +9,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 __all__ = [
-    "children_of", "command_of", "cpu_of", "inner_tid", "is_zombie", "machine_cpu_s", "name_of", "read_link", "stack_of",
+    "children_of", "command_of", "cpu_of", "inner_tid", "is_zombie", "machine_cpu_s", "name_of", "read_link",
+    "stack_of",
 ]  # fmt: skip
 
 

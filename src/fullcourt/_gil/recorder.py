@@ -109,6 +109,12 @@ class Recorder:
         self.processes[pid]["ended_ns"] = at - self.began
         self._cpu_s[pid] = cpu_s
 
+    def forget(self, pid: int) -> None:
+        """A process is none of the program's."""
+        self.processes.pop(pid, None)
+        for key in [key for key, lane in self.lanes.items() if lane.pid == pid]:
+            del self.lanes[key]
+
     def thread(self, key: int, pid: int, tid: int, name: str, at: int, run: int, queued: int) -> None:
         """A thread came into view; `run` and `queued` are its counters then."""
         process = self.processes[pid]

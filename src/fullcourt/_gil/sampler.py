@@ -121,6 +121,14 @@ class Sampler:
                     self.processes[pid] = child = Process(self, pid, parent.pid, parent.runtime)
                     parents.append(child)
 
+    def forget(self, pid: int) -> None:
+        """Watch a process no longer, and drop what was seen of it."""
+        process = self.processes.pop(pid, None)
+        if process is not None:
+            self.flush()
+            process.close()
+            self.recorder.forget(pid)
+
     def close(self) -> None:
         """Stop watching."""
         for process in self.processes.values():

@@ -8,6 +8,7 @@ import os
 import select
 import subprocess
 import sys
+import weakref
 from typing import Any
 
 from fullcourt._os.locks import make_lock
@@ -38,6 +39,9 @@ class SamplerError(OSError):
     """There is no sampler: it could not be started, or has ended."""
 
 
+watchers: weakref.WeakSet[Watcher] = weakref.WeakSet()  # those of this process: none shows the others' samplers
+
+
 class Watcher:
     """A running sampler process; `close` ends it. Any thread may use it, one at a time.
 
@@ -51,6 +55,8 @@ class Watcher:
         SamplerError: it could not be started. The message says why.
     """
 
+    pid: int
+
     def __init__(self, pid: int, *, rate_hz: float, children: bool, ignore: tuple[int, ...] = ()) -> None:
         if not sys.platform.startswith("linux"):
             raise SamplerError(f"threads can be looked at through /proc only, and {sys.platform} has none")
@@ -58,7 +64,9 @@ class Watcher:
             raise SamplerError("this Python does not know its own executable (it is embedded in a program)")
         self._lock = make_lock()  # a question and its answer
         self._owner = os.getpid()
-        arguments = [str(pid), str(rate_hz), "1" if children else "0", *map(str, ignore)]
+        others = list(watchers)
+        ignored = [*ignore, *(other.pid for other in others)]
+        arguments = [str(pid), str(rate_hz), "1" if children else "0", *map(str, ignored)]
         try:
             with InterruptsBlocked():  # for good: a SIGINT that Ctrl-C sends to the whole group is the program's
                 self._process = subprocess.Popen(
@@ -69,10 +77,13 @@ class Watcher:
         except OSError as error:
             raise SamplerError(f"the sampler's process could not be started: {error}") from error
         self.pid = self._process.pid
+        for other in others:
+            other.ignore(self.pid)
         try:
             if pid == os.getpid():
                 let_trace(self.pid)  # Yama lets only ancestors look in, and whom the process names
             self._ask(b"G")
+            watchers.add(self)
         except BaseException:
             self.close()
             raise
@@ -89,8 +100,14 @@ class Watcher:
         recording: dict[str, Any] = self._ask(b"R" if restart else b"S")
         return recording
 
+    def ignore(self, pid: int) -> None:
+        """A process that this program starts is no part of it: a sampler."""
+        with contextlib.suppress(SamplerError):
+            self._ask(b"I" + pid.to_bytes(8, "little"))
+
     def close(self) -> None:
         """End it. Idempotent. In a fork of the process that made it, only what was inherited is closed."""
+        watchers.discard(self)
         process = self._process
         if self._owner != os.getpid():
             process.returncode = 0  # it is no child of ours

@@ -10,6 +10,7 @@ from fullcourt._gil.report import ProcessReport, Report, ThreadReport
 
 __all__ = ["advice"]
 
+FEW_LOOKS = 10
 SIDE_JOB = 0.1  # a thread that works for less than this share of its time waits because it has nothing to do
 
 FREE = " What threads share (reference counts, lists, dictionaries) costs them CPU time there, and no waiting."
@@ -31,7 +32,9 @@ def advice(report: Report) -> tuple[str, ...]:
     found += _of_machine(report)
     found.sort(key=lambda said: -said.seconds)
     said = list(dict.fromkeys(each.sentence for each in found))[:6]
-    return tuple(said) or ("Nothing held the program up for long.",)
+    if said or report.n_samples >= FEW_LOOKS:
+        return tuple(said) or ("Nothing held the program up for long.",)
+    return (f"With {report.n_samples} looks at the program it cannot be told what held it up: observe it for longer.",)
 
 
 def _of_process(process: ProcessReport, report: Report) -> Iterable[Said]:

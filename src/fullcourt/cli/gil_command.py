@@ -66,12 +66,10 @@ def run_gil(options: argparse.Namespace, program: list[str]) -> int:
             except OSError as error:
                 print(f"fullcourt gil: cannot write {path}: {error.strerror}.", file=sys.stderr)
                 return exits.INPUT_OUTPUT
-    deadline = time.monotonic() + options.seconds if options.seconds is not None else None
     if options.pid is not None:
-        recording = _watch(options.pid, options.rate, deadline)
-        status = exits.OK
+        recording, status = _watch(options.pid, options.rate, options.seconds)
     else:
-        recording, status = _run(program, options.rate, deadline)
+        recording, status = _run(program, options.rate, options.seconds)
     try:
         _show(recording, options)
     except BrokenPipeError:
@@ -100,7 +98,7 @@ def _problem(options: argparse.Namespace, program: list[str]) -> str:
     return ""
 
 
-def _run(program: list[str], rate_hz: float, deadline: float | None) -> tuple[dict[str, Any], int]:
+def _run(program: list[str], rate_hz: float, seconds: float | None) -> tuple[dict[str, Any], int]:
     """Run the program and watch it from here, its parent: that is allowed where others may not look."""
     from fullcourt._gil.sampler import Sampler
 
@@ -111,6 +109,7 @@ def _run(program: list[str], rate_hz: float, deadline: float | None) -> tuple[di
 
         signal.signal(signal.SIGTERM, end_it)
         sampler = Sampler(process.pid, rate_hz=rate_hz, ignore={os.getpid()})
+        deadline = _deadline(seconds)
         while _look(sampler, process.pid, deadline):
             pass
         recording = sampler.recording()
@@ -119,16 +118,33 @@ def _run(program: list[str], rate_hz: float, deadline: float | None) -> tuple[di
     return recording, 128 - status if status < 0 else status
 
 
-def _watch(pid: int, rate_hz: float, deadline: float | None) -> dict[str, Any]:
+def _watch(pid: int, rate_hz: float, seconds: float | None) -> tuple[dict[str, Any], int]:
     from fullcourt._gil.sampler import Sampler
 
     sampler = Sampler(pid, rate_hz=rate_hz, ignore={os.getpid()})
-    with contextlib.suppress(KeyboardInterrupt):
-        while _look(sampler, pid, deadline):
-            pass
+    deadline = _deadline(seconds)
+    status = exits.OK
+
+    def stop(_number: int, _frame: object) -> None:
+        nonlocal status
+        status = exits.TERMINATED
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, stop)  # as Ctrl-C: what was seen is reported
+    try:
+        with contextlib.suppress(KeyboardInterrupt):
+            while _look(sampler, pid, deadline):
+                pass
+    finally:
+        signal.signal(signal.SIGTERM, before)
     recording = sampler.recording()
     sampler.close()
-    return recording
+    return recording, status
+
+
+def _deadline(seconds: float | None) -> float | None:
+    """When that many seconds of looking will be over."""
+    return None if seconds is None else time.monotonic() + seconds
 
 
 def _look(sampler: Any, pid: int, deadline: float | None) -> bool:
@@ -144,7 +160,8 @@ def _look(sampler: Any, pid: int, deadline: float | None) -> bool:
 def _signals_are_the_programs() -> Iterator[None]:
     """Ctrl-C reaches the program by itself; we go on, to report."""
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    signal.signal(signal.SIGINT, _leave_it)
+    if before[signal.SIGINT] != signal.SIG_IGN:  # which the program inherits, as from a shell
+        signal.signal(signal.SIGINT, _leave_it)
     try:
         yield
     finally:
