@@ -254,7 +254,7 @@ class Pool(concurrent.futures.Executor):
         self._finalizer = weakref.finalize(self, self._driver.abandon)  # also if nobody gets the pool: an interrupt
         self._finalizer.atexit = False
         self._driver.open()
-        end_at_exit = EndAtExit(self._driver)
+        end_at_exit = EndAtExit(self._driver, self._finalizer)
         atexit.register(end_at_exit)
 
     # -- in its own tasks ------------------------------------------------------------------------------------------
@@ -781,7 +781,7 @@ class Pool(concurrent.futures.Executor):
         self._finalizer.detach()
 
     def __enter__(self) -> Self:
-        self._driver._check_open()
+        self._check_begun()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
@@ -805,8 +805,16 @@ class Pool(concurrent.futures.Executor):
 
     async def __aenter__(self) -> Self:
         """As ``with``. The workers start aside; what blocks is the constructor's fork, for some milliseconds."""
-        self._driver._check_open()
+        self._check_begun()
         return self
+
+    def _check_begun(self) -> None:
+        """Raise what is wrong with it, after ending it: its ``__exit__`` will not be called."""
+        try:
+            self._driver._check_open()
+        except BaseException:
+            self.terminate()
+            raise
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
@@ -908,15 +916,21 @@ def call_if_alive(method: weakref.WeakMethod[Callable[[], None]]) -> None:
 class EndAtExit:
     """Ends a pool that is still open when the interpreter exits. Holds nothing alive."""
 
-    def __init__(self, driver: Driver) -> None:
+    def __init__(self, driver: Driver, finalizer: weakref.finalize[..., Any]) -> None:
         self._driver = weakref.ref(driver)
-        driver.ended.call_back(lambda _: atexit.unregister(self), hurries=False)  # nobody is to lead for it
+        self._finalizer = finalizer  # it holds the driver, and so what has broken that, with its traceback and the pool
+        driver.ended.call_back(self._ended, hurries=False)  # nobody is to lead for it
+
+    def _ended(self, _: object) -> None:
+        atexit.unregister(self)
+        self._finalizer.detach()
 
     def __call__(self) -> None:
         driver = self._driver()
         if driver is not None and not driver.is_foreign():
             driver.terminate()
             driver.ended.wait(5.0 if driver.engine.needs_driving else 0)
+            driver.let_go()
 
 
 def map(  # noqa: A001  the module's own map, as `fullcourt.map`

@@ -220,3 +220,21 @@ def test_closing_an_iterator_ends_it_for_every_thread_that_reads_it(
     for thread in threads:
         thread.join(30)
     assert found == [[], []]
+
+
+def test_a_stream_whose_pool_is_terminated_does_not_end_as_if_all_were_done(
+    method: str, new_pool: Callable[..., Any], engine: Engine, fullcourt: Any
+) -> None:
+    if engine.inline:
+        pytest.skip("in the caller each result is there when it is asked for")
+    for _ in range(5):
+        pool = new_pool()
+        results = getattr(pool, method)(tasks.square, (i for i in itertools.count()))
+        next(results)
+        ender = threading.Timer(0.01, pool.terminate)
+        ender.start()
+        with pytest.raises((fullcourt.TaskCancelled, fullcourt.PoolClosed)):
+            for _ in results:
+                pass
+        ender.join()
+        pool.join()

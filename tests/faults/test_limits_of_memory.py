@@ -49,3 +49,36 @@ def test_a_task_that_does_not_fit_fails_also_after_others() -> None:
         with pytest.raises(fullcourt.TaskMemoryExceeded, match="memory_limit"):
             pool.apply(use, (400 * MIB,))
         assert pool.apply(use, (MIB,)) == MIB
+
+
+@pytest.mark.parametrize(("n_workers", "n_slots"), [(1, 2), (2, 2), (1, 4)])
+def test_tasks_that_fit_alone_and_not_together_end_one_after_the_other(n_workers: int, n_slots: int) -> None:
+    """A worker of several slots is killed with all of its tasks: these must not begin again together for ever."""
+    with Pool(n_workers, threads=n_slots, start_method="fork", memory_limit="300M") as pool:
+        futures = [pool.submit(use, 200 * MIB) for _ in range(n_workers * n_slots)]
+        assert [future.result(60) for future in futures] == [200 * MIB] * len(futures)
+
+
+class Heavy:
+    """A function whose loading takes memory, and time."""
+
+    def __call__(self, x: int) -> int:
+        return x
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return load_heavily, ()
+
+
+def load_heavily() -> Heavy:
+    KEPT_BY_LOADING.append(filled(60 * MIB))
+    time.sleep(0.3)
+    return Heavy()
+
+
+KEPT_BY_LOADING: list[bytearray] = []
+
+
+def test_a_function_whose_worker_is_killed_for_memory_while_it_is_loaded_is_not_to_blame() -> None:
+    with Pool(2, start_method="fork", memory_limit="140M") as pool:
+        futures = [pool.submit(*call) for i in range(5) for call in ((use, 90 * MIB), (Heavy(), i))]
+        assert [future.result(60) for future in futures] == [n for i in range(5) for n in (90 * MIB, i)]

@@ -135,6 +135,8 @@ class FakeEngine:
 
     def look(self) -> None: ...
 
+    def let_go(self) -> None: ...
+
     def start(self, worker_id: int) -> None:
         worker = self.handles[worker_id] = Worker(worker_id, self)
         self.world.add(worker.name, worker.serve)

@@ -159,6 +159,10 @@ class Drivers:
             driver.close()
         return driver
 
+    def let_go(self) -> None:
+        """Hold nothing of the program's any more."""
+        self._options.update(initializer=None, initargs=())
+
     def within(self) -> Driver | None:
         """The driver of threads whose task the caller is."""
         for driver in list(self._by_threads.values()):

@@ -119,6 +119,13 @@ class Hub:
         with self.shield:  # what is half open nobody could end
             self.drivers.open()
 
+    def let_go(self) -> None:
+        """As a driver's."""
+        for driver in list(self.drivers.all):
+            driver.let_go()
+        self.drivers.let_go()
+        self._calls.clear()
+
     # -- single calls ----------------------------------------------------------------------------------------------
 
     def submit(

@@ -17,6 +17,7 @@ from fullcourt._engines.setup import Setup
 from fullcourt._engines.supervisor import Limits
 from fullcourt._os.budget import is_in_pool_thread, worker_environment
 from fullcourt._os.cpus import share_of, usable_cores
+from fullcourt._os.system import occupy_standard_descriptors
 from fullcourt.errors import NotSupported
 
 if TYPE_CHECKING:
@@ -166,6 +167,7 @@ def build_driver(
         on_demand = False  # its threads are; its one worker is there
     else:
         n_workers, n_slots = processes, threads or 1
+        occupy_standard_descriptors()
         method = usable_start_method(start_method)
         setup = setup_of(
             name=name, n_workers=n_workers, n_slots=n_slots, face=face, initializer=initializer, initargs=initargs,

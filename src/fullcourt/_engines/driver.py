@@ -68,7 +68,12 @@ class Driver(Calls):
     def open(self) -> None:
         """Start the workers."""
         with self.roles.shield:  # what is half open nobody could end
-            self.engine.open()
+            try:
+                self.engine.open()
+            except BaseException:
+                self.closed = self.scheduler.closing = True
+                self._finish()
+                raise
             with self._lock:
                 self.scheduler.opened(monotonic())
             self._perform()

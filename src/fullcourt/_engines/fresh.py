@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 
@@ -22,13 +23,25 @@ def spawn_interpreter(code: str, fds: list[int], environment: dict[str, str], fl
     """
     n = len(fds)
     # First out of the way of each other and of the targets, then to their places.
-    aside = max([*fds, 2 + n]) + 1
-    actions = [(os.POSIX_SPAWN_DUP2, fd, aside + i) for i, fd in enumerate(fds)]
-    actions += [(os.POSIX_SPAWN_DUP2, aside + i, 3 + i) for i in range(n)]
-    closing = [(os.POSIX_SPAWN_CLOSE, aside + i) for i in range(n)]
+    asides = numbers_for(n, {*fds, *range(3 + n)})
+    actions = [(os.POSIX_SPAWN_DUP2, fd, aside) for fd, aside in zip(fds, asides, strict=True)]
+    actions += [(os.POSIX_SPAWN_DUP2, aside, 3 + i) for i, aside in enumerate(asides)]
+    closing = [(os.POSIX_SPAWN_CLOSE, aside) for aside in asides]
     command = interpreter_command(code, flags)
     with InterruptsBlocked():
         return os.posix_spawn(sys.executable, command, os.environ | environment, file_actions=[*actions, *closing])
+
+
+def numbers_for(n: int, taken: set[int]) -> list[int]:
+    """So many numbers of descriptors beside these: above them, or where the limit forbids that, the free ones below."""
+    above = max(taken) + 1
+    limit = os.sysconf("SC_OPEN_MAX")
+    if limit < 0 or above + n <= limit:
+        return list(range(above, above + n))
+    free = [fd for fd in range(limit) if fd not in taken]
+    if len(free) < n:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+    return free[:n]
 
 
 def interpreter_command(code: str, flags: list[str] | None = None) -> list[str]:

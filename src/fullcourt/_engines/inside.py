@@ -320,6 +320,9 @@ class NestedEngine:
     def start(self, worker_id: int) -> None:
         self.handles[worker_id] = NestedHandle(self.name, self._pool_pid)
 
+    def let_go(self) -> None:
+        """Nothing: the pool itself does."""
+
     def look(self) -> None:
         """Nothing: the pool itself looks before it sends."""
 

@@ -443,14 +443,15 @@ class StreamJob(MapJob):
         """The iterator is exhausted, or raised."""
         if not self.exhausted:
             self.n_total = self.n_pulled
+            if not self.stopped:  # else what has stopped it is what the consumer is told
+                self.input_error = error
             self.exhausted = True
-            self.input_error = error
         return self._notify()
 
     def abort(self, error: BaseException | None) -> list[Settlement]:
         if self.stopped or self.finished:
             return []
+        self.input_error = error  # first: the consumer looks for it, without a lock, when it sees that this is stopped
         self.stopped = self.stopped_early = True
         self.input.clear()
-        self.input_error = error
         return self._notify()

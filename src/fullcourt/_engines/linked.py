@@ -129,6 +129,7 @@ class RemoteEngine(abc.ABC):
     awaits_one = False  # whether it has `sole_frame`
     has_lane = False
     takes_back_at_once = True  # without waiting for the worker
+    _setup: Any
     _make_frame: Callable[..., Any]
     _make_frame_for_all: Callable[..., Any]  # for more than one receiver, so not in a block that comes back
 
@@ -202,6 +203,10 @@ class RemoteEngine(abc.ABC):
         handle.link.say(frame)
         # After it was sent: no other thread's task may come before it.
         handle.settings_version = self._version_now = settings.version
+
+    def let_go(self) -> None:
+        """Hold nothing of the program's any more."""
+        self._setup.initializer, self._setup.initargs = None, ()
 
     def take_back(self, worker_id: int) -> list[int]:
         """Take back what a worker has not read. Returns the chunks' ids."""
@@ -490,8 +495,8 @@ class LinkedEngine(RemoteEngine):
         return None
 
     def _watch(self, fd: int, source: Callable[[list[Event]], None]) -> None:
-        self._sources[fd] = source
         self._epoll.register(fd, select.EPOLLIN)
+        self._sources[fd] = source
 
     def _unwatch(self, fd: int) -> None:
         if self._sources.pop(fd, None) is not None:
@@ -575,12 +580,16 @@ class LinkedEngine(RemoteEngine):
     def _add(self, worker_id: int, link: PoolEnd) -> tuple[Handle, int]:
         """Take up a new worker. Returns its handle and the descriptor of its page."""
         page_fd = os.memfd_create("fullcourt-page", os.MFD_CLOEXEC)
-        size = page_bytes(self.n_slots)
-        os.ftruncate(page_fd, size)
-        handle = Handle(worker_id, f"{self.name}-{worker_id}", link, mmap.mmap(page_fd, size))
-        handle.settings_version = self.version_at_start
+        try:
+            size = page_bytes(self.n_slots)
+            os.ftruncate(page_fd, size)
+            handle = Handle(worker_id, f"{self.name}-{worker_id}", link, mmap.mmap(page_fd, size))
+            handle.settings_version = self.version_at_start
+            self._watch(link.fileno(), lambda events: self._receive(handle, events))
+        except BaseException:
+            os.close(page_fd)
+            raise
         self.handles[worker_id] = handle
-        self._watch(link.fileno(), lambda events: self._receive(handle, events))
         return handle, page_fd
 
     def _remove(self, handle: Handle) -> None:

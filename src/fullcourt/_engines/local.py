@@ -116,6 +116,10 @@ class LocalEngine:
         """All has ended."""
         self.handles.clear()
 
+    def let_go(self) -> None:
+        """Hold nothing of the program's any more."""
+        self._initializer, self._initargs = None, ()
+
     def running(self, worker_id: int, chunk_id: int) -> tuple[int, float] | None:
         """Since when a chunk of one task with a time limit runs (``perf_counter``), as offset 0."""
         watched = self._watched.get(chunk_id)

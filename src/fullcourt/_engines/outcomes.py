@@ -202,7 +202,7 @@ class Outcomes(DriverBase):
                 continue
             phase = self.engine.phase(handle, started[chunk.id])
             if phase == LOADING_FUNCTION and chunk.id not in self.supervisor.stops:  # no task of it had started
-                chunk.function.n_fatal_loads += 1
+                chunk.function.n_fatal_loads += not self.supervisor.frees(chunk)
                 if chunk.function.n_fatal_loads < MAX_FATAL_LOADS:
                     self.supervisor.not_started(chunk)
                     back.append(chunk)
@@ -340,5 +340,18 @@ class Outcomes(DriverBase):
                 self.supervisor.drain()  # nothing is due any more
             self.timekeeper.look()
             self.engine.close()
+            self.let_go()
             self.ended._settle(None, None)
             self.roles.end()
+
+    def let_go(self) -> None:
+        """Hold nothing of the program's any more: the pool, or the interpreter, ends.
+
+        Its functions hold the globals of ``__main__``: as long as anything of the pool's holds one of these, Python
+        does not clear them at its end, and a file among them keeps in its buffer what was written.
+        """
+        if self.functions is not None:
+            self.functions.let_go()
+            self.engine.codec.let_go()
+        self._estimates.clear()
+        self.engine.let_go()

@@ -39,6 +39,7 @@ class ProcessEngine(LinkedEngine):
         super().__init__(n_slots, name, Codec(runs_main=method != "fork"), spins=setup.spins)
         self._control: socket.socket | None = None
         self._template_pid = 0
+        self._template_exit = 0  # how the last template ended
         self._ending = False
         self._restarts = 0
         self.seed: Seed | None = None  # a template that was forked already; with "fork"
@@ -149,7 +150,10 @@ class ProcessEngine(LinkedEngine):
         if self._restarts > 10:
             events.append(
                 Broken(
-                    errors.PoolBroken("the process that starts the workers was killed ten times in a row; giving up")
+                    errors.PoolBroken(
+                        f"the process that starts the workers ended ten times in a row; the last one "
+                        f"{errors.exit_name(self._template_exit)}; giving up"
+                    )
                 )
             )
             return
@@ -165,7 +169,7 @@ class ProcessEngine(LinkedEngine):
         self._drain(handle, events)
         self._remove(handle)
         # One that was never ready has most likely died with its template, or was not started any more.
-        events.append(Lost(handle, None if handle.ready else -signal.SIGKILL, None))
+        events.append(Lost(handle, None if handle.ready else self._template_exit or -signal.SIGKILL, None))
 
     def worker_ready(self, handle: Handle, pid: int) -> None:
         """A worker has said that it is ready. Its template has said before that it was started, unless it died."""
@@ -192,7 +196,7 @@ class ProcessEngine(LinkedEngine):
     def _reap_template(self) -> None:
         if self._template_pid:
             with contextlib.suppress(OSError):
-                os.waitpid(self._template_pid, 0)
+                self._template_exit = os.waitstatus_to_exitcode(os.waitpid(self._template_pid, 0)[1])
             self._template_pid = 0
 
     # -- workers ---------------------------------------------------------------------------------------------------
@@ -204,7 +208,12 @@ class ProcessEngine(LinkedEngine):
 
     def start(self, worker_id: int) -> None:
         link, tasks, results = make_link()
-        _, page_fd = self._add(worker_id, link)
+        try:
+            _, page_fd = self._add(worker_id, link)
+        except BaseException:
+            link.close()
+            results.close()
+            raise
         try:
             self._order(("start", worker_id), [tasks.fileno(), results.fileno(), page_fd])
             self._greet(link)
@@ -265,7 +274,6 @@ class ProcessEngine(LinkedEngine):
     def close(self) -> None:
         self._ending = True
         self._order(("stop",))  # a fork of this process may hold the socket open: then the template sees no end of it
-        self._setup.initializer, self._setup.initargs = None, ()  # what is the user's is not held any longer
         control, self._control = self._control, None
         if control is not None:
             self._unwatch(control.fileno())

@@ -5,6 +5,7 @@ Also what is due at a certain time, since that leads to such decisions too.
 
 from __future__ import annotations
 
+import errno
 from time import monotonic, perf_counter
 from typing import Any
 
@@ -60,6 +61,8 @@ class Sending(Outcomes):
                     self._have_sent(streams)
         if self._outcomes or self._deferred:
             self._have_handed_out()
+        elif self._broken is not None:  # it ends by itself
+            self.will_wait_elsewhere()
 
     def _start_workers(self, actions: list[Action]) -> list[Settlement]:
         """Start those that are to be started: under the lock, since other threads may be told to send to them."""
@@ -68,7 +71,10 @@ class Sending(Outcomes):
                 try:
                     self.engine.start(action[1])
                 except OSError as error:
-                    settlements = self._break(errors.PoolBroken(f"a worker could not be started: {error}"))
+                    why = f"a worker could not be started: {error}"
+                    if error.errno == errno.EFBIG:
+                        why += ". A limit on the size of files (ulimit -f) is too low: it holds for shared memory, too"
+                    settlements = self._break(errors.PoolBroken(why))
                     self._forget_unstarted()
                     self._after_event()
                     return settlements

@@ -45,6 +45,7 @@ from fullcourt.errors import (
 
 __all__ = ["Limits", "Supervisor"]
 
+ALONE_S = 1.0  # see `_run_alone`
 NEVER = float("inf")
 LOOK_AT_MEMORY_S = 0.02  # how often, while there is a limit
 RECYCLE_S = 0.25  # how often workers' size and age are looked at, while there is work
@@ -114,6 +115,10 @@ class Supervisor:
         self.condemned: set[int] = set()  # workers with an abandoned slot
         self._requeue: set[int] = set()  # chunks whose worker is killed to free memory: they run again
         self._look_at_pool: float = NEVER
+        # After a worker was killed to free memory, one task runs at a time: until as many have ended, or until then.
+        self._alone_n = 0
+        self._alone_until = 0.0
+        self._alone_s = ALONE_S
         self.n_retried = 0
         self.n_abandoned = 0
         self.due: float = NEVER  # when time_passed is to be called next
@@ -206,6 +211,10 @@ class Supervisor:
         """The worker died to which a chunk was sent, before any task of it began: it goes elsewhere."""
         self._watches.pop(chunk.id, None)
         self._requeue.discard(chunk.id)  # else a later death would have it run again after it had started
+
+    def frees(self, chunk: Any) -> bool:
+        """Whether the worker of a chunk was killed to free memory: then nothing is known against the chunk."""
+        return chunk.id in self._requeue
 
     def chunk_ended(self, chunk: Any) -> None:
         """All of a chunk has ended, or was given up."""
@@ -524,7 +533,7 @@ class Supervisor:
         total = sum(sizes.values())
         if total > PRESSED * limits.memory:
             scheduler.pressure_changed(True, now)
-        elif total < CALM * limits.memory:
+        elif total < CALM * limits.memory and (now >= self._alone_until or self._n_ended() >= self._alone_n):
             scheduler.pressure_changed(False, now)
         return self._relieve(sizes, total, limits.memory, now) if total > limits.memory else []
 
@@ -554,6 +563,7 @@ class Supervisor:
         if len(started) > 1 or (handle is not None and handle.n_done):
             for other in list(self._scheduler.workers[chunk.worker_id].sent.values()):
                 self._requeue.add(other.id)
+            self._run_alone(now)
             self._engine.kill(chunk.worker_id)
             return []
         error = TaskMemoryExceeded(
@@ -561,6 +571,20 @@ class Supervisor:
             f"{total / 2**20:.0f} MiB, and the whole pool may take {limit / 2**20:.0f} MiB (memory_limit=)"
         )
         return self._begin(chunk, None, error, now, 0.0, KILL)
+
+    def _run_alone(self, now: float) -> None:
+        """What is killed would begin again at once, and together: where a worker has several slots, for ever.
+
+        The time is limited, since the one that runs might wait for one that does not; and doubled each time, so that a
+        task of any length comes to its end.
+        """
+        self._alone_s = 2 * self._alone_s if now < self._alone_until + 4 * self._alone_s else ALONE_S
+        self._alone_until = now + self._alone_s
+        self._alone_n = self._n_ended() + 1
+        self._scheduler.pressure_changed(True, now)
+
+    def _n_ended(self) -> int:
+        return int(self._driver.n_done + self._driver.n_failed)
 
     def _release_idle(self, now: float) -> bool:
         """Have workers end that hold nothing and have run tasks. Returns whether any is to end, and its memory free."""

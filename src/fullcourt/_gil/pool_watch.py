@@ -121,7 +121,8 @@ class PoolWatch:
             if isinstance(now, Instead):
                 setattr(target, name, now)
             else:
-                vars(target).pop(name, None)  # what stands in the class shows again
+                if name in vars(target):
+                    delattr(target, name)  # what stands in the class shows again
 
     def _replace(self, target: Any, name: str, by: Callable[..., Any]) -> None:
         setattr(target, name, Instead(self, getattr(target, name), by))

@@ -21,6 +21,7 @@ __all__ = [
     "kill_tree",
     "let_trace",
     "n_oom_kills",
+    "occupy_standard_descriptors",
     "open_pidfd",
     "private_bytes",
     "punch_hole",
@@ -35,6 +36,22 @@ PR_SET_CHILD_SUBREAPER = 36
 PR_SET_PTRACER = 0x59616D61  # "Yama"
 PR_SET_TIMERSLACK = 29
 SCHED_SETATTR = {"x86_64": 314, "aarch64": 274}  # the numbers of that system call; glibc has no function for it
+
+
+def occupy_standard_descriptors() -> None:
+    """Open the null device as 0, 1 and 2 where the program has closed these, as daemons do.
+
+    Else a socket of ours would get such a number, and what the program prints would be written into it.
+    """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            opened = os.open(os.devnull, os.O_RDWR)
+            if opened == number:
+                os.set_inheritable(opened, True)
+            else:  # another thread was faster
+                os.close(opened)
 
 
 def open_pidfd(pid: int) -> int:

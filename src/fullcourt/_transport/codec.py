@@ -86,6 +86,10 @@ class Codec:
         if shares_main:
             self.share_main()
 
+    def let_go(self) -> None:
+        """Hold nothing of ``__main__``: nothing more is sent."""
+        self._main, self._names, self._plain = None, frozenset(), {}
+
     def share_main(self, main: MainAsItIs | None = None) -> None:
         """From now on the receiver has ``__main__`` as it was then, or is at this moment."""
         self._main, self._names, self._plain = main or main_as_it_is()

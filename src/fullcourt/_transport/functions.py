@@ -62,6 +62,11 @@ class FunctionTable:
         self._ids = itertools.count(1)
         self._lock = make_lock()  # on free-threaded Python two threads could draw the same number
 
+    def let_go(self) -> None:
+        """Hold no function: nothing more is sent."""
+        self._known.clear()
+        self._fixed.clear()
+
     def get(self, fn: Callable[..., Any]) -> Function:
         """The function's entry. Raises PicklingError. From any thread: at worst a function is numbered twice."""
         if type(fn) is FunctionType:

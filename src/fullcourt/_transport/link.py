@@ -238,7 +238,12 @@ def frame_again(data: bytes, attached: int | Rights) -> Frame:
 def make_link() -> tuple[PoolEnd, socket.socket, socket.socket]:
     """Make a link. Returns the pool's end, and the worker's two sockets (tasks, results), to be handed over."""
     tasks_in, tasks_out = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    results_in, results_out = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    try:
+        results_in, results_out = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    except OSError:
+        tasks_in.close()
+        tasks_out.close()
+        raise
     return PoolEnd(tasks_out, tasks_in, results_in), tasks_in, results_out
 
 
