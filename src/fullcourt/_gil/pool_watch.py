@@ -120,9 +120,8 @@ class PoolWatch:
                 now = now.original
             if isinstance(now, Instead):
                 setattr(target, name, now)
-            else:
-                if name in vars(target):
-                    delattr(target, name)  # what stands in the class shows again
+            elif name in vars(target):
+                delattr(target, name)  # what stands in the class shows again
 
     def _replace(self, target: Any, name: str, by: Callable[..., Any]) -> None:
         setattr(target, name, Instead(self, getattr(target, name), by))
