@@ -28,7 +28,7 @@ from fullcourt._os.cpus import usable_cores
 from fullcourt._os.locks import make_lock
 from fullcourt._pipelines import Pipeline, PipelineIterator, Stage, StageStatistics
 from fullcourt._transport.mainspace import is_being_run
-from fullcourt.errors import NotSupported, PicklingError, TaskCancelled
+from fullcourt.errors import NotSupported, PicklingError, PoolClosed, TaskCancelled
 
 if TYPE_CHECKING:
     from fullcourt._advise.explain import Explanation
@@ -809,9 +809,11 @@ class Pool(concurrent.futures.Executor):
         return self
 
     def _check_begun(self) -> None:
-        """Raise what is wrong with it, after ending it: its ``__exit__`` will not be called."""
+        """Raise what is wrong with it. If it is broken, end it first: its ``__exit__`` will not be called."""
         try:
             self._driver._check_open()
+        except PoolClosed:  # what was submitted to it goes on
+            raise
         except BaseException:
             self.terminate()
             raise

@@ -403,3 +403,13 @@ def test_a_worker_for_each_task_never_stalls(forking: Engine, new_pool: Callable
 def test_a_replaced_worker_is_initialized_too(forking: Engine, new_pool: Callable[..., Any]) -> None:
     pool = new_pool(max_tasks_per_child=2, initializer=tasks.initialize, initargs=("colour", "blue"))
     assert pool.map(tasks.read_setting, ["colour"] * 10) == ["blue"] * 10
+
+
+def test_a_closed_pool_that_is_entered_goes_on_with_what_it_has(new_pool: Callable[..., Any], fullcourt: Any) -> None:
+    pool = new_pool()
+    futures = [pool.submit(time.sleep, 0.05) for _ in range(3)]
+    pool.close()
+    with pytest.raises(fullcourt.PoolClosed), pool:
+        pass
+    assert [future.result(30) for future in futures] == [None] * 3
+    pool.join()
