@@ -377,9 +377,12 @@ def test_a_child_that_is_not_reaped_is_one_process_of_one_thread():
 
 def test_observations_do_not_show_each_others_samplers():
     with fullcourt.observe() as outer, fullcourt.observe() as inner:
+        samplers = {outer._source.pid, inner._source.pid}
         time.sleep(0.1)
     for observation in (outer, inner):
-        assert [process.pid for process in observation.report.processes] == [os.getpid()]
+        seen = {process.pid for process in observation.report.processes}  # the standard library's helpers may be there
+        assert os.getpid() in seen
+        assert not seen & samplers
 
 
 def test_it_may_be_asked_while_another_thread_leaves_it():
