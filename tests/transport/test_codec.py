@@ -803,3 +803,20 @@ def test_a_view_is_as_good_as_bytes() -> None:
     data = dump_exception(ValueError(1), "t", Codec())
     assert load_exception(memoryview(data)).args == (1,)
     assert decode(memoryview(pickle.dumps([1]))) == [1]
+
+
+def test_a_traceback_is_told_also_where_no_source_can_be_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where all descriptors are used up."""
+
+    def fail(*_: object) -> list[str]:
+        raise OSError(24, "Too many open files")
+
+    monkeypatch.setattr("linecache.getlines", fail)
+    monkeypatch.setattr("linecache.checkcache", fail)
+    try:
+        raise ValueError("a task's")
+    except ValueError as error:
+        text = format_remote(error)
+    assert text.startswith("Traceback (most recent call last):\n")
+    assert f'File "{__file__}", line' in text
+    assert text.endswith("ValueError\n")

@@ -146,6 +146,12 @@ def format_remote(error: BaseException) -> str:
     except BaseException:  # noqa: BLE001  its class has a hostile __bool__ or __cause__
         out = io.StringIO("Traceback (most recent call last):\n")
         out.seek(0, io.SEEK_END)
-        traceback.print_tb(tb, file=out)
+        try:
+            traceback.print_tb(tb, file=out)
+        except Exception:  # noqa: BLE001  the lines of the source cannot be read: no descriptor is left
+            while tb is not None:
+                code = tb.tb_frame.f_code
+                out.write(f'  File "{code.co_filename}", line {tb.tb_lineno}, in {code.co_name}\n')
+                tb = tb.tb_next
         out.write(f"{type_name(error)}\n")
     return out.getvalue()
