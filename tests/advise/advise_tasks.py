@@ -140,3 +140,8 @@ def nap_and_record(triple: tuple[str, int, float]) -> int:
 
 
 PROGRAM = os.getpid()  # forked workers have their program's
+
+
+def kind_of(item: object) -> str:
+    time.sleep(0.001)
+    return type(item).__name__

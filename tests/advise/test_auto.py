@@ -671,3 +671,21 @@ def test_explain_counts_the_items_of_a_map_that_has_just_returned(pool: Pool, mo
         assert pool.explain().choices[-1].n_items == 150
     finally:
         explained.set()
+
+
+def test_items_that_do_not_pickle_run_in_threads_also_beside_workers_that_are_there() -> None:
+    with Pool(mode="auto", start_method="fork") as pool:
+        cast("Hub", pool._driver).remember(tasks.kind_of, facts_like("python", wall=0.1))
+        assert pool.map(tasks.kind_of, range(50)) == ["int"] * 50  # its worker processes run
+        for _ in range(3):
+            assert pool.map(tasks.kind_of, [threading.Lock() for _ in range(100)]) == ["lock"] * 100
+            assert list(pool.imap(tasks.kind_of, [threading.Lock() for _ in range(100)])) == ["lock"] * 100
+
+
+def test_it_explains_how_many_calls_were_made() -> None:
+    with Pool(mode="auto") as pool:
+        futures = [pool.submit(tasks.kind_of, n) for n in range(200)]
+        assert [future.result(30) for future in futures] == ["int"] * 200
+        assert pool.apply(tasks.kind_of, ("one more",)) == "str"
+        (choice,) = [choice for choice in pool.explain().choices if choice.function == "kind_of"]
+        assert choice.n_items == 201
