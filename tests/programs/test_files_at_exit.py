@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from tests.programs.running import Program
 
 PROGRAM = """
 import sys
@@ -40,10 +41,8 @@ if __name__ == "__main__":
 
 @pytest.mark.parametrize("use", ["unused", "used", "closed", "initialized"])
 @pytest.mark.parametrize("kind", ["fork", "forkserver", "spawn", "threads", "auto"])
-def test_files_of_the_program_are_written_when_it_ends_with_a_pool_open(tmp_path: Path, kind: str, use: str) -> None:
-    program, written = tmp_path / "program.py", tmp_path / "written.txt"
-    program.write_text(PROGRAM, encoding="utf-8")
-    command = [sys.executable, str(program), str(written), kind, use]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
-    assert (done.returncode, done.stderr) == (0, "")
-    assert written.read_text(encoding="utf-8") == "important"
+def test_files_of_the_program_are_written_when_it_ends_with_a_pool_open(program: Program, kind: str, use: str) -> None:
+    program.write("program.py", PROGRAM)
+    program.start("program.py", "written.txt", kind, use)
+    assert (program.wait(), program.stderr()) == (0, "")
+    assert (program.folder / "written.txt").read_text(encoding="utf-8") == "important"

@@ -174,19 +174,18 @@ class Phase:
         self._meter = meter
         self._phase_s = phase_s
         self.foreign: list[tuple[float, float]] = []
-        self.running: list[Runner] = []
-        self.all: list[Runner] = []
+        self.runners: list[Runner] = []  # all that were ever started
 
     def run(self, n_threads: int) -> Stretch | None:
         """Have so many threads run, those that are still in a long item among them."""
         bell = Bell()
         self._machine.look()
         self._lap()
-        carried = [runner for runner in self.running if not runner.is_over]
+        carried = [runner for runner in self.runners if not runner.is_over]
         before = {id(runner): runner.log.so_far() for runner in carried if runner.log is not None}
         since = perf_counter()
         runners = carried + [Runner(self._supply, n_threads, bell) for _ in range(n_threads - len(carried))]
-        self.all += runners[len(carried) :]
+        self.runners += runners[len(carried) :]
         for _ in range(n_threads - len(carried)):
             bell.wait()
         until = perf_counter() + self._phase_s
@@ -209,7 +208,6 @@ class Phase:
         so_far = [log.so_far() for log in logs]
         elapsed, own, foreign = self._machine.look()
         self.foreign.append((elapsed, foreign))
-        self.running = [runner for runner in runners if not runner.is_over]
         stretch = stretch_of(logs, since, now, own) if not carried else None
         if stretch is None:
             at_begin = [before.get(id(runner), (0.0, 0.0, 0.0)) for runner in runners]
@@ -307,7 +305,7 @@ def calibrate(fn: Callable[[Any], Any], items: Iterable[Any], *, phase_s: float 
         left = n is None or supply.n_taken < n
         if supply.error is None and left and not supply.exhausted and alone is not None:
             pair = phase.run(2)
-        for runner in phase.running:
+        for runner in phase.runners:
             runner.thread.join()
     if supply.error is not None:
         raise supply.error
@@ -316,7 +314,8 @@ def calibrate(fn: Callable[[Any], Any], items: Iterable[Any], *, phase_s: float 
     if pair is not None:
         pair = None if pair.n_items == 1 else scaled(pair, alone)  # one ran beside nothing
     if not alone.n_items:
-        factor = in_full(alone, [part for runner in phase.all if runner.log is not None for part in runner.log.parts])
+        logs = [runner.log for runner in phase.runners if runner.log is not None]
+        factor = in_full(alone, [part for log in logs for part in log.parts])
         alone = replace(times(alone, factor), n_items=1)
         pair = None if pair is None else times(pair, factor)
     every = max(1, len(supply.results) // N_SAMPLES_KEPT)

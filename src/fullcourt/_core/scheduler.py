@@ -173,11 +173,7 @@ class Scheduler:
         sent = worker.sent
         load_s = worker.load_s
         for chunk, seconds in ended:
-            estimate = chunk.estimate
-            if estimate.mean_s is None or estimate.durations is not None:
-                estimate.add(1, seconds)
-            else:
-                estimate.mean_s += 0.5 * (seconds - estimate.mean_s)
+            chunk.estimate.add(1, seconds)
             chunk.done = 1
             chunk.worker_id = None
             load_s -= chunk.expected_s
