@@ -130,15 +130,17 @@ class Shield:
                     self._late = error
                 raise
             self.open = was_open  # the wait goes on
-        elif since is None:
-            self._pending[number] = monotonic()
-            if number == SIGALRM:
+        else:
+            self._pending.setdefault(number, monotonic())
+            if number == SIGALRM:  # also if it was held before: this one may have been the last of the user's own
                 come_again()
 
 
 def come_again() -> None:
     """Have the alarm go off once more in a while, unless the user's own timer has it do so."""
-    if signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0):
+    left, interval = signal.getitimer(signal.ITIMER_REAL)
+    # Linux tells 1 us of a timer that has gone off, while the kernel still does so on another core.
+    if left < 0.001 and interval == 0.0:
         signal.setitimer(signal.ITIMER_REAL, HELD_S + 0.01, AGAIN_S)
 
 
