@@ -5,9 +5,11 @@ import os
 import signal
 import socket
 import sys
+import time
 
 import pytest
 
+import fullcourt
 from fullcourt._engines.template import Template
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs templates")
@@ -46,3 +48,44 @@ def test_a_template_whose_answers_are_not_read_still_takes_orders():
             ours.close()
             os.waitpid(pid, 0)
     assert [(what, worker_id) for what, worker_id, _ in told] == [("started", n) for n in range(N_WORKERS)]
+
+
+def sockets_and_files_in_memory(_item=None):
+    """Of this process, once all workers take part."""
+    found = set()
+    for fd in os.listdir("/proc/self/fd"):
+        try:
+            target = os.readlink(f"/proc/self/fd/{fd}")
+            number = os.stat(f"/proc/self/fd/{fd}").st_ino
+        except OSError:
+            continue  # the listing's own
+        if target.startswith(("socket:", "/memfd:fullcourt-page")):
+            found.add((target, number))
+    return found
+
+
+@pytest.mark.parametrize("start_method", ["fork", "forkserver", "spawn"])
+def test_a_worker_has_only_its_own_ends(start_method):
+    """Of the first ones, which may be started before the template serves, too: who holds another's hides its end."""
+    inherited = sockets_and_files_in_memory()  # of whatever else lives in this program
+    with fullcourt.Pool(3, start_method=start_method) as pool:
+        pids = {worker.pid: None for worker in pool.statistics().workers}
+        ends = [pool.submit(meet, 3) for _ in range(3)]
+        own = {}
+        for end in ends:
+            pid, found = end.result(60)
+            own[pid] = found - inherited
+        assert own.keys() == pids.keys()
+        for handle in pool._driver.engine.handles.values():
+            pools = {os.fstat(sock.fileno()).st_ino for sock in handle.link.own_sockets}
+            for found in own.values():
+                assert not pools & {number for _, number in found}
+        assert [len(found) for found in own.values()] == [3, 3, 3]  # tasks, results, page
+        assert len(set.union(*own.values())) == 9
+
+
+def meet(n_workers):
+    """Take long enough that each worker gets one of these calls."""
+    found = sockets_and_files_in_memory()
+    time.sleep(1.0)
+    return os.getpid(), found

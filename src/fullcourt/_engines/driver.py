@@ -41,6 +41,7 @@ from fullcourt._engines.state import Broadcast, new_key
 from fullcourt._engines.supervisor import NEVER, Limits
 from fullcourt._engines.thread_lane import ThreadLane
 from fullcourt._engines.timekeeper import Timekeeper
+from fullcourt._os.system import n_oom_kills
 from fullcourt._transport import frames
 from fullcourt.errors import NotSupported, PoolClosed, TaskCancelled
 
@@ -68,14 +69,18 @@ class Driver(Calls):
     def open(self) -> None:
         """Start the workers."""
         with self.roles.shield:  # what is half open nobody could end
-            try:
-                self.engine.open()
-            except BaseException:
-                self.closed = self.scheduler.closing = True
-                self._finish()
-                raise
             with self._lock:
                 self.scheduler.opened(monotonic())
+            try:
+                self.engine.open([action[1] for action in self.scheduler.actions])
+            except BaseException:
+                self.closed = self.scheduler.closing = True
+                self.scheduler.actions.clear()
+                self._forget_unstarted()
+                self._finish()
+                raise
+            if self.engine.needs_driving:
+                self._n_oom_kills = n_oom_kills()  # meanwhile workers start
             self._perform()
 
     def want_worker(self) -> None:

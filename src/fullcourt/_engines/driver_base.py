@@ -20,7 +20,6 @@ from fullcourt._engines.supervisor import Limits, Supervisor
 from fullcourt._engines.thread_lane import ThreadLane
 from fullcourt._engines.timekeeper import Timekeeper
 from fullcourt._os.locks import make_lock
-from fullcourt._os.system import n_oom_kills
 from fullcourt._transport.functions import FunctionTable
 from fullcourt.errors import PoolClosed
 
@@ -67,7 +66,7 @@ class DriverBase(abc.ABC):
         self._n_stillborn: int = 0
         self._since_driven: int = 0
         self._calls_back = False  # a future has had callbacks
-        self._n_oom_kills = n_oom_kills() if engine.needs_driving else 0
+        self._n_oom_kills = 0  # of before there were workers
         # What is counted.
         self.n_done: int = 0
         self.n_failed: int = 0

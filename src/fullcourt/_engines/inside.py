@@ -278,7 +278,7 @@ class NestedEngine:
         self._socket: socket.socket | None = None
         self._reader: threading.Thread | None = None
 
-    def open(self) -> None:
+    def open(self, first: Sequence[int] = ()) -> None:
         """See to it that answers arrive."""
         if hasattr(self._end, "open_replies"):
             self._socket = self._end.open_replies()

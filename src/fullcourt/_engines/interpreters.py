@@ -16,7 +16,7 @@ import pickle
 import socket
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from fullcourt._engines.face import Face
@@ -28,7 +28,7 @@ from fullcourt._os.threads import make_thread
 from fullcourt._transport import frames
 from fullcourt._transport.carried import Rights, close_alive
 from fullcourt._transport.codec import Codec
-from fullcourt._transport.link import make_frame, make_link
+from fullcourt._transport.link import make_frame
 
 __all__ = ["InterpreterEngine", "serve"]
 
@@ -59,23 +59,32 @@ class InterpreterEngine(LinkedEngine):
         self._ended: deque[Handle] = deque()  # those whose thread has ended; filled by the threads
         self._threads: dict[int, threading.Thread] = {}
 
-    def open(self) -> None:
+    def open(self, first: Sequence[int] = ()) -> None:
         self._setup.pool_pid = os.getpid()
         self._setup.output = self.settings_now()
         self._setup_fd, self._rights = write_setup(self._setup, self.codec, None)
 
     def start(self, worker_id: int) -> None:
-        link, tasks, results = make_link()
-        handle, page_fd = self._add(worker_id, link)
+        ends = self._make_ends()
+        fds: list[int] = []
+        try:
+            for fd in ends.given:
+                fds.append(os.dup(fd))  # noqa: PERF401  those that were made must be known
+            handle = self._add(worker_id, ends)
+        except BaseException:
+            ends.link.close()
+            for fd in fds:
+                os.close(fd)
+            raise
+        finally:
+            ends.close_given()
         handle.pid = os.getpid()
-        # The interpreter takes duplicates: the link keeps `tasks`, for taking back.
-        fds = (os.dup(tasks.fileno()), results.detach(), page_fd)
         thread = make_thread(self._run, handle.name, (handle, fds))
         self._threads[worker_id] = thread
-        self._greet(link)
+        self._greet(handle.link)
         thread.start()
 
-    def _run(self, handle: Handle, fds: tuple[int, int, int]) -> None:
+    def _run(self, handle: Handle, fds: list[int]) -> None:
         interpreters: Any = importlib.import_module("concurrent.interpreters")  # not known to type checkers before 3.14
         try:
             interpreter = interpreters.create()
@@ -83,7 +92,7 @@ class InterpreterEngine(LinkedEngine):
                 interpreter.exec(
                     in_fresh(
                         f"from fullcourt._engines.interpreters import serve; "
-                        f"serve({fds!r}, {self._setup_fd}, {self._rights.fds!r}, {handle.name!r})"
+                        f"serve({tuple(fds)!r}, {self._setup_fd}, {self._rights.fds!r}, {handle.name!r})"
                     )
                 )
             finally:

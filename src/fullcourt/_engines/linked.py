@@ -7,6 +7,7 @@ started and ended is the subclasses'.
 
 from __future__ import annotations
 
+import _socket
 import abc
 import contextlib
 import mmap
@@ -40,7 +41,7 @@ from fullcourt._transport.journal import (
     revoke,
     started_chunk,
 )
-from fullcourt._transport.link import Attached, Fields, PoolEnd, Replies, make_frame
+from fullcourt._transport.link import Attached, Fields, PoolEnd, Replies, make_frame, make_link
 from fullcourt.errors import PicklingError
 
 __all__ = ["Broken", "FrameArrived", "Handle", "LinkedEngine", "Lost", "Orphaned", "RemoteEngine"]
@@ -337,8 +338,8 @@ class RemoteEngine(abc.ABC):
         """
 
     @abc.abstractmethod
-    def open(self) -> None:
-        """Prepare for starting workers."""
+    def open(self, first: Sequence[int] = ()) -> None:
+        """Prepare for starting workers. ``first``: those that :meth:`start` is called for next, which may start now."""
 
     @abc.abstractmethod
     def wait(self, timeout: float | None) -> Sequence[Any]:
@@ -382,6 +383,27 @@ def with_function_rights(buffers: list[Any], function: Any) -> Buffers:
     both.rights = getattr(buffers, "rights", None)
     both.function_rights = function.rights
     return both
+
+
+class Ends:
+    """The two ends of what lies between the pool and a worker: the link, and the page, which both map."""
+
+    def __init__(self, link: PoolEnd, tasks: _socket.socket, results: _socket.socket, page_fd: int) -> None:
+        self.link = link
+        self.page_fd = page_fd
+        self._results = results
+        # The descriptors for the worker. The first stays open in the link: the pool takes back through it.
+        self.given = [tasks.fileno(), results.fileno(), page_fd]
+
+    def close_given(self) -> None:
+        """The worker has its end, or will not be there."""
+        self._results.close()
+        os.close(self.page_fd)
+
+    def close(self) -> None:
+        """There will be no worker."""
+        self.link.close()
+        self.close_given()
 
 
 class LinkedEngine(RemoteEngine):
@@ -577,20 +599,31 @@ class LinkedEngine(RemoteEngine):
 
     # -- workers ---------------------------------------------------------------------------------------------------
 
-    def _add(self, worker_id: int, link: PoolEnd) -> tuple[Handle, int]:
-        """Take up a new worker. Returns its handle and the descriptor of its page."""
-        page_fd = os.memfd_create("fullcourt-page", os.MFD_CLOEXEC)
+    def _make_ends(self) -> Ends:
+        """Make what lies between the pool and a worker."""
+        link, tasks, results = make_link()
         try:
-            size = page_bytes(self.n_slots)
-            os.ftruncate(page_fd, size)
-            handle = Handle(worker_id, f"{self.name}-{worker_id}", link, mmap.mmap(page_fd, size))
-            handle.settings_version = self.version_at_start
-            self._watch(link.fileno(), lambda events: self._receive(handle, events))
+            page_fd = os.memfd_create("fullcourt-page", os.MFD_CLOEXEC)
         except BaseException:
-            os.close(page_fd)
+            link.close()
+            results.close()
             raise
+        ends = Ends(link, tasks, results, page_fd)
+        try:
+            os.ftruncate(page_fd, page_bytes(self.n_slots))
+        except BaseException:
+            ends.close()
+            raise
+        return ends
+
+    def _add(self, worker_id: int, ends: Ends) -> Handle:
+        """Take up a new worker."""
+        page = mmap.mmap(ends.page_fd, page_bytes(self.n_slots))
+        handle = Handle(worker_id, f"{self.name}-{worker_id}", ends.link, page)
+        handle.settings_version = self.version_at_start
+        self._watch(ends.link.fileno(), lambda events: self._receive(handle, events))
         self.handles[worker_id] = handle
-        return handle, page_fd
+        return handle
 
     def _remove(self, handle: Handle) -> None:
         self.handles.pop(handle.id, None)

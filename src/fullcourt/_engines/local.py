@@ -11,7 +11,7 @@ import os
 import queue
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from time import monotonic, perf_counter
 from typing import Any, Protocol
 
@@ -102,7 +102,7 @@ class LocalEngine:
         self.state = WorkerState()
         self._watched: dict[int, WatchedCall] = {}  # running tasks with a time limit, by chunk id
 
-    def open(self) -> None:
+    def open(self, first: Sequence[int] = ()) -> None:
         """Nothing to prepare."""
 
     def look(self) -> None:

@@ -69,7 +69,7 @@ class PortableEngine(RemoteEngine):
         self._children: dict[int, Child] = {}
         self._mailbox = Mailbox()
 
-    def open(self) -> None:
+    def open(self, first: Sequence[int] = ()) -> None:
         self._setup.pool_pid = os.getpid()
         self._setup.output = self.settings_now()
         self._setup.environment = worker_environment(self._setup.share, os.environ)

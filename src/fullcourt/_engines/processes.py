@@ -8,6 +8,7 @@ import marshal
 import os
 import signal
 import socket
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -21,10 +22,13 @@ from fullcourt._os.system import open_pidfd
 from fullcourt._transport import frames
 from fullcourt._transport.codec import Codec
 from fullcourt._transport.inheritance import Inheritance
-from fullcourt._transport.link import Attached, make_frame, make_link
+from fullcourt._transport.link import Attached, make_frame
 from fullcourt.errors import NotSupported
 
 __all__ = ["ProcessEngine"]
+
+# So many start with the template: each that is forked must close what the later ones are given.
+N_FIRST = 16
 
 
 class ProcessEngine(LinkedEngine):
@@ -47,8 +51,8 @@ class ProcessEngine(LinkedEngine):
 
     # -- the template ----------------------------------------------------------------------------------------------
 
-    def open(self) -> None:
-        """Start the template."""
+    def open(self, first: Sequence[int] = ()) -> None:
+        """Start the template. One that is forked now starts the first worker before it prepares to serve."""
         setup = self._setup
         setup.pool_pid = os.getpid()
         self._is_warm = False
@@ -67,7 +71,7 @@ class ProcessEngine(LinkedEngine):
             if self._method == "fork":
                 setup.shares_main = True
                 self.codec.share_main()
-                self._template_pid = fork_template(template_end, control, setup)
+                self._fork(control, template_end, first)
             else:
                 self._template_pid = self._start_fresh(template_end)
         except BaseException:
@@ -76,6 +80,22 @@ class ProcessEngine(LinkedEngine):
         finally:
             template_end.close()
         self._listen(control)
+
+    def _fork(self, control: socket.socket, template_end: socket.socket, first: Sequence[int]) -> None:
+        begun = {worker_id: self._make_ends() for worker_id in first[:N_FIRST]}
+        try:
+            pool_ends = [control, *(sock for ends in begun.values() for sock in ends.link.own_sockets)]
+            orders = [(worker_id, ends.given) for worker_id, ends in begun.items()]
+            self._template_pid = fork_template(template_end, pool_ends, self._setup, first=orders)
+            for worker_id, ends in begun.items():
+                self._add(worker_id, ends)
+        except BaseException:
+            for ends in begun.values():
+                ends.link.close()
+            raise
+        finally:
+            for ends in begun.values():
+                ends.close_given()
 
     def _listen(self, control: socket.socket) -> None:
         self._control = control  # blocking for orders, which several threads may give; read with MSG_DONTWAIT
@@ -207,20 +227,20 @@ class ProcessEngine(LinkedEngine):
             self._is_warm = self._order(("import", ["fullcourt.pool", "fullcourt._engines.inside", "cloudpickle"]))
 
     def start(self, worker_id: int) -> None:
-        link, tasks, results = make_link()
+        if worker_id in self.handles:
+            return  # it came with the template
+        ends = self._make_ends()
         try:
-            _, page_fd = self._add(worker_id, link)
+            self._add(worker_id, ends)
         except BaseException:
-            link.close()
-            results.close()
+            ends.link.close()
+            ends.close_given()
             raise
         try:
-            self._order(("start", worker_id), [tasks.fileno(), results.fileno(), page_fd])
-            self._greet(link)
+            self._order(("start", worker_id), ends.given)
+            self._greet(ends.link)
         finally:
-            # `tasks` stays open in the link: the pool takes back through it
-            results.close()
-            os.close(page_fd)
+            ends.close_given()
 
     def stop(self, worker_id: int) -> None:
         handle = self.handles.get(worker_id)

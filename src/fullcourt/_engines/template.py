@@ -32,10 +32,12 @@ from fullcourt._os.system import become_subreaper, descendants, kill_tree, open_
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from typing import Any
 
     from fullcourt._engines.setup import Setup
+
+    Order = tuple[int, list[int]]  # a worker's number; its descriptors for tasks, results and page
 
 __all__ = ["Seed", "Template", "fork_quietly", "fork_template", "main", "quiet_signals"]
 
@@ -55,20 +57,32 @@ class Template:
         self._watched: dict[int, int] = {}  # pidfd: worker id
         self._poll = select.poll()
         self._untold: list[bytes] = []  # what the pool had no room for
-        self.orphans: Orphans  # from `run` on
+        self._unstarted: list[Order] = []
+        self._orphans: Orphans | None = None  # from `run` on
         self.done = False  # set by a subclass that ends of itself
 
-    def run(self) -> None:
-        """Serve until the pool's end; then end all workers."""
+    def run(self, first: Sequence[Order] = ()) -> None:
+        """Serve until the pool's end; then end all workers.
+
+        ``first``: workers that are started at once, before what serving takes is prepared.
+        """
         become_subreaper()  # before there is anything that could be orphaned
         poll = self._poll
         poll.register(self._control, select.POLLIN)
-        self.orphans = orphans = Orphans()
+        self._unstarted = list(first)
+        started: list[tuple[int, int]] = []
+        while self._unstarted:
+            worker_id, fds = self._unstarted.pop(0)
+            started.append((worker_id, self._start(worker_id, fds)))
+        self._orphans = orphans = Orphans()
         poll.register(orphans.fd, select.POLLIN)
         pool_fd = open_pidfd(self._pool_pid)
         if pool_fd >= 0:
             poll.register(pool_fd, select.POLLIN)
         try:
+            for worker_id, pid in started:
+                if pid:
+                    self.adopt(worker_id, pid)
             while not self.done and os.getppid() == self._pool_pid:
                 for fd, event in poll.poll():
                     if fd == pool_fd:
@@ -95,16 +109,11 @@ class Template:
         message = marshal.loads(data)
         if message[0] == "start":
             packed = b"".join(content for _, _, content in ancillary)
-            fds = [int.from_bytes(packed[i : i + 4], sys.byteorder) for i in range(0, len(packed), 4)]
-            try:
-                pid = self._start_worker(message[1], fds)
-            except OSError as error:
-                self._tell(("failed", message[1], str(error)))
-                return True
-            finally:
-                for fd in fds:
-                    os.close(fd)
-            self.adopt(message[1], pid)
+            pid = self._start(
+                message[1], [int.from_bytes(packed[i : i + 4], sys.byteorder) for i in range(0, len(packed), 4)]
+            )
+            if pid:
+                self.adopt(message[1], pid)
         elif message[0] == "kill":
             pid = self._pids.get(message[1], 0)
             if pid and message[2] == _signal.SIGKILL:
@@ -117,6 +126,28 @@ class Template:
         else:
             return False
         return True
+
+    def _start(self, worker_id: int, fds: list[int]) -> int:
+        """Returns the pid; 0: it could not be started, and the pool was told."""
+        try:
+            return self._start_worker(worker_id, fds)
+        except OSError as error:
+            self._tell(("failed", worker_id, str(error)))
+            return 0
+        finally:
+            for fd in fds:
+                os.close(fd)
+
+    def leave(self) -> None:
+        """In a worker that was just forked: give up what is the template's and other workers'."""
+        if self._orphans is not None:
+            self._orphans.give_up()
+        self._control.close()
+        for watch in self._watched:
+            os.close(watch)
+        for _, fds in self._unstarted:
+            for fd in fds:
+                os.close(fd)
 
     def adopt(self, worker_id: int, pid: int) -> None:
         """Look after a child of this process from now on."""
@@ -217,7 +248,7 @@ class Seed:
         setup.shares_main = True
         self._control, template_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         try:
-            self._pid = fork_template(template_end, self._control, setup, waits=True)
+            self._pid = fork_template(template_end, [self._control], setup, waits=True)
         except BaseException:
             self._control.close()
             raise
@@ -277,13 +308,21 @@ def was_begun(control: _socket.socket, pool_pid: int, setup: Setup) -> bool:
     return True
 
 
-def fork_template(control: _socket.socket, pool_socket: _socket.socket, setup: Setup, *, waits: bool = False) -> int:
+def fork_template(
+    control: _socket.socket,
+    pool_ends: Sequence[_socket.socket],
+    setup: Setup,
+    *,
+    first: Sequence[Order] = (),
+    waits: bool = False,
+) -> int:
     """Fork a template off this process. Returns its pid; in the template it never returns.
 
     Args:
         control: its end of the socket between them.
-        pool_socket: the pool's end.
+        pool_ends: the pool's end of that, and of other sockets that the template must not have.
         setup: what its workers need to know.
+        first: the workers that it starts at once.
         waits: whether it is a seed, and waits for what is still to be known.
 
     Raises:
@@ -293,7 +332,7 @@ def fork_template(control: _socket.socket, pool_socket: _socket.socket, setup: S
     from fullcourt._transport.carried import drop_inherited
 
     pool_pid = os.getpid()
-    import_worker()  # here, where the next pool finds it
+    serve = server(setup)
     with libraries_limited(setup.share), InterruptsBlocked():
         pid = fork_quietly()
         if not pid:
@@ -301,11 +340,12 @@ def fork_template(control: _socket.socket, pool_socket: _socket.socket, setup: S
     if pid:
         return pid
     try:
-        pool_socket.close()
+        for sock in pool_ends:
+            sock.close()
         drop_inherited(kept=setup.initargs)
         os.environ.update(setup.environment)
         if not waits or was_begun(control, pool_pid, setup):
-            run_template(control, pool_pid, setup)
+            serve(control, pool_pid, first)
     finally:
         os._exit(0)
 
@@ -336,12 +376,6 @@ def fork_quietly() -> int:
         return fork_with_tracker()
 
 
-def import_worker() -> None:
-    """Import what each worker needs."""
-    for name in ("worker", "forwarding", "worker_process"):
-        __import__(f"fullcourt._engines.{name}")
-
-
 def flush_all() -> None:
     """What waits in a buffer must not be inherited: each process would write it."""
     for stream in (sys.stdout, sys.stderr, sys.__stdout__, sys.__stderr__):
@@ -351,38 +385,36 @@ def flush_all() -> None:
             continue  # there is none, or it is closed
 
 
-def run_template(control: _socket.socket, pool_pid: int, setup: Setup) -> None:
-    """Be a template that forks its workers."""
+def server(setup: Setup) -> Callable[[_socket.socket, int, Sequence[Order]], None]:
+    """Import what a template and its workers need, before any fork. Returns what makes this process a template."""
     import gc
 
     from fullcourt._engines.setup import preload
     from fullcourt._engines.worker_process import worker_main
     from fullcourt._transport.inheritance import fork_with_tracker
 
-    preload(setup)
-    import_worker()  # before the forks, so that workers share it
-    flush_all()
-    # The collector must not touch, and so copy, what workers share with us. Nor does it collect before: that would copy
-    # what we share with the program, and take 20 ms.
-    gc.freeze()
-    template_pid = os.getpid()
+    def serve(control: _socket.socket, pool_pid: int, first: Sequence[Order]) -> None:
+        preload(setup)
+        flush_all()
+        # The collector must not touch, and so copy, what workers share with us. Nor does it collect before: that would
+        # copy what we share with the program, and take 20 ms.
+        gc.freeze()
+        template_pid = os.getpid()
 
-    def fork_worker(worker_id: int, fds: list[int]) -> int:
-        pid = fork_with_tracker()
-        if pid:
-            return pid
-        try:
-            template._poll = None  # type: ignore[assignment]
-            template.orphans.give_up()
-            control.close()
-            for watch in template._watched:
-                os.close(watch)
-            worker_main(worker_id, fds[0], fds[1], fds[2], setup, template_pid)
-        finally:
-            os._exit(1)
+        def fork_worker(worker_id: int, fds: list[int]) -> int:
+            pid = fork_with_tracker()
+            if pid:
+                return pid
+            try:
+                template.leave()
+                worker_main(worker_id, fds[0], fds[1], fds[2], setup, template_pid)
+            finally:
+                os._exit(1)
 
-    template = Template(control, pool_pid, fork_worker)
-    template.run()
+        template = Template(control, pool_pid, fork_worker)
+        template.run(first)
+
+    return serve
 
 
 def main(
@@ -401,7 +433,7 @@ def main(
         adopt(inherited.start, n_inherited, tracker)
         setup: Setup = pickle.loads(read_all(setup_fd))
         enter_world(setup)
-        run_template(control, pool_pid, setup)
+        server(setup)(control, pool_pid, ())
         os._exit(0)
     for fd in inherited:
         os.set_inheritable(fd, False)

@@ -5,12 +5,12 @@ All is imported at the top, before the template forks: in a fork even a repeated
 
 from __future__ import annotations
 
+import _socket  # see fullcourt._transport.link
 import atexit
 import contextlib
 import mmap
 import os
 import pickle
-import socket
 import sys
 import threading
 from collections.abc import Callable
@@ -61,7 +61,7 @@ def worker_main(worker_id: int, tasks_fd: int, results_fd: int, page_fd: int, se
             die_with_parent(parent_pid)
         page = mmap.mmap(page_fd, page_bytes(setup.n_slots))
         record_faults(page_fd, setup.n_slots)
-        tasks, results = socket.socket(fileno=tasks_fd), socket.socket(fileno=results_fd)
+        tasks, results = _socket.socket(fileno=tasks_fd), _socket.socket(fileno=results_fd)
         return WorkerEnd(tasks, results, spins=setup.spins and setup.n_slots == 1), page
 
     run_worker(worker_id, setup, connect)

@@ -14,7 +14,7 @@ from __future__ import annotations
 import _thread
 import sys
 import threading
-from queue import Empty, SimpleQueue
+from _queue import Empty, SimpleQueue  # the C module under `queue`, for the sake of a fresh worker's start
 from typing import TYPE_CHECKING, Any
 
 __all__ = ["Bell", "Condition", "make_lock", "make_rlock"]

@@ -13,9 +13,9 @@ whose handler catches what arrives during the call itself.
 
 from __future__ import annotations
 
+import _signal  # the C module under `signal`, whose enums take long to make
 import _weakrefset
 import contextlib
-import signal
 import sys
 import threading
 import weakref
@@ -30,7 +30,7 @@ __all__ = ["STOP_SIGNAL", "Slot", "heed", "on_drop", "on_stop_signal", "whole"]
 F = TypeVar("F", bound=Callable[..., Any])
 
 # A signal that programs do not use; its default is to end the process, so it is sent only to who has a handler.
-STOP_SIGNAL: int = signal.SIGRTMIN + 9 if hasattr(signal, "SIGRTMIN") else 0
+STOP_SIGNAL: int = _signal.SIGRTMIN + 9 if hasattr(_signal, "SIGRTMIN") else 0
 
 
 # Turns of a loop, each of which looks for an exception on its way.
@@ -144,7 +144,7 @@ def on_stop_signal(act: Callable[[], None]) -> None:
 
     if STOP_SIGNAL:
         with contextlib.suppress(ValueError):
-            signal.signal(STOP_SIGNAL, handle)
+            _signal.signal(STOP_SIGNAL, handle)
 
 
 def on_drop(kind: type[BaseException], act: Callable[[], bool]) -> None:

@@ -8,12 +8,12 @@ would never report the worker's end-of-file.
 
 from __future__ import annotations
 
+import _socket  # the C module under `socket`, which a fresh worker has to import otherwise: 3 ms
 import array
 import contextlib
 import errno
 import os
 import pickle
-import socket
 import weakref
 from collections import deque
 from collections.abc import Callable
@@ -44,7 +44,7 @@ Fields = tuple[int, int, int, int, int, int, int, float]
 # What came along with a frame: a block's descriptor, several, the parts themselves, or nothing (-1).
 Attached = int | Rights | list[memoryview]
 # CMSG_SPACE for as many descriptors as the kernel sends at once.
-ANCILLARY_BYTES = socket.CMSG_SPACE(4 * MAX_DESCRIPTORS) if hasattr(socket, "CMSG_SPACE") else 0
+ANCILLARY_BYTES = _socket.CMSG_SPACE(4 * MAX_DESCRIPTORS) if hasattr(_socket, "CMSG_SPACE") else 0
 
 
 class Body:
@@ -235,11 +235,11 @@ def frame_again(data: bytes, attached: int | Rights) -> Frame:
     return frame
 
 
-def make_link() -> tuple[PoolEnd, socket.socket, socket.socket]:
+def make_link() -> tuple[PoolEnd, _socket.socket, _socket.socket]:
     """Make a link. Returns the pool's end, and the worker's two sockets (tasks, results), to be handed over."""
-    tasks_in, tasks_out = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    tasks_in, tasks_out = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET)
     try:
-        results_in, results_out = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        results_in, results_out = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET)
     except OSError:
         tasks_in.close()
         tasks_out.close()
@@ -247,7 +247,7 @@ def make_link() -> tuple[PoolEnd, socket.socket, socket.socket]:
     return PoolEnd(tasks_out, tasks_in, results_in), tasks_in, results_out
 
 
-def receive_with_fd(sock: socket.socket, flags: int = 0) -> tuple[bytes, int | Rights]:
+def receive_with_fd(sock: _socket.socket, flags: int = 0) -> tuple[bytes, int | Rights]:
     """Receive a frame and the descriptor that may come with it (-1: none; several: an object that owns them)."""
     data, ancillary, _, _ = sock.recvmsg(RECEIVE_BYTES, ANCILLARY_BYTES, flags)
     return data, descriptor_in(data, ancillary) if ancillary else -1
@@ -256,7 +256,7 @@ def receive_with_fd(sock: socket.socket, flags: int = 0) -> tuple[bytes, int | R
 def descriptor_in(data: bytes, ancillary: list[tuple[int, int, bytes]]) -> int | Rights:
     fd: int | Rights = -1
     for level, kind, content in ancillary:
-        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+        if level == _socket.SOL_SOCKET and kind == _socket.SCM_RIGHTS:
             fds = array.array("i")
             fds.frombytes(content[: len(content) - len(content) % fds.itemsize])
             for received in fds:
@@ -267,9 +267,9 @@ def descriptor_in(data: bytes, ancillary: list[tuple[int, int, bytes]]) -> int |
     return fd
 
 
-def send_with_fd(sock: socket.socket, data: bytes, frame: Frame) -> None:
+def send_with_fd(sock: _socket.socket, data: bytes, frame: Frame) -> None:
     fds = array.array("i", [frame.fd] if frame.rights is None else [frame.fd, *frame.rights])
-    sock.sendmsg([data], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, fds)])
+    sock.sendmsg([data], [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, fds)])
 
 
 def hold_rights(buffers: Buffers | None) -> None:
@@ -285,7 +285,7 @@ class PoolEnd:
 
     can_take_back = True
 
-    def __init__(self, tasks_out: socket.socket, tasks_in: socket.socket, results_in: socket.socket) -> None:
+    def __init__(self, tasks_out: _socket.socket, tasks_in: _socket.socket, results_in: _socket.socket) -> None:
         tasks_out.setblocking(False)
         results_in.setblocking(False)
         self._out = tasks_out
@@ -302,6 +302,11 @@ class PoolEnd:
         self.n_said = 0
         self.bytes_out = 0
         self.bytes_in = 0
+
+    @property
+    def own_sockets(self) -> list[_socket.socket]:
+        """Those that no worker may have."""
+        return [self._out, self._in]
 
     def fileno(self) -> int:
         """The descriptor that becomes readable when results or the end have come."""
@@ -405,7 +410,7 @@ class PoolEnd:
         with self._lock:
             while True:
                 try:
-                    data, fd = receive_with_fd(self._unread, socket.MSG_DONTWAIT)
+                    data, fd = receive_with_fd(self._unread, _socket.MSG_DONTWAIT)
                 except OSError:
                     break
                 if not data:
@@ -440,7 +445,7 @@ class PoolEnd:
     def hang_up(self) -> None:
         """Have the worker see the end of file, after what it was sent."""
         with contextlib.suppress(OSError):
-            self._out.shutdown(socket.SHUT_RDWR)
+            self._out.shutdown(_socket.SHUT_RDWR)
 
     def close(self) -> None:
         """Close the pool's end. Idempotent."""
@@ -467,7 +472,7 @@ class WorkerEnd:
 
     takes_bytes = True  # :meth:`send` does
 
-    def __init__(self, tasks: socket.socket, results: socket.socket, *, spins: bool) -> None:
+    def __init__(self, tasks: _socket.socket, results: _socket.socket, *, spins: bool) -> None:
         self._arena = worker_arena()
         self.make_frame = partial(make_frame, arena=self._arena)
         self._tasks = tasks
@@ -492,7 +497,7 @@ class WorkerEnd:
 
     def _look(self) -> tuple[bytes, list[tuple[int, int, bytes]], int, object] | None:
         try:
-            return self._recv(RECEIVE_BYTES, ANCILLARY_BYTES, socket.MSG_DONTWAIT)
+            return self._recv(RECEIVE_BYTES, ANCILLARY_BYTES, _socket.MSG_DONTWAIT)
         except BlockingIOError:
             return None
 
@@ -524,9 +529,9 @@ class WorkerEnd:
         send_with_fd(self._results, frame.data, frame)
         frame.close()
 
-    def open_replies(self) -> socket.socket:
+    def open_replies(self) -> _socket.socket:
         """Give the pool a socket for the answers to nested tasks. Returns our end of it."""
-        mine, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        mine, its = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET)
         self.send(Frame(pack(REPLIES_OPEN, 0, 0, 0, 0, 0, 0, 0.0), its.detach(), 0))
         return mine
 
@@ -545,7 +550,7 @@ class Replies:
     """
 
     def __init__(self, fd: int, watch: Callable[[Replies], None]) -> None:
-        self._socket = socket.socket(fileno=fd)
+        self._socket = _socket.socket(fileno=fd)
         self._socket.setblocking(False)
         self._watch = watch
         self._lock = make_lock()  # protects _waiting and the order of sends

@@ -55,8 +55,7 @@ class Keeper(Template):
         pid = fork_with_tracker()
         if not pid:
             with contextlib.suppress(BaseException):
-                self._poll = None  # type: ignore[assignment]
-                self._control.close()
+                self.leave()
                 self._news.close()
                 die_with_parent(keeper_pid)
                 run()
@@ -325,10 +324,7 @@ def serve(control_fd: int, program_pid: int, module: str) -> None:
         if pid:
             return pid
         with contextlib.suppress(BaseException):
-            server.orphans.give_up()
-            control.close()
-            for watch in server._watched:
-                os.close(watch)
+            server.leave()
             keep(socket.socket(fileno=fds[-1]), server_pid, fds[:-1])
         os._exit(0)
 
