@@ -24,9 +24,11 @@ from __future__ import annotations
 import concurrent.futures
 import pickle
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
 
+TYPE_CHECKING = False  # workers import this, and no `typing`
 if TYPE_CHECKING:
+    from typing import Any
+
     from fullcourt._deaths import PoolBroken, ProcessDied, WorkerDied
 
 __all__ = [

@@ -15,12 +15,12 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec, Self, TypeVar, Unpack, cast, overload
 
 from fullcourt._core.options import OptionFields, Options, merge, parse_bytes
+from fullcourt._engines.broadcast import Broadcast
 from fullcourt._engines.build import build_driver
 from fullcourt._engines.driver import Driver
 from fullcourt._engines.future import Future
 from fullcourt._engines.jobs import MAP, STARMAP, Failure, MapJob, StreamJob
 from fullcourt._engines.methods import START_METHODS
-from fullcourt._engines.state import Broadcast
 from fullcourt._engines.streams import Feeder, ResultIterator
 from fullcourt._engines.supervisor import Limits
 from fullcourt._groups import TaskGroup

@@ -16,7 +16,7 @@ import pytest
 import fullcourt
 from fullcourt import Pool
 from fullcourt._engines.forwarding import Forwarder
-from fullcourt._engines.output import OutputSettings
+from fullcourt._engines.output_settings import OutputSettings
 from fullcourt._transport import frames, link
 from tests.engines import output_tasks as tasks
 from tests.engines.output_harness import FEW, KINDS, Records

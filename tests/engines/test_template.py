@@ -1,9 +1,11 @@
 """The template as the pool meets it on its socket."""
 
+import json
 import marshal
 import os
 import signal
 import socket
+import subprocess
 import sys
 import time
 
@@ -89,3 +91,22 @@ def meet(n_workers):
     found = sockets_and_files_in_memory()
     time.sleep(1.0)
     return os.getpid(), found
+
+
+def test_a_fresh_worker_imports_no_more_than_it_needs():
+    """Its start is most of what a first result takes: each of these costs it one to ten milliseconds."""
+    needed = "import concurrent.futures, json, logging, pickle, sys; print(json.dumps(sorted(sys.modules)))"
+    bare = subprocess.run([sys.executable, "-c", needed], capture_output=True, text=True, check=True).stdout
+    with fullcourt.Pool(1, start_method="spawn") as pool:
+        loaded = set(pool.apply(eval, ("sorted(__import__('sys').modules)",)))
+    assert "pickle" in loaded
+    costly = {"_ctypes", "asyncio", "dataclasses", "inspect", "multiprocessing", "queue", "selectors", "signal"}
+    costly |= {
+        "socket",
+        "subprocess",
+        "typing",
+        "fullcourt.pool",
+        "fullcourt._engines.driver",
+        "fullcourt._engines.output",
+    }
+    assert loaded & costly <= set(json.loads(bare))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _socket
 import os
 import pickle
 import select
@@ -25,7 +26,7 @@ class Link:
     pool: PoolEnd
     worker: WorkerEnd
     tasks: socket.socket  # the worker's, of which the pool has a duplicate
-    results: socket.socket
+    results: _socket.socket
 
     def end_worker(self) -> None:
         """As its death does."""
@@ -34,7 +35,7 @@ class Link:
 
 def new_link() -> Link:
     pool, tasks, results = make_link()
-    own = tasks.dup()  # in another process it would be another descriptor too
+    own = socket.socket(fileno=os.dup(tasks.fileno()))  # in another process it would be another descriptor too
     return Link(pool, WorkerEnd(own, results, spins=False), own, results)
 
 

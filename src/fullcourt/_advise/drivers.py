@@ -13,12 +13,12 @@ from fullcourt._advise.calls import Pending
 from fullcourt._advise.legs import Leg
 from fullcourt._advise.model import Mode
 from fullcourt._core.options import Options
+from fullcourt._engines.broadcast import Broadcast, new_key
 from fullcourt._engines.build import build_driver, sow
 from fullcourt._engines.driver import Driver
 from fullcourt._engines.future import Future
 from fullcourt._engines.jobs import MapChunk, Settlement
 from fullcourt._engines.methods import portable_transport
-from fullcourt._engines.state import Broadcast, new_key
 from fullcourt._os.locks import make_lock
 from fullcourt.errors import PicklingError
 

@@ -28,11 +28,11 @@ from fullcourt._advise.facts import Facts
 from fullcourt._advise.legs import Strays
 from fullcourt._advise.model import Mode
 from fullcourt._core.options import Options
+from fullcourt._engines.broadcast import Broadcast
 from fullcourt._engines.build import usable_start_method
 from fullcourt._engines.driver import Driver
 from fullcourt._engines.future import Future, let_go
 from fullcourt._engines.jobs import MapJob, Settlement, StreamJob
-from fullcourt._engines.state import Broadcast
 from fullcourt._os.cpus import usable_cores
 from fullcourt._os.interrupts import Shield
 from fullcourt._os.locks import make_lock

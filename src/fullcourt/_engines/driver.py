@@ -32,12 +32,12 @@ from typing import Any
 from fullcourt._core.model import Rest
 from fullcourt._core.scheduler import Scheduler
 from fullcourt._engines.accounts import take_statistics
+from fullcourt._engines.broadcast import Broadcast, new_key
 from fullcourt._engines.calls import Calls
 from fullcourt._engines.future import Future
 from fullcourt._engines.lane import Lane
 from fullcourt._engines.linked import FrameArrived
 from fullcourt._engines.roles import Roles, wait_aside
-from fullcourt._engines.state import Broadcast, new_key
 from fullcourt._engines.supervisor import NEVER, Limits
 from fullcourt._engines.thread_lane import ThreadLane
 from fullcourt._engines.timekeeper import Timekeeper

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from typing import Any, NamedTuple
+
+TYPE_CHECKING = False  # workers import this, and no `typing`
+if TYPE_CHECKING:
+    from typing import Any
 
 __all__ = ["Face", "Place", "enter", "leave", "ready"]
 
 
-class Face(NamedTuple):
+class Face:
     """A pool, as its workers know it.
 
     Attributes:
@@ -19,10 +22,11 @@ class Face(NamedTuple):
         chunk_limit: most tasks in one chunk; None: as many as it likes.
     """
 
-    key: str
-    name: str
-    n_slots: int
-    chunk_limit: int | None
+    def __init__(self, key: str, name: str, n_slots: int, chunk_limit: int | None) -> None:
+        self.key = key
+        self.name = name
+        self.n_slots = n_slots
+        self.chunk_limit = chunk_limit
 
 
 class Place:

@@ -7,27 +7,30 @@ import io
 import threading
 from collections.abc import Callable, Container
 from functools import partial
-from typing import Any, NoReturn, Protocol, TextIO
 
-from fullcourt._engines.output import OUT, OutputSettings
+from fullcourt._engines.output_settings import OUT, OutputSettings
 from fullcourt._os.locks import make_rlock
+
+TYPE_CHECKING = False  # workers import this, and no `typing`
+if TYPE_CHECKING:
+    from typing import Any, NoReturn, Protocol, TextIO
+
+    class Speaker(Protocol):
+        """Who sends what is written: the forwarder."""
+
+        @property
+        def active(self) -> bool: ...
+        @property
+        def settings(self) -> OutputSettings: ...
+        def say_text(self, number: int, text: str, *, flush: bool = False) -> None: ...
+        def flush_originals(self) -> None: ...
+        def unstopped(self, act: Callable[[], object]) -> None: ...
+
 
 __all__ = ["ForwardedStream"]
 
 MAX_PARTS = 1000  # of a line that does not end; more are sent
 MAX_PART = 15_000  # characters, likewise
-
-
-class Speaker(Protocol):
-    """Who sends what is written: the forwarder."""
-
-    @property
-    def active(self) -> bool: ...
-    @property
-    def settings(self) -> OutputSettings: ...
-    def say_text(self, number: int, text: str, *, flush: bool = False) -> None: ...
-    def flush_originals(self) -> None: ...
-    def unstopped(self, act: Callable[[], object]) -> None: ...
 
 
 class ForwardedStream(io.TextIOBase):

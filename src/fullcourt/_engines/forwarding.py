@@ -19,16 +19,19 @@ import threading
 import warnings
 from collections.abc import Callable
 from functools import partial
-from typing import Any, TextIO, cast
 
 from fullcourt._engines.forwarded_streams import ForwardedStream
-from fullcourt._engines.output import ERR, OUT, OutputSettings, get_filters
+from fullcourt._engines.output_settings import ERR, OUT, OutputSettings, get_filters
 from fullcourt._engines.records import ForwardingHandler, all_loggers, pack, take_handlers
 from fullcourt._os.locks import make_lock
 from fullcourt._transport import frames
 from fullcourt._transport.codec import PROTOCOL, Codec
 from fullcourt._transport.frames import MAX_INLINE
 from fullcourt._transport.journal import Journal
+
+TYPE_CHECKING = False  # workers import this, and no `typing`
+if TYPE_CHECKING:
+    from typing import Any, TextIO
 
 __all__ = ["Forwarder"]
 
@@ -58,8 +61,10 @@ class Forwarder:
         self._hearing = make_lock()
         self.slots: dict[int, Journal] = {}  # of the threads that run tasks
         self._saved = (sys.stdout, sys.stderr, warnings.showwarning, logging.lastResort)
-        self._out = sys.stdout = cast("Any", ForwardedStream(self, OUT, sys.stdout))
-        self._err = sys.stderr = cast("Any", ForwardedStream(self, ERR, sys.stderr))
+        out: Any = ForwardedStream(self, OUT, sys.stdout)
+        err: Any = ForwardedStream(self, ERR, sys.stderr)
+        self._out = sys.stdout = out
+        self._err = sys.stderr = err
         self._handler = ForwardingHandler(self)
         self._inherited = take_handlers()
         warnings.showwarning = self._show_warning
@@ -174,7 +179,8 @@ class Forwarder:
         for name in settings.handled - old.handled:
             logging.getLogger(name).addHandler(self._handler)
         # Without a handler at the root there is the handler of last resort, which the program then has, too.
-        logging.lastResort = self._saved[3] if "" in settings.handled else cast("Any", self._handler)
+        handler: Any = self._handler
+        logging.lastResort = self._saved[3] if "" in settings.handled else handler
         self._apply_filters(settings)
 
     def _apply_filters(self, settings: OutputSettings) -> None:

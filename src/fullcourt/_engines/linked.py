@@ -22,7 +22,8 @@ from typing import Any
 
 from fullcourt._core.model import Chunk
 from fullcourt._engines.jobs import MapChunk
-from fullcourt._engines.output import Output, OutputSettings
+from fullcourt._engines.output import Output
+from fullcourt._engines.output_settings import OutputSettings
 from fullcourt._os.inherited import note_holder
 from fullcourt._os.locks import make_lock
 from fullcourt._os.soft_stop import STOP_SIGNAL

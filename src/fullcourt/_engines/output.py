@@ -17,44 +17,14 @@ import pickle
 import sys
 import traceback
 import warnings
-from collections.abc import Callable
-from typing import Any, NamedTuple, TextIO, cast
+from typing import Any, TextIO, cast
 
+from fullcourt._engines.output_settings import OUT, OutputSettings, filters_of_context, is_real
 from fullcourt._os.locks import make_lock
 from fullcourt._transport import frames
 from fullcourt._transport.remote_errors import load_exception
 
-__all__ = ["ERR", "OUT", "Output", "OutputSettings"]
-
-OUT, ERR = 1, 2  # the streams, as a frame names them
-
-# Of 3.14 on, filters may belong to the context; there is no public way to ask for those that hold.
-filters_of_context = cast("Callable[[], list[Any]] | None", getattr(warnings, "_get_filters", None))
-
-
-def get_filters() -> list[Any]:
-    """The filters that hold here and now."""
-    return cast("list[Any]", warnings.filters) if filters_of_context is None else filters_of_context()
-
-
-class OutputSettings(NamedTuple):
-    """What the program wants to have of its workers.
-
-    Attributes:
-        levels: the loggers that have a level of their own; the root is ``""``.
-        handled: the loggers that have handlers which do something.
-        disabled: what ``logging.disable`` was called with, 0 if it was not.
-        filters: those of `warnings`, each pickled.
-        terminals: whether stdout and stderr are terminals.
-        version: higher with each change.
-    """
-
-    levels: dict[str, int]
-    handled: frozenset[str]
-    disabled: int
-    filters: tuple[bytes, ...]
-    terminals: tuple[bool, bool]
-    version: int = 0
+__all__ = ["Output"]
 
 
 class Output:
@@ -97,10 +67,10 @@ class Output:
             root.isEnabledFor(logging.CRITICAL)
             self._seen = (filters, len(filters), filters[0] if filters else None)
             self._n_handlers = len(root.handlers)
-            settings = read_settings(filters)._replace(version=self.version)
-            if settings != self.settings:
-                self.settings = settings._replace(version=self.version + 1)
-                self.version += 1
+            settings = read_settings(filters)
+            if not settings.want_as(self.settings):
+                self.version = settings.version = self.version + 1
+                self.settings = settings
             return self.version
 
     # -- delivering ------------------------------------------------------------------------------------------------
@@ -174,10 +144,6 @@ def read_settings(filters: list[Any]) -> OutputSettings:
         tuple(pickled for item in list(filters) if (pickled := pickle_filter(item)) is not None),
         (is_terminal(sys.stdout), is_terminal(sys.stderr)),
     )
-
-
-def is_real(handler: logging.Handler) -> bool:
-    return not isinstance(handler, logging.NullHandler)
 
 
 def is_terminal(stream: TextIO | None) -> bool:

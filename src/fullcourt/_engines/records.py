@@ -6,31 +6,34 @@ import logging
 import pickle
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Protocol, cast
 
-from fullcourt._engines.output import is_real
+from fullcourt._engines.output_settings import is_real
 from fullcourt._transport import frames
 from fullcourt._transport.codec import PROTOCOL, Codec
 from fullcourt._transport.remote_errors import dump_exception
+
+TYPE_CHECKING = False  # workers import this, and no `typing`
+if TYPE_CHECKING:
+    from typing import Any, Protocol
+
+    class Speaker(Protocol):
+        """Who sends records: the forwarder."""
+
+        @property
+        def active(self) -> bool: ...
+        @property
+        def name(self) -> str: ...
+        @property
+        def codec(self) -> Codec: ...
+        def say(self, kind: int, number: int, flush: bool, payload: bytes) -> None: ...
+        def unstopped(self, act: Callable[[], object]) -> None: ...
+
 
 __all__ = ["ForwardingHandler", "all_loggers", "pack", "take_handlers"]
 
 # The attribute that marks a record which was sent: it may pass several loggers with handlers on its way up.
 SENT = "_fullcourt_sent"
 ATOMS = frozenset((type(None), bool, int, float, complex, str, bytes))
-
-
-class Speaker(Protocol):
-    """Who sends records: the forwarder."""
-
-    @property
-    def active(self) -> bool: ...
-    @property
-    def name(self) -> str: ...
-    @property
-    def codec(self) -> Codec: ...
-    def say(self, kind: int, number: int, flush: bool, payload: bytes) -> None: ...
-    def unstopped(self, act: Callable[[], object]) -> None: ...
 
 
 class ForwardingHandler(logging.Handler):
@@ -107,10 +110,11 @@ def is_plain(value: object, depth: int = 0) -> bool:
         return True
     if depth == 4:
         return False
+    inner: Any = value
     if type(value) in (tuple, list, set, frozenset):
-        return all(is_plain(item, depth + 1) for item in cast("Any", value))
+        return all(is_plain(item, depth + 1) for item in inner)
     if type(value) is dict:
-        return all(is_plain(k, depth + 1) and is_plain(v, depth + 1) for k, v in cast("Any", value).items())
+        return all(is_plain(k, depth + 1) and is_plain(v, depth + 1) for k, v in inner.items())
     return False
 
 

@@ -7,16 +7,17 @@ import os
 import pickle
 import sys
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, NoReturn
 
 from fullcourt._transport.carried import Rights, arriving, collecting
 from fullcourt._transport.inheritance import Inheritance, dumps_inheriting, tracker_descriptor
 
+TYPE_CHECKING = False  # workers import this, and no `typing`
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from typing import Any, NoReturn
 
     from fullcourt._engines.face import Face
-    from fullcourt._engines.output import OutputSettings
+    from fullcourt._engines.output_settings import OutputSettings
 
 __all__ = ["Setup", "enter_world", "here", "load_initializer", "pickle_setup", "preload", "read_all", "write_setup"]
 

@@ -241,10 +241,10 @@ class Seed:
     def __init__(self, setup: Setup) -> None:
         import socket
 
-        from fullcourt._transport.codec import main_as_it_is
+        from fullcourt._transport.codec import MainAsItIs
 
         self._owner = setup.pool_pid = os.getpid()
-        self.main = main_as_it_is()
+        self.main = MainAsItIs()
         setup.shares_main = True
         self._control, template_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         try:

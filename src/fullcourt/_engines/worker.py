@@ -15,7 +15,6 @@ from collections.abc import Callable
 from functools import partial
 from pickle import dumps, loads
 from time import perf_counter, perf_counter_ns
-from typing import TYPE_CHECKING, Any, Protocol
 
 from fullcourt._core.chunking import FLUSH_S, LOOK_N, LOOK_S
 from fullcourt._engines import face
@@ -59,23 +58,26 @@ from fullcourt._transport.remote_errors import (
 )
 from fullcourt.errors import PicklingError, TaskStopped
 
+TYPE_CHECKING = False  # workers import this, and no `typing`
 if TYPE_CHECKING:
+    from typing import Any, Protocol
+
     from fullcourt._engines.forwarding import Forwarder
+
+    class End(Protocol):
+        """The worker's end of a link, of either kind."""
+
+        @property
+        def make_frame(self) -> Callable[..., Any]: ...
+        def receive(self) -> tuple[Fields, bytes, Attached] | None: ...
+        def send(self, frame: Any) -> None: ...
+
 
 __all__ = ["Worker"]
 
 ARRIVAL_S = 0.1  # a task waits so long for what was sent ahead of it and has not been heard
 SAID = frozenset((frames.SETTINGS, frames.BROADCAST))
 MAX_FUNCTIONS = 512
-
-
-class End(Protocol):
-    """The worker's end of a link, of either kind."""
-
-    @property
-    def make_frame(self) -> Callable[..., Any]: ...
-    def receive(self) -> tuple[Fields, bytes, Attached] | None: ...
-    def send(self, frame: Any) -> None: ...
 
 
 n_slots_here = 0  # how many slots this process has as a worker; 0 where it is none

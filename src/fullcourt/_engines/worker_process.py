@@ -15,7 +15,6 @@ import sys
 import threading
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NoReturn
 
 from fullcourt._engines import worker as this_worker
 from fullcourt._engines.forwarding import Forwarder
@@ -28,6 +27,10 @@ from fullcourt._transport.inheritance import adopt
 from fullcourt._transport.journal import REGION_BYTES, page_bytes
 from fullcourt._transport.link import WorkerEnd
 from fullcourt._transport.mainspace import adopt_main
+
+TYPE_CHECKING = False  # workers import this, and no `typing`
+if TYPE_CHECKING:
+    from typing import Any, NoReturn
 
 # A worker that has been told to end waits so long for threads that tasks left running (not daemons).
 THREADS_S = 2.0

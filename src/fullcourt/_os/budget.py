@@ -20,9 +20,12 @@ import sys
 import threading
 from collections.abc import Iterator, Mapping
 from importlib import import_module
-from typing import Any
 
 from fullcourt._os.locks import make_lock
+
+TYPE_CHECKING = False  # workers import this, and no `typing`
+if TYPE_CHECKING:
+    from typing import Any
 
 __all__ = [
     "CORES_VARIABLE",

@@ -15,7 +15,10 @@ import _thread
 import sys
 import threading
 from _queue import Empty, SimpleQueue  # the C module under `queue`, for the sake of a fresh worker's start
-from typing import TYPE_CHECKING, Any
+
+TYPE_CHECKING = False  # workers import this, and no `typing`
+if TYPE_CHECKING:
+    from typing import Any
 
 __all__ = ["Bell", "Condition", "make_lock", "make_rlock"]
 

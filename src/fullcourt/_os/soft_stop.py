@@ -21,16 +21,19 @@ import threading
 import weakref
 from collections.abc import Callable
 from types import CodeType, FrameType
-from typing import Any, TypeVar
 
 from fullcourt._os.locks import make_lock
 
+TYPE_CHECKING = False  # workers import this, and no `typing`
+if TYPE_CHECKING:
+    from typing import Any, TypeVar
+
+    F = TypeVar("F", bound=Callable[..., Any])
+
 __all__ = ["STOP_SIGNAL", "Slot", "heed", "on_drop", "on_stop_signal", "whole"]
 
-F = TypeVar("F", bound=Callable[..., Any])
-
 # A signal that programs do not use; its default is to end the process, so it is sent only to who has a handler.
-STOP_SIGNAL: int = _signal.SIGRTMIN + 9 if hasattr(_signal, "SIGRTMIN") else 0
+STOP_SIGNAL: int = getattr(_signal, "SIGRTMIN", -9) + 9
 
 
 # Turns of a loop, each of which looks for an exception on its way.

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from typing import Any
+
+TYPE_CHECKING = False  # workers import this, and no `typing`
+if TYPE_CHECKING:
+    from typing import Any
 
 __all__ = ["make_thread"]
 

@@ -24,9 +24,12 @@ import os
 import weakref
 from collections.abc import Sequence
 from time import monotonic
-from typing import Any
 
 from fullcourt._os.locks import make_lock
+
+TYPE_CHECKING = False  # workers import this, and no `typing`
+if TYPE_CHECKING:
+    from typing import Any
 
 try:
     import fcntl  # early: a task may empty sys.path

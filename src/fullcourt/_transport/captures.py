@@ -5,7 +5,10 @@ from __future__ import annotations
 import functools
 import sys
 from types import BuiltinFunctionType, CodeType, FunctionType, ModuleType
-from typing import Any
+
+TYPE_CHECKING = False  # workers import this, and no `typing`
+if TYPE_CHECKING:
+    from typing import Any
 
 __all__ = ["SMALL_ATOMS", "Cached", "captured_by", "global_names", "is_importable", "plain_function", "same"]
 

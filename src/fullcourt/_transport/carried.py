@@ -14,12 +14,25 @@ import os
 import sys
 import threading
 import weakref
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from types import FrameType
-from typing import Any, Protocol, cast
 
 from fullcourt._transport.inheritance import Sharing
 from fullcourt.errors import PicklingError
+
+TYPE_CHECKING = False  # workers import this, and no `typing`
+if TYPE_CHECKING:
+    from typing import Any, Protocol
+
+    class Carrier(Protocol):
+        """An object with descriptors that wants to hear of forks, and of being given to other processes."""
+
+        def _given(self) -> None: ...
+        def _forking(self) -> None: ...
+        def _forked(self) -> None: ...
+        def _dropped(self) -> None: ...
+        def _close_all(self) -> None: ...
+
 
 __all__ = [
     "Carrier",
@@ -264,16 +277,6 @@ class Descriptor:
 # -- forks -------------------------------------------------------------------------------------------------------------
 
 
-class Carrier(Protocol):
-    """An object with descriptors that wants to hear of forks, and of being given to other processes."""
-
-    def _given(self) -> None: ...
-    def _forking(self) -> None: ...
-    def _forked(self) -> None: ...
-    def _dropped(self) -> None: ...
-    def _close_all(self) -> None: ...
-
-
 # Those that live, by id. No WeakSet: that one cannot be read while other threads add to it.
 alive: dict[int, weakref.ref[Carrier]] = {}
 hooked = False
@@ -337,13 +340,12 @@ def give_away(given: object) -> None:
 
 
 def carriers_in(obj: object) -> Iterator[Carrier]:
+    found: Any = obj  # not narrowed by the questions below
     if hasattr(obj, "_dropped"):
-        yield cast("Carrier", obj)
-        return
-    values: Iterable[object] = ()
-    if isinstance(obj, dict):
-        values = cast("dict[object, object]", obj).values()
+        yield found
+    elif isinstance(obj, dict):
+        for value in found.values():
+            yield from carriers_in(value)
     elif isinstance(obj, (list, tuple, set, frozenset)):
-        values = cast("Iterable[object]", obj)
-    for value in values:
-        yield from carriers_in(value)
+        for value in found:
+            yield from carriers_in(value)

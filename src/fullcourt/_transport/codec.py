@@ -18,9 +18,8 @@ import io
 import pickle
 import sys
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import CellType, FunctionType, MethodType, ModuleType
-from typing import Any, NamedTuple, cast
 
 from fullcourt._transport.captures import SMALL_ATOMS, Cached, global_names, plain_function
 from fullcourt._transport.carried import Descriptor, NotCarried, Rights, arriving, collecting
@@ -28,7 +27,13 @@ from fullcourt._transport.inheritance import sharing
 from fullcourt._transport.mainspace import InMain, main_source
 from fullcourt.errors import PicklingError
 
-__all__ = ["STACK_GLOBAL", "Buffers", "Codec", "Encoded", "MainAsItIs", "decode", "main_as_it_is"]
+TYPE_CHECKING = False  # workers import this, and no `typing`
+if TYPE_CHECKING:
+    from typing import Any
+
+    Reducers = Mapping[type, Callable[[Any], Any]]
+
+__all__ = ["STACK_GLOBAL", "Buffers", "Codec", "Encoded", "MainAsItIs", "decode"]
 
 PROTOCOL = 5
 
@@ -49,7 +54,6 @@ CONNECTION = b"multiprocessing.connection"
 ATOMS = frozenset((type(None), bool, int, float, str, bytes))
 
 Encoded = tuple[bytes, list[pickle.PickleBuffer]]
-Reducers = Mapping[type, Callable[[Any], Any]]
 
 
 class Buffers(list[pickle.PickleBuffer]):
@@ -92,7 +96,8 @@ class Codec:
 
     def share_main(self, main: MainAsItIs | None = None) -> None:
         """From now on the receiver has ``__main__`` as it was then, or is at this moment."""
-        self._main, self._names, self._plain = main or main_as_it_is()
+        main = main or MainAsItIs()
+        self._main, self._names, self._plain = main.definitions, main.names, main.plain
 
     def encode(self, obj: object) -> Encoded:
         """Pickle an object; large buffers inside it (protocol 5) stay out of the stream.
@@ -260,8 +265,8 @@ def keep_large(buffers: list[pickle.PickleBuffer]) -> Callable[[pickle.PickleBuf
     return keep
 
 
-class MainAsItIs(NamedTuple):
-    """What a process that is forked at that moment has of ``__main__``.
+class MainAsItIs:
+    """What a process that is forked now has of ``__main__``.
 
     Attributes:
         definitions: the functions and classes that are defined there.
@@ -269,16 +274,11 @@ class MainAsItIs(NamedTuple):
         plain: those globals whose values cannot change inside.
     """
 
-    definitions: dict[str, object]
-    names: frozenset[str]
-    plain: dict[str, object]
-
-
-def main_as_it_is() -> MainAsItIs:
-    """``__main__``, at this moment."""
-    namespace = vars(sys.modules["__main__"])
-    plain = {name: value for name, value in list(namespace.items()) if type(value) in SMALL_ATOMS}
-    return MainAsItIs(main_definitions(), frozenset(namespace), plain)
+    def __init__(self) -> None:
+        namespace = vars(sys.modules["__main__"])
+        self.definitions = main_definitions()
+        self.names = frozenset(namespace)
+        self.plain = {name: value for name, value in list(namespace.items()) if type(value) in SMALL_ATOMS}
 
 
 def main_definitions() -> dict[str, Any]:
@@ -312,14 +312,14 @@ def find_unpicklable(obj: object, path: str = "", depth: int = 0) -> str:
             return True
         return False
 
-    whole: object = obj  # not narrowed by the questions below
+    whole: Any = obj  # not narrowed by the questions below
     children: list[tuple[str, object]] = []
     if depth < 8:
         if isinstance(obj, dict):
-            pairs = cast("dict[object, object]", obj).items()
+            pairs = whole.items()
             children = [(f"{path}[{short(key)}]", value) for key, value in list(pairs)[:1000]]
         elif isinstance(obj, (list, tuple, set, frozenset)):
-            values = list(cast("Iterable[object]", obj))[:1000]
+            values = list(whole)[:1000]
             children = [(f"{path}[{i}]", value) for i, value in enumerate(values)]
         elif isinstance(obj, FunctionType):
             cells = zip(obj.__code__.co_freevars, obj.__closure__ or (), strict=False)

@@ -31,10 +31,13 @@ from __future__ import annotations
 import mmap
 import pickle
 from collections.abc import Callable, Iterator
-from typing import Any
 
 from fullcourt._core.chunking import MAX_CHUNK
 from fullcourt.errors import StoppedByCancel, StoppedByTimeout, TaskStopped
+
+TYPE_CHECKING = False  # workers import this, and no `typing`
+if TYPE_CHECKING:
+    from typing import Any
 
 __all__ = [
     "HEAP_BYTES",

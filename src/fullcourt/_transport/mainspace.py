@@ -13,10 +13,13 @@ import sys
 import threading
 from collections.abc import Callable
 from types import FunctionType
-from typing import Any
 
 from fullcourt._os.locks import make_rlock
 from fullcourt.errors import PicklingError
+
+TYPE_CHECKING = False  # workers import this, and no `typing`
+if TYPE_CHECKING:
+    from typing import Any
 
 __all__ = [
     "DIGESTS",

@@ -6,13 +6,14 @@ import contextlib
 import io
 import os
 import pickle
-from typing import TYPE_CHECKING, Any
 
 from fullcourt._transport.codec import PROTOCOL, Codec, type_name
 from fullcourt.errors import RemoteError, RemoteTraceback
 
+TYPE_CHECKING = False  # workers import this, and no `typing`
 if TYPE_CHECKING:
     from types import TracebackType
+    from typing import Any
 
 __all__ = [
     "ARGUMENTS_UNREADABLE",

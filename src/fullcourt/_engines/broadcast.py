@@ -1,0 +1,81 @@
+"""A value that every worker of a pool has: its handle, in the program and in the workers."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Any, Generic, TypeVar, cast
+
+from fullcourt._engines.state import kept
+
+__all__ = ["Broadcast", "new_key"]
+
+T = TypeVar("T")
+
+
+def new_key() -> int:
+    """A number for a value, of which there is no second: a handle may stray to the workers of a pool of a worker."""
+    return int.from_bytes(os.urandom(8), "little")
+
+
+class Broadcast(Generic[T]):
+    """A value that every worker of a pool has, sent to each once. Made by :meth:`Pool.broadcast`.
+
+    Give it to tasks as an argument, or let them capture it; :attr:`value` is the value there. It is a copy in each
+    worker process (large buffers are shared until written to); with threads it is the object itself.
+    """
+
+    def __init__(self, key: int, value: T, forget: Callable[[int], object]) -> None:
+        self._key = key
+        self._value: T | None = value
+        self._forget: Callable[[int], object] | None = forget
+
+    @property
+    def value(self) -> T:
+        """The value.
+
+        Raises:
+            LookupError: this is no worker of the pool that broadcast it, or it was closed.
+        """
+        if self._forget is None:
+            raise LookupError("this broadcast value was closed")
+        return cast("T", self._value)
+
+    def close(self) -> None:
+        """Have the pool and its workers forget it. Idempotent; otherwise they keep it as long as they live."""
+        forget, self._forget = self._forget, None
+        if forget is not None:
+            self._value = None
+            forget(self._key)
+
+    def __enter__(self) -> Broadcast[T]:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return arrive, (self._key,)
+
+    def __repr__(self) -> str:
+        return f"<Broadcast {self._key}>"
+
+
+def nothing(_key: int) -> None:
+    """A worker cannot have the pool forget a value."""
+
+
+class Arrived(Broadcast[Any]):
+    """A broadcast value's handle, in a worker."""
+
+    def __init__(self, key: int) -> None:
+        super().__init__(key, None, nothing)
+
+    @property
+    def value(self) -> Any:
+        """The value."""
+        return kept.get(self._key)
+
+
+def arrive(key: int) -> Arrived:
+    return Arrived(key)
