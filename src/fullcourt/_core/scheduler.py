@@ -559,9 +559,11 @@ class Scheduler:
         roomy, actions = self.roomy, self.actions
         n_slots = self.n_slots
         full_s = self.window_s * n_slots
-        while roomy and stream.available():
+        n_left = stream.available()
+        while roomy and n_left:
             worker = next(iter(roomy.values()))
             chunk = stream.take(1)
+            n_left -= 1
             mean_s = chunk.estimate.mean_s
             chunk.expected_s = expected_s = UNKNOWN_S if mean_s is None else mean_s
             chunk.worker_id = worker_id = worker.id
@@ -573,7 +575,7 @@ class Scheduler:
             roomy[worker_id] = roomy.pop(worker_id)
             if worker.load_s >= full_s or not n_slots + 1 < len(worker.sent) - worker.n_grown < MAX_SENT:
                 self._place(worker)
-        if not stream.available():
+        if not n_left:
             self._unqueue_first()
 
     def _is_busy(self) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import pickle
 from functools import partial
 from time import monotonic, perf_counter
 from typing import Any
@@ -168,7 +169,7 @@ class Arrivals(Sending):
             if kind == frames.REPLIES_OPEN:
                 return None, None
             if frames.RESULT <= kind <= frames.RESULTS and not flags and not self.relays.open:  # as most
-                return decode(memoryview(event.data)[frames.HEADER_BYTES :]), None
+                return pickle.loads(memoryview(event.data)[frames.HEADER_BYTES :]), None
             body = read_body(event.data, event.fields, event.fd)
             if kind >= frames.NESTED or event.fields[3] in self.relays.open:
                 return (decode(body.payload), body.to_pass_on()) if kind == frames.NESTED else body, None

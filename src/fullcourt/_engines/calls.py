@@ -17,6 +17,7 @@ from fullcourt._engines.future import Future
 from fullcourt._engines.jobs import Call, CallStream, MapJob, Settlement
 from fullcourt._engines.maps import TINY_S, Maps
 from fullcourt._engines.nested import nested_priority
+from fullcourt._engines.roles import PARKED
 from fullcourt._os.waits import acquire
 from fullcourt.errors import PicklingError, TaskCancelled
 
@@ -55,7 +56,7 @@ class Calls(Maps):
                 self._perform()
         if self.engine.needs_driving:
             self._since_driven += 1
-            if self.roles.parked:
+            if self.roles.state == PARKED:
                 self.roles.arm()
             if self._since_driven >= DRIVE_EVERY:
                 self._look_in_between()
@@ -264,9 +265,12 @@ class Calls(Maps):
     def _take_inbox(self, now: float) -> None:
         """Under the lock."""
         streams: dict[object, CallStream] = {}
+        if self._inbox and self._limited and not self._n_open:
+            self.supervisor.work_came(now)
         while self._inbox:
             call = self._inbox.popleft()
-            self._came(call, now)
+            self._n_open += 1
+            call.id = self.new_id()
             stream = streams.get(call.stream)
             if stream is None:
                 stream = streams[call.stream] = self.stream_of(call.stream, 0)

@@ -28,8 +28,11 @@ from fullcourt.errors import TaskCancelled
 
 if TYPE_CHECKING:
     import asyncio
+    from collections import deque
 
-__all__ = ["Future", "Settler", "Wake"]
+    Outcome = tuple[Any, Any, BaseException | None]  # see `Settlement` in :mod:`jobs`
+
+__all__ = ["Future", "Settler", "Wake", "settle_plain"]
 
 T = TypeVar("T")
 
@@ -54,6 +57,30 @@ def let_go(lock: Any) -> None:
         lock.release()
     except RuntimeError:
         pass
+
+
+def settle_plain(outcomes: deque[Outcome]) -> Outcome | None:
+    """Take what has come from the left, and end the plain futures that have a result, and that nobody waits for.
+
+    Returns the first that is another: it is taken, and the caller's. None: there are no more.
+    """
+    with guard:
+        try:
+            while True:
+                future, result, error = settlement = outcomes.popleft()
+                if (
+                    error is not None
+                    or type(future) is not Future
+                    or future._on_end is not None
+                    or future._cond is not None
+                    or future._blocked is not None
+                ):
+                    return settlement
+                future.work = None
+                future._result = result
+                future._state = FINISHED
+        except IndexError:
+            return None
 
 
 class Settler(Protocol):
@@ -148,7 +175,8 @@ class Future(concurrent.futures.Future, Generic[T]):  # type: ignore[type-arg]
                 self = cast("Future[T]", None)  # noqa: PLW0642  break the cycle of traceback, frame and future
         if self._state != FINISHED:
             raise TaskCancelled("the task was cancelled")
-        return cast("T", self._result)
+        result: Any = self._result
+        return result  # type: ignore[no-any-return]
 
     get = result
 

@@ -15,7 +15,7 @@ from typing import Any
 from fullcourt import errors
 from fullcourt._engines.accounts import annotate, death, describe_task
 from fullcourt._engines.driver_base import DriverBase
-from fullcourt._engines.future import Future
+from fullcourt._engines.future import Future, settle_plain
 from fullcourt._engines.jobs import SENT, Call, MapChunk, MapJob, Settlement, StreamJob
 from fullcourt._engines.linked import Handle, Lost
 from fullcourt._engines.nested import Relay
@@ -51,11 +51,8 @@ class Outcomes(DriverBase):
                 return
         # In a queue of the driver's: a callback may wait for another of these, and then hands it out itself.
         self._outcomes.extend(settlements)
-        while True:
-            try:
-                future, result, error = self._outcomes.popleft()
-            except IndexError:
-                break
+        while (settlement := settle_plain(self._outcomes)) is not None:
+            future, result, error = settlement
             if future is None:
                 result()
             elif error is None:

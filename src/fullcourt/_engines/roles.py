@@ -9,7 +9,7 @@ Two races that were thought about:
 
 - A leader leaves while followers sleep. Whoever leaves, leader or follower, promotes one follower if nobody leads: so a
   promoted follower whose future has ended meanwhile passes the role on.
-- Work comes while the background thread parks. The worker-bee (1) counts the work as open, (2) reads ``_state``; the
+- Work comes while the background thread parks. The worker-bee (1) counts the work as open, (2) reads ``state``; the
   background (a) writes PARKED, (b) looks again whether work is open. At least one of them sees the other.
 """
 
@@ -66,7 +66,7 @@ class Roles:
         self._leader: int | None = None
         self._followers: dict[Any, None] = {}  # the locks that they sleep on, oldest first
         self._background: threading.Thread | None = None
-        self._state = PARKED
+        self.state = PARKED
         self._bell = Bell()  # rung to wake the background thread
         self._give_way = False
         self._urgent = False
@@ -79,7 +79,7 @@ class Roles:
     @property
     def parked(self) -> bool:
         """Whether the background thread must be armed for work that nobody waits for."""
-        return self._state == PARKED
+        return self.state == PARKED
 
     def wait(self, future: Future[Any], timeout: float | None) -> bool:
         """Wait for a future of this pool, leading if nobody does. Returns whether it has ended.
@@ -143,7 +143,7 @@ class Roles:
             if self._followers:
                 self._promote_first()
                 return
-        if self._state == PARKED and self._has_work():
+        if self.state == PARKED and self._has_work():
             self.arm()
 
     def _lead_until(self, future: Future[Any], deadline: float | None) -> None:
@@ -160,7 +160,7 @@ class Roles:
             if self._leader is None:
                 return
             self._followers[mine] = None
-            if self._state == LEADING:
+            if self.state == LEADING:
                 self._give_way = True
                 self._wake()
         try:
@@ -182,7 +182,7 @@ class Roles:
             if self._followers:
                 self._promote_first()
                 return
-        if self._state == PARKED and self._has_work():
+        if self.state == PARKED and self._has_work():
             self.arm()
 
     def _promote_first(self) -> None:
@@ -200,8 +200,8 @@ class Roles:
         with self.shield, self._lock:
             if urgent:
                 self._urgent = True
-            if self._state == PARKED or (urgent and self._state == GRACE):
-                self._state = GRACE
+            if self.state == PARKED or (urgent and self.state == GRACE):
+                self.state = GRACE
                 self._bell.ring()
             self._start()
 
@@ -217,7 +217,7 @@ class Roles:
                 self._background.start()
             except RuntimeError:
                 self._background = None
-                self._state = PARKED
+                self.state = PARKED
 
     def background(self) -> threading.Thread | None:
         """The background thread, which is started if it was not needed so far."""
@@ -267,7 +267,7 @@ class Roles:
         me = threading.get_ident()
         self._bell.wait()
         with self._lock:
-            self._state = GRACE
+            self.state = GRACE
         while True:
             self._do_calls()
             # A thread that submits and looks by itself now and then is left alone: two that drive in turn would hand
@@ -281,7 +281,7 @@ class Roles:
                 leads = self._leader is None and self._has_work()
                 if leads:
                     self._leader = me
-                self._state = LEADING if leads else PARKED
+                self.state = LEADING if leads else PARKED
             if leads:
                 self._lead_in_background()
                 continue
@@ -293,12 +293,12 @@ class Roles:
                 continue
             if self._leader is None and self._has_work():  # it came between the look and the parking
                 with self._lock:
-                    self._state = GRACE
+                    self.state = GRACE
                 continue
             self._bell.wait()
             with self._lock:
-                if self._state == PARKED:
-                    self._state = GRACE
+                if self.state == PARKED:
+                    self.state = GRACE
 
     def _lead_in_background(self) -> None:
         try:
@@ -308,7 +308,7 @@ class Roles:
             with self._lock:
                 self._leader = None
                 self._give_way = False
-                self._state = GRACE
+                self.state = GRACE
                 if self._followers:
                     self._promote_first()
 
