@@ -261,7 +261,7 @@ def thread_calls(n: int) -> list[Contender]:
             pool.schedule(noop, args=(x,)).result()
 
     return [
-        Contender(OURS, "pool.submit(noop, x).result()", doing(peers.our_threads, with_submit, n)),
+        Contender(OURS, "pool.apply(noop, (x,))", doing(peers.our_threads, with_apply, n)),
         Contender("TPE", "pool.submit(noop, x).result()", doing(peers.tpe, with_submit, n)),
         Contender("mp ThreadPool", "pool.apply(noop, (x,))", doing(peers.mp_threads, with_apply, n)),
         Contender("pebble threads", "pool.schedule(noop, args=(x,)).result()",

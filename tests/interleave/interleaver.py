@@ -237,7 +237,9 @@ class Interleaver:
             "Bell": lambda: Bell(self),
             "monotonic": lambda: self.now,
             "guard": Lock(self, again=True),
-            "queue": SimpleNamespace(SimpleQueue=lambda: Queue(self), Empty=Empty),
+            "SimpleQueue": lambda: Queue(self),
+            "Empty": Empty,
+            "Sleeper": lambda: Sleeper(self),
         }
         old = [
             (module, name, getattr(module, name))
@@ -360,6 +362,24 @@ class Bell:
         return True
 
 
+class Sleeper:
+    """What a thread sleeps by: a lock that is held."""
+
+    def __init__(self, world: Interleaver) -> None:
+        self._lock = Lock(world)
+        self._lock._owner, self._lock._depth = threading.get_ident(), 1
+        self.release = self._lock.release
+
+    def sleep(self, timeout: float | None = None) -> bool:
+        return self._lock.acquire(timeout=-1 if timeout is None else timeout)
+
+    def forget(self) -> None:
+        self._lock.acquire(blocking=False)
+
+    def close(self) -> None:
+        assert self._lock.locked(), "a sleep's end was told, and nobody has heard"
+
+
 class Empty(Exception):
     pass
 
@@ -374,6 +394,10 @@ class Queue:
     def put(self, item: Any) -> None:
         self._items.append(item)
         self._world.point("put")
+
+    def empty(self) -> bool:
+        self._world.point("empty")
+        return not self._items
 
     def get(self) -> Any:
         self._world.point("get")

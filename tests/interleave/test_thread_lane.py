@@ -20,6 +20,7 @@ from fullcourt._engines.driver import Driver
 from fullcourt._engines.future import Future
 from fullcourt._engines.jobs import MAP, MapJob
 from fullcourt._engines.local import ThreadEngine
+from fullcourt._os import sleepers as sleepers_module
 from fullcourt.errors import PoolClosed, TaskCancelled
 from tests.interleave.fake_engine import OF_THE_DRIVER, end
 from tests.interleave.interleaver import Interleaver, explore
@@ -32,6 +33,7 @@ MODULES = [
     future_module,
     supervisor_module,
     timekeeper_module,
+    sleepers_module,
 ]
 
 

@@ -18,7 +18,6 @@ from fullcourt._engines.jobs import Call, CallStream, MapJob, Settlement
 from fullcourt._engines.maps import TINY_S, Maps
 from fullcourt._engines.nested import nested_priority
 from fullcourt._engines.roles import PARKED
-from fullcourt._os.waits import acquire
 from fullcourt.errors import PicklingError, TaskCancelled
 
 __all__ = ["Calls", "runs_event_loop"]
@@ -74,13 +73,8 @@ class Calls(Maps):
     ) -> R:
         """:meth:`submit` and wait: under one shield, and without the background thread."""
         future: Future[R] = Future(self)
-        if self.thread_lane is not None and options is None:
-            ended = threading.Lock()
-            ended.acquire()
-            future._blocked = [ended]  # nobody else knows it yet
-            if self.thread_lane.submit(fn, args, kwargs, future):
-                acquire(ended, None)
-                return future.result()
+        if self.thread_lane is not None and options is None and self.thread_lane.submit(fn, args, kwargs, future):
+            return future.result()
         call = self._prepare(fn, args, kwargs, future, options)
         if call is not None:
             with self.roles.shield:

@@ -41,6 +41,7 @@ from fullcourt._engines.roles import Roles, wait_aside
 from fullcourt._engines.supervisor import NEVER, Limits
 from fullcourt._engines.thread_lane import ThreadLane
 from fullcourt._engines.timekeeper import Timekeeper
+from fullcourt._os.sleepers import Sleepers
 from fullcourt._os.system import n_oom_kills
 from fullcourt._transport import frames
 from fullcourt.errors import NotSupported, PoolClosed, TaskCancelled
@@ -61,6 +62,7 @@ class Driver(Calls):
         self.roles = Roles(self._step, engine.wake, self._has_work, self.ended.done, name)
         gathers = engine.needs_driving and not self.is_nested
         self._burst = BURST * engine.n_slots * scheduler.n_workers if gathers else 1 << 60
+        self.sleepers = Sleepers()  # where no caller drives
         self._lane = Lane(self) if Lane.fits(self) else None
         self.thread_lane = ThreadLane(self) if engine.has_lane and limits is None else None
         # An engine whose own threads settle futures has nobody who waits for the moment that something is due.
@@ -126,7 +128,7 @@ class Driver(Calls):
             self.check_waits_for_others()
         self.roles.shield.wait_begins()
         try:
-            return wait_aside(future, timeout)
+            return self.sleepers.wait(future, timeout)
         finally:
             self.roles.shield.wait_ends()
 

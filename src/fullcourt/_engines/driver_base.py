@@ -20,6 +20,7 @@ from fullcourt._engines.supervisor import Limits, Supervisor
 from fullcourt._engines.thread_lane import ThreadLane
 from fullcourt._engines.timekeeper import Timekeeper
 from fullcourt._os.locks import make_lock
+from fullcourt._os.sleepers import Sleepers
 from fullcourt._transport.functions import FunctionTable
 from fullcourt.errors import PoolClosed
 
@@ -34,6 +35,7 @@ class DriverBase(abc.ABC):
     roles: Roles
     ended: Future[None]  # settled when the last worker is gone
     timekeeper: Timekeeper
+    sleepers: Sleepers
     thread_lane: ThreadLane | None
     _lane: Lane | None
     _burst: int  # so many open calls make a burst

@@ -329,8 +329,9 @@ class Future(concurrent.futures.Future, Generic[T]):  # type: ignore[type-arg]
         self._result = result
         self._exception = exception
         self._state = state
-        if self._blocked is not None:
-            for lock in tuple(self._blocked):  # who wakes takes its own away at once
+        blocked, self._blocked = self._blocked, None
+        if blocked is not None:
+            for lock in blocked:
                 let_go(lock)
 
     def _settle_cancelled(self) -> bool:

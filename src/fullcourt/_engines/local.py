@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import os
-import queue
 import sys
 import threading
 from collections.abc import Callable, Sequence
+from queue import Empty
 from time import monotonic, perf_counter
 from typing import Any, Protocol
 
@@ -22,6 +22,7 @@ from fullcourt._engines.state import WorkerState, enter_slot, leave_slot
 from fullcourt._engines.thread_lane import ThreadLane
 from fullcourt._os.budget import limit_this_thread, set_share
 from fullcourt._os.locks import make_lock
+from fullcourt._os.sleepers import Handover, Sleeper
 from fullcourt._os.soft_stop import Slot
 from fullcourt._os.threads import make_thread
 
@@ -272,7 +273,8 @@ class ThreadEngine(LocalEngine):
     ) -> None:
         super().__init__(n_slots, name, initializer, initargs)
         self._share = share  # cores that each thread may use
-        self._queue: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self._queue: Handover[Any] = Handover()
+        self.give: Callable[[Any], None] = self._give_on_demand if on_demand else self._queue.put  # to a free thread
         self.threads: list[threading.Thread] = []
         self._n_grown = 0  # threads beyond its slots, in place of those that wait for nested tasks
         self._names = names
@@ -316,36 +318,20 @@ class ThreadEngine(LocalEngine):
     def _serve(self, handle: LocalHandle) -> None:
         before = enter_slot(self.state, self.n_slots)
         set_share(self._share, of_thread=True)
-        n_modules = 0
+        sleeper = Sleeper()
+        is_replaced = False
         try:
             if self._initializer is not None:
                 self._initializer(*self._initargs)
         except BaseException as error:  # noqa: BLE001
             self.driver.initializer_failed(error)
         else:
-            get = self._get_on_demand if self._on_demand else self._queue.get
-            run = self.run_chunk
-            lane = self.driver.thread_lane
-            tally = lane.new_tally() if lane is not None else None
-            while True:
-                chunk = get()
-                if chunk is None:
-                    break
-                if len(sys.modules) != n_modules:  # a library with threads of its own may have come
-                    n_modules = len(sys.modules)
-                    limit_this_thread()
-                if lane is not None and tally is not None and type(chunk) is Call and not chunk.id:
-                    lane.run(handle, chunk, tally)
-                elif callable(chunk):
-                    chunk()
-                elif chunk.options is not None and chunk.options.is_timed:
-                    if not self.run_watched(handle, chunk):
-                        leave_slot(before)
-                        return  # another thread has taken this one's place
-                else:
-                    run(handle, chunk)
-                chunk = None  # hold nothing while waiting
-        leave_slot(before)
+            is_replaced = not self._run_all(handle, sleeper)
+        finally:
+            sleeper.close()
+            leave_slot(before)
+        if is_replaced:
+            return
         with self._count_lock:
             self._n_left -= 1
             last = not self._n_left
@@ -360,6 +346,35 @@ class ThreadEngine(LocalEngine):
             if not was_left:
                 self.driver.worker_ended(handle.id)
 
+    def _run_all(self, handle: LocalHandle, sleeper: Sleeper) -> bool:
+        """Run what comes until the word to end. False: another thread has taken this one's place meanwhile."""
+        get_nowait = self._queue.get_nowait
+        get = self._get_on_demand if self._on_demand else self._queue.get
+        run = self.run_chunk
+        lane = self.driver.thread_lane
+        tally = lane.new_tally() if lane is not None else None
+        n_modules = 0
+        while True:
+            try:
+                chunk = get_nowait()
+            except Empty:
+                chunk = get(sleeper)
+            if chunk is None:
+                return True
+            if len(sys.modules) != n_modules:  # a library with threads of its own may have come
+                n_modules = len(sys.modules)
+                limit_this_thread()
+            if lane is not None and tally is not None and type(chunk) is Call and not chunk.id:
+                lane.run(handle, chunk, tally)
+            elif callable(chunk):
+                chunk()
+            elif chunk.options is not None and chunk.options.is_timed:
+                if not self.run_watched(handle, chunk):
+                    return False
+            else:
+                run(handle, chunk)
+            chunk = None  # hold nothing while waiting
+
     def abandon(self, worker_id: int, chunk_id: int, kind: type[BaseException]) -> bool:
         if not super().abandon(worker_id, chunk_id, kind):
             return False
@@ -368,22 +383,16 @@ class ThreadEngine(LocalEngine):
             self._start_thread(self.handles[worker_id])
         return True
 
-    def _get_on_demand(self) -> Any:
-        try:
-            return self._queue.get_nowait()
-        except queue.Empty:
-            self._free.release()
-            return self._queue.get()
+    def _get_on_demand(self, sleeper: Sleeper) -> Any:
+        self._free.release()
+        return self._queue.get(sleeper)
 
     def send(self, worker_id: int, chunk: Any) -> None:
         """Give a chunk to whichever thread is free."""
         self.give(chunk)
 
-    def give(self, chunk: Any) -> None:
-        """:meth:`send`; there is one worker here."""
+    def _give_on_demand(self, chunk: Any) -> None:
         self._queue.put(chunk)
-        if not self._on_demand:
-            return
         n_threads = self.n_slots + self._n_grown
         if len(self.threads) < n_threads and not self._free.acquire(blocking=False):
             with self._count_lock:
@@ -391,7 +400,7 @@ class ThreadEngine(LocalEngine):
                     self._start_thread(next(iter(self.handles.values())))
 
     def call_soon(self, act: Callable[[], None]) -> None:
-        self._queue.put(act)
+        self._queue.put_whole(act)
 
     def take_back(self, worker_id: int) -> list[int]:
         """Take back what no thread has begun, but for the lane's calls."""
@@ -404,7 +413,7 @@ class ThreadEngine(LocalEngine):
         while True:
             try:
                 what = self._queue.get_nowait()
-            except queue.Empty:
+            except Empty:
                 break
             (taken if is_meant(what) else others).append(what)
         for what in others:

@@ -337,6 +337,7 @@ class Outcomes(DriverBase):
                 self.supervisor.drain()  # nothing is due any more
             self.timekeeper.look()
             self.engine.close()
+            self.sleepers.close()
             self.let_go()
             self.ended._settle(None, None)
             self.roles.end()

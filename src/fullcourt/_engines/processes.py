@@ -14,7 +14,7 @@ from typing import Any
 
 from fullcourt import errors
 from fullcourt._engines.fresh import own_flags, spawn_interpreter
-from fullcourt._engines.linked import Broken, Event, Handle, LinkedEngine, Lost, Orphaned
+from fullcourt._engines.linked import Broken, Ends, Event, Handle, LinkedEngine, Lost, Orphaned
 from fullcourt._engines.setup import Setup, write_setup
 from fullcourt._engines.template import Seed, fork_template
 from fullcourt._os.budget import worker_environment
@@ -82,8 +82,10 @@ class ProcessEngine(LinkedEngine):
         self._listen(control)
 
     def _fork(self, control: socket.socket, template_end: socket.socket, first: Sequence[int]) -> None:
-        begun = {worker_id: self._make_ends() for worker_id in first[:N_FIRST]}
+        begun: dict[int, Ends] = {}
         try:
+            for worker_id in first[:N_FIRST]:
+                begun[worker_id] = self._make_ends()
             pool_ends = [control, *(sock for ends in begun.values() for sock in ends.link.own_sockets)]
             orders = [(worker_id, ends.given) for worker_id, ends in begun.items()]
             self._template_pid = fork_template(template_end, pool_ends, self._setup, first=orders)
