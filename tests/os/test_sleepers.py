@@ -58,6 +58,40 @@ def test_what_was_told_and_not_heard_can_be_forgotten(kind: str) -> None:
     sleeper.close()
 
 
+def test_a_signal_whose_handler_raises_nothing_ends_no_sleep(kind: str) -> None:
+    """Whichever thread it comes to."""
+    came: list[int] = []
+    old = signal.signal(signal.SIGUSR1, lambda number, _: came.append(number))
+    queue: Handover[str] = Handover()
+    taken: list[str] = []
+    slept = Sleeper()
+    ready = Sleeper()
+
+    def take() -> None:
+        ready.release()
+        taken.append(queue.get(Sleeper()))
+        slept.release()
+
+    def disturb() -> None:
+        for thread in (threads[0], threading.main_thread()) * 20:
+            signal.pthread_kill(thread.ident or 0, signal.SIGUSR1)
+            time.sleep(0.01)  # also beyond the time in which a long sleep looks up
+        queue.put("work")
+
+    threads = [threading.Thread(target=act) for act in (take, disturb)]
+    try:
+        threads[0].start()
+        ready.sleep()
+        threads[1].start()
+        assert slept.sleep()
+        assert taken == ["work"]
+        assert came
+    finally:
+        for thread in threads:
+            thread.join()
+        signal.signal(signal.SIGUSR1, old)
+
+
 def test_a_sleep_without_end_lets_signals_through(kind: str) -> None:
     def wake(number: int, frame: object) -> None:
         raise KeyError

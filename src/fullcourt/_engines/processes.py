@@ -52,7 +52,7 @@ class ProcessEngine(LinkedEngine):
     # -- the template ----------------------------------------------------------------------------------------------
 
     def open(self, first: Sequence[int] = ()) -> None:
-        """Start the template. One that is forked now starts the first worker before it prepares to serve."""
+        """Start the template. One that is forked now starts the first workers before it prepares to serve."""
         setup = self._setup
         setup.pool_pid = os.getpid()
         self._is_warm = False

@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import os
 import select
+import sys
 import threading
 from _queue import Empty, SimpleQueue  # the C module under `queue`
 from collections import deque
@@ -29,6 +30,8 @@ __all__ = ["Handover", "Sleeper", "Sleepers"]
 T = TypeVar("T")
 
 MAX_KEPT = 4
+# Not by `os.eventfd_write` and `os.eventfd_read`, which a signal interrupts: they do not try again, as all others do.
+ONE = (1).to_bytes(8, sys.byteorder)
 
 
 class Descriptor(int):
@@ -65,7 +68,7 @@ class Sleeper:
             self._lock.acquire()
             self.release = self._lock.release
         else:
-            self.release = partial(os.eventfd_write, self._fd, 1)
+            self.release = partial(os.write, self._fd, ONE)
 
     def sleep(self, timeout: float | None = None) -> bool:
         """Sleep at most so many seconds (None: for ever). Returns whether it was ended."""
@@ -80,7 +83,7 @@ class Sleeper:
                     return False
         elif threading.get_ident() == threading.main_thread().ident:
             self._is_over(LOOK_UP_S)  # so that no signal is missed: see fullcourt._os.waits
-        os.eventfd_read(self._fd)
+        os.read(self._fd, 8)
         return True
 
     def forget(self) -> None:
@@ -88,7 +91,7 @@ class Sleeper:
         if self._fd is None:
             self._lock.acquire(blocking=False)
         elif self._is_over(0.0):
-            os.eventfd_read(self._fd)
+            os.read(self._fd, 8)
 
     def close(self) -> None:
         """Nobody sleeps here any more. Tracebacks may hold this for long."""
