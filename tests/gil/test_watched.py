@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from fullcourt._gil.cells import RUNNABLE
-from fullcourt._gil.waits import GIL_WAIT
+from fullcourt._gil.waits import FILE, GIL_WAIT, LOCK, NETWORK, OTHER, kind_of_file
 from fullcourt._gil.watched import Thread
 
 
@@ -84,3 +84,14 @@ def test_the_sampler_asks_to_be_woken_promptly():
     code = "from fullcourt._os.system import wake_promptly as w; print(w(), open('/proc/self/timerslack_ns').read())"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["True", "1"]
+
+
+@pytest.mark.skipif(not hasattr(os, "eventfd"), reason="needs Linux")
+def test_what_a_wait_for_a_descriptor_is(tmp_path):
+    ends = os.pipe()
+    bell = os.eventfd(0)
+    with open(tmp_path / "file", "w", encoding="utf-8") as file:
+        kinds = [kind_of_file(os.getpid(), fd) for fd in (ends[0], bell, file.fileno(), 1 << 20)]
+    for fd in (*ends, bell):
+        os.close(fd)
+    assert kinds == [NETWORK, LOCK, FILE, OTHER]

@@ -60,11 +60,17 @@ def kinds_of_calls(machine: str) -> dict[int, int]:
 
 
 def kind_of_file(pid: int, descriptor: int) -> int:
-    """What a descriptor of a process is: `NETWORK` for sockets, pipes and the like, `FILE` for files, else `OTHER`."""
+    """What a wait for a descriptor of a process is.
+
+    `NETWORK` for sockets, pipes and the like, `LOCK` for an eventfd (another thread ends it), `FILE` for files, else
+    `OTHER`.
+    """
     try:
         target = os.readlink(f"/proc/{pid}/fd/{descriptor}")
     except OSError:
         return OTHER
+    if target == "anon_inode:[eventfd]":
+        return LOCK
     if target.startswith(("socket:", "pipe:", "anon_inode:", "/dev/pts/", "/dev/tty")):
         return NETWORK
     return FILE if target.startswith("/") else OTHER
