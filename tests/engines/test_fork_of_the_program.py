@@ -3,6 +3,7 @@
 import faulthandler
 import importlib
 import os
+import signal
 import threading
 import time
 
@@ -167,3 +168,36 @@ def test_a_pool_ends_while_a_fork_of_the_program_lives_on(start_method):
     finally:
         os.close(write_end)
         os.waitpid(pid, 0)
+
+
+def fork_and_return():
+    return "parent" if os.fork() else "child"
+
+
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
+@pytest.mark.parametrize("n_threads", [1, 2])
+def test_a_child_that_a_task_forks_and_that_goes_on_disturbs_no_other_task(n_threads):
+    """It is a copy of that task's thread: it ends the task, there, and waits for the next one."""
+    with fullcourt.Pool(threads=n_threads) as pool:
+        assert pool.submit(time.sleep, 0.1).result() is None
+        parent = os.getpid()
+        before = set(children())
+        assert pool.apply(fork_and_return) == "parent"
+        assert os.getpid() == parent
+        (child,) = set(children()) - before
+        try:
+            time.sleep(0.2)
+            for i in range(50):
+                assert pool.submit(abs, -i).result(30) == i
+        finally:
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+
+
+def children():
+    with open(f"/proc/self/task/{os.getpid()}/children", encoding="ascii") as file:
+        found = file.read().split()
+    for thread in os.listdir("/proc/self/task"):
+        with open(f"/proc/self/task/{thread}/children", encoding="ascii") as file:
+            found += file.read().split()
+    return map(int, found)

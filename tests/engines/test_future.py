@@ -11,11 +11,13 @@ import gc
 import logging
 import threading
 import weakref
+from collections import deque
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
+from fullcourt._engines import future as future_module
 from fullcourt._engines.future import Future
 from fullcourt.errors import TaskCancelled
 
@@ -568,3 +570,23 @@ def test_of_threads_that_settle_at_once_exactly_one_succeeds() -> None:
         for thread in threads:
             thread.join()
         assert won == [future.result()]
+
+
+def test_what_a_future_lets_go_of_is_finalized_while_its_lock_is_free() -> None:
+    """Arguments and results are the user's, and so are their finalizers: they may wait for who wants that lock."""
+    owned: list[bool] = []
+
+    class Value:
+        def __del__(self) -> None:
+            owned.append(future_module.guard._is_owned())  # type: ignore[attr-defined]
+
+    outcomes: deque[Any] = deque()
+    for _ in range(100):
+        future: Future[Any] = Future()
+        future.work = Value()
+        outcomes.append((future, Value(), None))
+    del future
+    outcomes.append((None, print, None))
+    assert future_module.settle_plain(outcomes) == (None, print, None)
+    assert not outcomes
+    assert owned == [False] * 200

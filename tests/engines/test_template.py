@@ -112,3 +112,27 @@ def test_a_fresh_worker_imports_no_more_than_it_needs():
     costly |= {"socket", "subprocess", "typing", "fullcourt.pool", "fullcourt._engines.output"}
     assert "pickle" in loaded
     assert loaded & costly <= needed
+
+
+IGNORES_CHILDREN = """
+import os, signal, sys
+import fullcourt
+
+def die_once():
+    try:
+        os.close(os.open(sys.argv[1], os.O_CREAT | os.O_EXCL))
+    except FileExistsError:
+        return
+    os._exit(3)
+
+signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+with fullcourt.Pool(4, start_method="fork", initializer=die_once) as pool:
+    template = pool._driver.engine._template_pid
+    print(pool.map(abs, range(-20, 0)) == list(range(20, 0, -1)), pool._driver.engine._template_pid == template)
+"""
+
+
+def test_a_program_that_ignores_its_childrens_ends_learns_of_its_workers(tmp_path):
+    """The kernel reaps the children of such a program; and those of its template, until that says otherwise."""
+    command = [sys.executable, "-c", IGNORES_CHILDREN, str(tmp_path / "mark")]
+    assert subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout == "True True\n"

@@ -32,7 +32,7 @@ multiprocessing.Value("i", 0)  # the standard library's heap of shared values ke
 def pool(request: pytest.FixtureRequest) -> Any:
     with Pool(2) if request.param == "processes" else ThreadPool(2) as made:
         assert len(made._pool) == 2  # they have all been started before a test looks at what it leaves
-        made.apply_async(abs, (-1,)).wait()  # so has the pool's own thread
+        made.apply_async(time.sleep, (0.1,)).wait()  # so has the pool's own thread; and somebody has waited
         yield made
         made.close()
         made.join()

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import errno
 import os
+import select
 import signal
-import sys
 import threading
 import time
 from typing import Any
@@ -109,22 +109,52 @@ def test_a_sleep_without_end_lets_signals_through(kind: str) -> None:
     sleeper.close()
 
 
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs /proc")
-def test_who_is_late_to_release_it_writes_into_no_other_file() -> None:
+@pytest.mark.skipif(not hasattr(os, "eventfd"), reason="needs Linux")
+def test_many_sleep_by_few_descriptors() -> None:
     before = n_descriptors()
-    sleeper = Sleeper()
-    late = sleeper.release
-    sleeper.close()
-    sleeper.release()
-    read_end, write_end = os.pipe()
-    late()
-    os.set_blocking(read_end, False)
-    with pytest.raises(BlockingIOError):
-        os.read(read_end, 8)
-    os.close(read_end)
-    os.close(write_end)
-    del late
+    many = [Sleeper() for _ in range(300)]
+    assert n_descriptors() - before <= 64
+    for sleeper in many:
+        sleeper.release()
+        assert sleeper.sleep(0.01)
+    for sleeper in many:
+        sleeper.close()
     assert n_descriptors() == before
+
+
+@pytest.mark.skipif(not hasattr(os, "eventfd"), reason="needs Linux")
+def test_where_no_descriptor_is_left_a_wait_takes_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_descriptor(*_: int) -> int:
+        raise OSError(errno.EMFILE, "none left")
+
+    sleeper = Sleeper()
+    monkeypatch.setattr(select, "epoll", no_descriptor)
+    assert not sleeper.sleep(0.01)
+    sleeper.release()
+    sleeper.forget()
+    threading.Timer(0.05, sleeper.release).start()
+    assert sleeper.sleep(30)
+    sleeper.close()
+
+
+@pytest.mark.skipif(not hasattr(os, "eventfd"), reason="needs Linux")
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
+def test_a_forked_child_wakes_nobody_in_its_parent_and_takes_nothing_of_it() -> None:
+    sleeper = Sleeper()
+    assert not sleeper.sleep(0.01)
+    pid = os.fork()
+    if not pid:
+        try:
+            sleeper.release()
+            code = 0 if sleeper.sleep(5) and not sleeper.sleep(0.3) else 1
+        except BaseException:
+            code = 2
+        os._exit(code)
+    assert not sleeper.sleep(0.1)
+    sleeper.release()
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    assert sleeper.sleep(5)
+    sleeper.close()
 
 
 class Outcome:

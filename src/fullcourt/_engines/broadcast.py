@@ -1,4 +1,4 @@
-"""A value that every worker of a pool has: its handle, in the program and in the workers."""
+"""A value that every worker of a pool has: its handle in the program. In a worker it is `Arrived`, in :mod:`state`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable
 from typing import Any, Generic, TypeVar, cast
 
-from fullcourt._engines.state import kept
+from fullcourt._engines.state import arrive
 
 __all__ = ["Broadcast", "new_key"]
 
@@ -59,23 +59,3 @@ class Broadcast(Generic[T]):
 
     def __repr__(self) -> str:
         return f"<Broadcast {self._key}>"
-
-
-def nothing(_key: int) -> None:
-    """A worker cannot have the pool forget a value."""
-
-
-class Arrived(Broadcast[Any]):
-    """A broadcast value's handle, in a worker."""
-
-    def __init__(self, key: int) -> None:
-        super().__init__(key, None, nothing)
-
-    @property
-    def value(self) -> Any:
-        """The value."""
-        return kept.get(self._key)
-
-
-def arrive(key: int) -> Arrived:
-    return Arrived(key)

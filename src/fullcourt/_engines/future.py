@@ -39,6 +39,7 @@ T = TypeVar("T")
 ENDED = frozenset((FINISHED, CANCELLED, CANCELLED_AND_NOTIFIED))
 # Protects the making of conditions and the state of futures without one: of all futures, held for under a microsecond.
 guard = make_rlock()
+MAX_SETTLED = 64  # so many at once, while it is held
 
 
 def renew_guard() -> None:
@@ -64,23 +65,36 @@ def settle_plain(outcomes: deque[Outcome]) -> Outcome | None:
 
     Returns the first that is another: it is taken, and the caller's. None: there are no more.
     """
-    with guard:
+    while True:
+        # What is let go of here may be the last of an argument or result, whose finalizer is user code: not under
+        # `guard`.
+        held: list[Any] = []
         try:
-            while True:
-                future, result, error = settlement = outcomes.popleft()
-                if (
-                    error is not None
-                    or type(future) is not Future
-                    or future._on_end is not None
-                    or future._cond is not None
-                    or future._blocked is not None
-                ):
-                    return settlement
-                future.work = None
-                future._result = result
-                future._state = FINISHED
+            other = settle_some(outcomes, held)
         except IndexError:
             return None
+        if other is not None:
+            return other
+
+
+def settle_some(outcomes: deque[Outcome], held: list[Any]) -> Outcome | None:
+    """The next plain ones; None: these are not all. Raises IndexError if they are. ``held``: what is let go of."""
+    with guard:
+        for _ in range(MAX_SETTLED):
+            future, result, error = settlement = outcomes.popleft()
+            if (
+                error is not None
+                or type(future) is not Future
+                or future._on_end is not None
+                or future._cond is not None
+                or future._blocked is not None
+            ):
+                return settlement
+            held += (settlement, future.work)
+            future.work = None
+            future._result = result
+            future._state = FINISHED
+    return None
 
 
 class Settler(Protocol):

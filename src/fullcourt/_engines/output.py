@@ -69,8 +69,9 @@ class Output:
             self._n_handlers = len(root.handlers)
             settings = read_settings(filters)
             if not settings.want_as(self.settings):
-                self.version = settings.version = self.version + 1
-                self.settings = settings
+                settings.version = self.version + 1
+                self.settings = settings  # before its version, by which others tell that it has changed
+                self.version += 1
             return self.version
 
     # -- delivering ------------------------------------------------------------------------------------------------

@@ -84,15 +84,20 @@ class ProcessEngine(LinkedEngine):
     def _fork(self, control: socket.socket, template_end: socket.socket, first: Sequence[int]) -> None:
         begun: dict[int, Ends] = {}
         try:
-            for worker_id in first[:N_FIRST]:
-                begun[worker_id] = self._make_ends()
+            with contextlib.suppress(OSError):  # `start` is called for the rest, and tells what is wrong
+                for worker_id in first[:N_FIRST]:
+                    begun[worker_id] = self._make_ends()
             pool_ends = [control, *(sock for ends in begun.values() for sock in ends.link.own_sockets)]
             orders = [(worker_id, ends.given) for worker_id, ends in begun.items()]
             self._template_pid = fork_template(template_end, pool_ends, self._setup, first=orders)
             for worker_id, ends in begun.items():
                 self._add(worker_id, ends)
         except BaseException:
-            for ends in begun.values():
+            with contextlib.suppress(OSError):  # if it was forked: a fork of this process may hold the socket open
+                control.send(marshal.dumps(("stop",)))
+            for worker_id, ends in begun.items():
+                if worker_id in self.handles:
+                    self._remove(self.handles[worker_id])
                 ends.link.close()
             raise
         finally:

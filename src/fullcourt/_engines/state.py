@@ -217,3 +217,38 @@ class Kept:
 
 
 kept = Kept()
+
+
+class Arrived:
+    """A broadcast value's handle in a worker: what a `Broadcast` becomes there."""
+
+    def __init__(self, key: int) -> None:
+        self._key = key
+        self._is_open = True
+
+    @property
+    def value(self) -> Any:
+        """The value. Raises LookupError, as in the program."""
+        if not self._is_open:
+            raise LookupError("this broadcast value was closed")
+        return kept.get(self._key)
+
+    def close(self) -> None:
+        """A worker cannot have the pool forget a value."""
+        self._is_open = False
+
+    def __enter__(self) -> Arrived:  # noqa: PYI034  it has no subclasses
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return arrive, (self._key,)
+
+    def __repr__(self) -> str:
+        return f"<Broadcast {self._key}>"
+
+
+def arrive(key: int) -> Arrived:
+    return Arrived(key)

@@ -68,18 +68,18 @@ class Template:
         """
         become_subreaper()  # before there is anything that could be orphaned
         poll = self._poll
-        poll.register(self._control, select.POLLIN)
-        self._unstarted = list(first)
-        started: list[tuple[int, int]] = []
-        while self._unstarted:
-            worker_id, fds = self._unstarted.pop(0)
-            started.append((worker_id, self._start(worker_id, fds)))
-        self._orphans = orphans = Orphans()
-        poll.register(orphans.fd, select.POLLIN)
-        pool_fd = open_pidfd(self._pool_pid)
-        if pool_fd >= 0:
-            poll.register(pool_fd, select.POLLIN)
         try:
+            self._orphans = orphans = Orphans()  # where the program ignores SIGCHLD, the kernel would reap its children
+            poll.register(self._control, select.POLLIN)
+            self._unstarted = list(first)
+            started: list[tuple[int, int]] = []
+            while self._unstarted:
+                worker_id, fds = self._unstarted.pop(0)
+                started.append((worker_id, self._start(worker_id, fds)))
+            poll.register(orphans.fd, select.POLLIN)
+            pool_fd = open_pidfd(self._pool_pid)
+            if pool_fd >= 0:
+                poll.register(pool_fd, select.POLLIN)
             for worker_id, pid in started:
                 if pid:
                     self.adopt(worker_id, pid)
@@ -93,7 +93,7 @@ class Template:
                         if event & ~select.POLLOUT and not self._obey():
                             return
                     elif fd in self._watched:
-                        self._reap(fd)
+                        self._has_ended(fd)
                     elif fd == orphans.fd:
                         orphans.reap(self._pids.values())
         finally:
@@ -152,15 +152,22 @@ class Template:
     def adopt(self, worker_id: int, pid: int) -> None:
         """Look after a child of this process from now on."""
         self._pids[worker_id] = pid
+        self._tell(("started", worker_id, pid))
         watch = open_pidfd(pid)
+        if watch < 0:  # no descriptor is left: nobody would learn of its end
+            kill_tree(pid)
+            self._reap(worker_id)
+            return
         self._watched[watch] = worker_id
         self._poll.register(watch, select.POLLIN)
-        self._tell(("started", worker_id, pid))
 
-    def _reap(self, watch: int) -> None:
+    def _has_ended(self, watch: int) -> None:
         worker_id = self._watched.pop(watch)
         self._poll.unregister(watch)
         os.close(watch)
+        self._reap(worker_id)
+
+    def _reap(self, worker_id: int) -> None:
         pid = self._pids.pop(worker_id)
         below = descendants(pid)
         _, status, usage = os.wait4(pid, 0)

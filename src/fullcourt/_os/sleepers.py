@@ -14,6 +14,7 @@ import os
 import select
 import sys
 import threading
+import weakref
 from _queue import Empty, SimpleQueue  # the C module under `queue`
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -32,13 +33,11 @@ T = TypeVar("T")
 MAX_KEPT = 4
 # Not by `os.eventfd_write` and `os.eventfd_read`, which a signal interrupts: they do not try again, as all others do.
 ONE = (1).to_bytes(8, sys.byteorder)
+# A pool of hundreds of threads is for as many sockets: so many sleep by descriptors, in all pools, the others by locks.
+MOST_DESCRIPTORS = 64
+LEAST_OF_LIMIT = 16  # and no more than this part of what the process may have
 
-
-class Descriptor(int):
-    """A descriptor that is closed when nobody holds it any more."""
-
-    def __del__(self, close: Callable[[int], None] = os.close) -> None:
-        close(self)
+living: dict[int, weakref.ref[Sleeper]] = {}  # by descriptor
 
 
 def nothing() -> None:
@@ -48,31 +47,30 @@ def nothing() -> None:
 class Sleeper:
     """One thread's sleep, which another ends: as a lock that is held and released once.
 
-    Who is late to release it, when its thread has gone, writes into no other file: what it calls holds the descriptor.
+    It is closed by its thread when nobody will release it any more.
 
     Attributes:
         release: ends one sleep, also one that is to come. A function of C: no signal's handler comes in between.
     """
 
-    __slots__ = ("_epoll", "_fd", "_lock", "release")
+    __slots__ = ("__weakref__", "_epoll", "_fd", "_lock", "release")
 
     release: Callable[[], object]
 
     def __init__(self) -> None:
         self._epoll: Any = None
-        try:
-            self._fd: Descriptor | None = Descriptor(os.eventfd(0, os.EFD_CLOEXEC))
-        except (AttributeError, OSError):  # another system, or no descriptor left
-            self._fd = None
+        self._fd = new_eventfd()
+        if self._fd >= 0:
+            self.release = partial(os.write, self._fd, ONE)
+            living[self._fd] = weakref.ref(self)
+        else:
             self._lock = threading.Lock()
             self._lock.acquire()
             self.release = self._lock.release
-        else:
-            self.release = partial(os.write, self._fd, ONE)
 
     def sleep(self, timeout: float | None = None) -> bool:
         """Sleep at most so many seconds (None: for ever). Returns whether it was ended."""
-        if self._fd is None:
+        if self._fd < 0:
             return acquire(self._lock, timeout)
         if timeout is not None:
             until = monotonic() + timeout
@@ -88,22 +86,69 @@ class Sleeper:
 
     def forget(self) -> None:
         """Nobody will release it any more. If somebody has, that shall not end the next sleep."""
-        if self._fd is None:
+        if self._fd < 0:
             self._lock.acquire(blocking=False)
         elif self._is_over(0.0):
             os.read(self._fd, 8)
 
     def close(self) -> None:
-        """Nobody sleeps here any more. Tracebacks may hold this for long."""
-        self._fd = self._epoll = None
+        """Nobody will release it any more, and nobody sleeps here."""
         self.release = nothing
+        self._epoll = None
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            living.pop(fd, None)
+            os.close(fd)
+        else:
+            self._lock = threading.Lock()
+
+    def __del__(self) -> None:
+        if getattr(self, "_fd", -1) >= 0:  # its wait was torn, or it was never waited for
+            self.close()
 
     def _is_over(self, timeout: float) -> bool:
+        timeout = bounded(max(0.0, timeout)) or 0.0
         if self._epoll is None:
-            epoll: Any = select.epoll()
-            epoll.register(self._fd, select.EPOLLIN)
-            self._epoll = epoll
-        return bool(self._epoll.poll(bounded(max(0.0, timeout))))
+            try:
+                self._epoll = select.epoll()
+                self._epoll.register(self._fd, select.EPOLLIN)
+            except (AttributeError, OSError):  # no descriptor is left; this takes twice as long, and none
+                poll = select.poll()
+                poll.register(self._fd, select.POLLIN)
+                return bool(poll.poll(1000 * timeout))
+        return bool(self._epoll.poll(timeout))
+
+    def _become_fork(self) -> None:
+        """In a forked child: it must not wake the parent's thread, nor take what is meant for that."""
+        os.close(self._fd)
+        fresh = os.eventfd(0, os.EFD_CLOEXEC)
+        if fresh != self._fd:
+            os.dup2(fresh, self._fd, inheritable=False)
+            os.close(fresh)
+        self._epoll = None
+
+
+def new_eventfd() -> int:
+    """A descriptor; -1: another system, none is left, or enough threads have one."""
+    try:
+        limit = os.sysconf("SC_OPEN_MAX")
+        if len(living) < (min(MOST_DESCRIPTORS, limit // LEAST_OF_LIMIT) if limit >= 0 else MOST_DESCRIPTORS):
+            return os.eventfd(0, os.EFD_CLOEXEC)
+    except (AttributeError, OSError, ValueError):
+        pass
+    return -1
+
+
+def become_fork() -> None:
+    """In a forked child."""
+    for ref in list(living.values()):
+        sleeper = ref()
+        if sleeper is not None:
+            sleeper._become_fork()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=become_fork)
 
 
 class Awaited(Protocol):
@@ -134,15 +179,19 @@ class Sleepers:
     def wait(self, future: Awaited, timeout: float | None) -> bool:
         """Wait for a future that others settle, at most so many seconds. Returns whether it has ended."""
         sleeper = self._take()
+        until = None if timeout is None else monotonic() + timeout
         ended = False
         try:
             if future.block(sleeper):
                 ended = sleeper.sleep(timeout)
+                while ended and not future.done():  # woken for nothing
+                    ended = sleeper.sleep(None if until is None else until - monotonic())
         finally:
             if not ended:  # its end, which is told once, may still be
                 future.unblock(sleeper)
                 sleeper.forget()
-            self._give_back(sleeper)
+            self._kept.append(sleeper)
+            self._keep_no_more()
         return future.done()
 
     def _take(self) -> Sleeper:
@@ -150,10 +199,6 @@ class Sleepers:
             return self._kept.pop()
         except IndexError:
             return Sleeper()
-
-    def _give_back(self, sleeper: Sleeper) -> None:
-        self._kept.append(sleeper)
-        self._keep_no_more()
 
 
 class Handover(Generic[T]):
