@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 
@@ -9,6 +10,7 @@ import pytest
 
 import fullcourt
 from fullcourt import Pool
+from fullcourt._os.system import resident_bytes
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="memory is read from /proc")
 
@@ -57,6 +59,14 @@ def test_tasks_that_fit_alone_and_not_together_end_one_after_the_other(n_workers
     with Pool(n_workers, threads=n_slots, start_method="fork", memory_limit="300M") as pool:
         futures = [pool.submit(use, 200 * MIB) for _ in range(n_workers * n_slots)]
         assert [future.result(60) for future in futures] == [200 * MIB] * len(futures)
+
+
+def test_what_workers_share_with_the_program_counts_for_none_of_them() -> None:
+    ballast = filled(max(0, 110 * MIB - resident_bytes(os.getpid())))
+    with Pool(2, start_method="fork", memory_limit="300M") as pool:
+        assert all(resident_bytes(worker.pid or 0) > 50 * MIB for worker in pool.statistics().workers)
+        assert pool.apply(use, (210 * MIB,)) == 210 * MIB
+    del ballast
 
 
 class Heavy:

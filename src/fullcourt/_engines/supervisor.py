@@ -520,6 +520,9 @@ class Supervisor:
         if limits.memory is not None:
             enough = min(enough or NEVER, CALM * limits.memory / max(1, len(scheduler.workers)))
         sizes = {worker_id: self._memory_of(worker_id, enough) for worker_id in list(scheduler.workers)}
+        if limits.memory is not None and sum(sizes.values()) > CALM * limits.memory:
+            # Those that are small were taken with what they share with the program and with each other.
+            sizes = {worker_id: self._memory_of(worker_id, 0.0) for worker_id in sizes}
         for worker_id, worker in list(scheduler.workers.items()):
             handle = self._engine.handles.get(worker_id)
             if handle is None or worker.stopping or not handle.ready:
