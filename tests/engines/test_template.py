@@ -52,7 +52,7 @@ def test_a_template_whose_answers_are_not_read_still_takes_orders():
     assert [(what, worker_id) for what, worker_id, _ in told] == [("started", n) for n in range(N_WORKERS)]
 
 
-def sockets_and_files_in_memory(_item=None):
+def sockets_and_files_in_memory():
     """Of this process, once all workers take part."""
     found = set()
     for fd in os.listdir("/proc/self/fd"):
@@ -72,7 +72,7 @@ def test_a_worker_has_only_its_own_ends(start_method):
     inherited = sockets_and_files_in_memory()  # of whatever else lives in this program
     with fullcourt.Pool(3, start_method=start_method) as pool:
         pids = {worker.pid: None for worker in pool.statistics().workers}
-        ends = [pool.submit(meet, 3) for _ in range(3)]
+        ends = [pool.submit(meet) for _ in range(3)]
         own = {}
         for end in ends:
             pid, found = end.result(60)
@@ -86,7 +86,7 @@ def test_a_worker_has_only_its_own_ends(start_method):
         assert len(set.union(*own.values())) == 9
 
 
-def meet(n_workers):
+def meet():
     """Take long enough that each worker gets one of these calls."""
     found = sockets_and_files_in_memory()
     time.sleep(1.0)

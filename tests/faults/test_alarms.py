@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -118,6 +119,19 @@ def nap(seconds: float) -> float:
     return seconds
 
 
+@contextlib.contextmanager
+def handled(handler: Callable[[int, Any], object]) -> Iterator[None]:
+    """Alarms go to this handler, and no timer runs: not the test's own limit of time either."""
+    before = signal.getitimer(signal.ITIMER_REAL)
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    old = signal.signal(signal.SIGALRM, handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGALRM, old)
+        signal.setitimer(signal.ITIMER_REAL, *before)
+
+
 @pytest.mark.parametrize("timer", [0.0, 0.3], ids=["once", "again and again"])
 def test_an_alarm_comes_through_a_callback_that_never_ends(timer: float, caplog: pytest.LogCaptureFixture) -> None:
     """Held back at first: the callback is called in the midst of a step."""
@@ -138,20 +152,14 @@ def test_an_alarm_comes_through_a_callback_that_never_ends(timer: float, caplog:
         raised.append(time.monotonic())
         raise AlarmError
 
-    before = signal.getitimer(signal.ITIMER_REAL)  # the test's own limit of time
-    old = signal.signal(signal.SIGALRM, handle)
-    try:
-        with fullcourt.Pool(1) as pool:
-            result = pool.apply_async(nap, (0.05,), callback=block)
-            with pytest.raises(AlarmError):
-                result.get()
-            assert result.get() == 0.05
-            assert 0.9 < raised[0] - began[0] < 30
-            assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
-            assert pool.map(square, range(3)) == [0, 1, 4]
-    finally:
-        signal.signal(signal.SIGALRM, old)
-        signal.setitimer(signal.ITIMER_REAL, *before)
+    with handled(handle), fullcourt.Pool(1) as pool:
+        result = pool.apply_async(nap, (0.05,), callback=block)
+        with pytest.raises(AlarmError):
+            result.get()
+        assert result.get() == 0.05
+        assert 0.9 < raised[0] - began[0] < 30
+        assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
+        assert pool.map(square, range(3)) == [0, 1, 4]
     assert "a callback failed" in caplog.text
     assert len(raised) == 1
     caplog.clear()  # its traceback holds the pool
@@ -169,19 +177,12 @@ def test_an_alarm_set_again_while_one_is_held_comes_through(caplog: pytest.LogCa
     def handle(number: int, frame: object) -> None:
         raise AlarmError
 
-    before = signal.getitimer(signal.ITIMER_REAL)
-    signal.setitimer(signal.ITIMER_REAL, 0)
-    old = signal.signal(signal.SIGALRM, handle)
-    try:
-        with fullcourt.Pool(1) as pool:
-            result = pool.apply_async(nap, (0.05,), callback=set_again)
-            with pytest.raises(AlarmError):
-                result.get()
-            assert result.get() == 0.05
-            assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
-    finally:
-        signal.signal(signal.SIGALRM, old)
-        signal.setitimer(signal.ITIMER_REAL, *before)
+    with handled(handle), fullcourt.Pool(1) as pool:
+        result = pool.apply_async(nap, (0.05,), callback=set_again)
+        with pytest.raises(AlarmError):
+            result.get()
+        assert result.get() == 0.05
+        assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
     assert "a callback failed" in caplog.text
     caplog.clear()  # its traceback holds the pool
 
@@ -193,17 +194,10 @@ def test_an_alarm_that_was_held_for_a_moment_comes_once() -> None:
         signal.raise_signal(signal.SIGALRM)
         assert not came
 
-    before = signal.getitimer(signal.ITIMER_REAL)
-    signal.setitimer(signal.ITIMER_REAL, 0)
-    old = signal.signal(signal.SIGALRM, lambda number, _: came.append(number))
-    try:
-        with fullcourt.Pool(1) as pool:
-            assert pool.apply_async(nap, (0.05,), callback=block).get() == 0.05
-            assert came == [signal.SIGALRM]
-            assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
-    finally:
-        signal.signal(signal.SIGALRM, old)
-        signal.setitimer(signal.ITIMER_REAL, *before)
+    with handled(lambda number, _: came.append(number)), fullcourt.Pool(1) as pool:
+        assert pool.apply_async(nap, (0.05,), callback=block).get() == 0.05
+        assert came == [signal.SIGALRM]
+        assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
 
 
 class Slow:
@@ -231,16 +225,10 @@ def test_an_alarm_that_comes_through_while_items_are_pickled_is_raised(
     def handle(number: int, frame: object) -> None:
         raise kind
 
-    before = signal.getitimer(signal.ITIMER_REAL)
-    old = signal.signal(signal.SIGALRM, handle)
-    try:
-        with fullcourt.Pool(2) as pool:
-            pool.map(abs, range(10))
-            signal.setitimer(signal.ITIMER_REAL, 0.2)
-            with pytest.raises(kind):
-                pool.map(number_of, [Slow(i) for i in range(4)], chunksize=chunksize)
-            assert pool.map(number_of, [Slow(i) for i in range(2)], chunksize=1) == [0, 1]
-            assert pool.statistics().n_in_flight == 0
-    finally:
-        signal.signal(signal.SIGALRM, old)
-        signal.setitimer(signal.ITIMER_REAL, *before)
+    with handled(handle), fullcourt.Pool(2) as pool:
+        pool.map(abs, range(10))
+        signal.setitimer(signal.ITIMER_REAL, 0.2)
+        with pytest.raises(kind):
+            pool.map(number_of, [Slow(i) for i in range(4)], chunksize=chunksize)
+        assert pool.map(number_of, [Slow(i) for i in range(2)], chunksize=1) == [0, 1]
+        assert pool.statistics().n_in_flight == 0

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from typing import Any, Generic, TypeVar, cast
+from typing import Generic, TypeVar, cast
 
-from fullcourt._engines.state import arrive
+from fullcourt._engines.state import BroadcastHandle
 
 __all__ = ["Broadcast", "new_key"]
 
@@ -18,7 +18,7 @@ def new_key() -> int:
     return int.from_bytes(os.urandom(8), "little")
 
 
-class Broadcast(Generic[T]):
+class Broadcast(BroadcastHandle, Generic[T]):
     """A value that every worker of a pool has, sent to each once. Made by :meth:`Pool.broadcast`.
 
     Give it to tasks as an argument, or let them capture it; :attr:`value` is the value there. It is a copy in each
@@ -26,7 +26,7 @@ class Broadcast(Generic[T]):
     """
 
     def __init__(self, key: int, value: T, forget: Callable[[int], object]) -> None:
-        self._key = key
+        super().__init__(key)
         self._value: T | None = value
         self._forget: Callable[[int], object] | None = forget
 
@@ -47,15 +47,3 @@ class Broadcast(Generic[T]):
         if forget is not None:
             self._value = None
             forget(self._key)
-
-    def __enter__(self) -> Broadcast[T]:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self.close()
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return arrive, (self._key,)
-
-    def __repr__(self) -> str:
-        return f"<Broadcast {self._key}>"

@@ -257,7 +257,7 @@ class Calls(Maps):
                 self._perform_shielded()
 
     def _take_inbox(self, now: float) -> None:
-        """Under the lock."""
+        """:meth:`_came` and `_have_wait`, written out for many. Under the lock."""
         streams: dict[object, CallStream] = {}
         if self._inbox and self._limited and not self._n_open:
             self.supervisor.work_came(now)

@@ -5,27 +5,17 @@ from __future__ import annotations
 import codecs
 import io
 import threading
-from collections.abc import Callable, Container
+from collections.abc import Container
 from functools import partial
 
-from fullcourt._engines.output_settings import OUT, OutputSettings
+from fullcourt._engines.output_settings import OUT
 from fullcourt._os.locks import make_rlock
 
 TYPE_CHECKING = False  # workers import this, and no `typing`
 if TYPE_CHECKING:
-    from typing import Any, NoReturn, Protocol, TextIO
+    from typing import Any, NoReturn, TextIO
 
-    class Speaker(Protocol):
-        """Who sends what is written: the forwarder."""
-
-        @property
-        def active(self) -> bool: ...
-        @property
-        def settings(self) -> OutputSettings: ...
-        def say_text(self, number: int, text: str, *, flush: bool = False) -> None: ...
-        def flush_originals(self) -> None: ...
-        def unstopped(self, act: Callable[[], object]) -> None: ...
-
+    from fullcourt._engines.forwarding import Forwarder
 
 __all__ = ["ForwardedStream"]
 
@@ -39,7 +29,7 @@ class ForwardedStream(io.TextIOBase):
     Each thread has a line of its own, so lines of several slots do not mix.
     """
 
-    def __init__(self, forwarder: Speaker, number: int, original: TextIO | None) -> None:
+    def __init__(self, forwarder: Forwarder, number: int, original: TextIO | None) -> None:
         super().__init__()
         self._forwarder = forwarder
         self._number = number

@@ -240,8 +240,7 @@ class ProcessEngine(LinkedEngine):
         try:
             self._add(worker_id, ends)
         except BaseException:
-            ends.link.close()
-            ends.close_given()
+            ends.close()
             raise
         try:
             self._order(("start", worker_id), ends.given)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import pickle
-from collections.abc import Callable
 from functools import partial
 
 from fullcourt._engines.output_settings import is_real
@@ -14,20 +13,9 @@ from fullcourt._transport.remote_errors import dump_exception
 
 TYPE_CHECKING = False  # workers import this, and no `typing`
 if TYPE_CHECKING:
-    from typing import Any, Protocol
+    from typing import Any
 
-    class Speaker(Protocol):
-        """Who sends records: the forwarder."""
-
-        @property
-        def active(self) -> bool: ...
-        @property
-        def name(self) -> str: ...
-        @property
-        def codec(self) -> Codec: ...
-        def say(self, kind: int, number: int, flush: bool, payload: bytes) -> None: ...
-        def unstopped(self, act: Callable[[], object]) -> None: ...
-
+    from fullcourt._engines.forwarding import Forwarder
 
 __all__ = ["ForwardingHandler", "all_loggers", "pack", "take_handlers"]
 
@@ -39,7 +27,7 @@ ATOMS = frozenset((type(None), bool, int, float, complex, str, bytes))
 class ForwardingHandler(logging.Handler):
     """Sends log records to the program."""
 
-    def __init__(self, forwarder: Speaker) -> None:
+    def __init__(self, forwarder: Forwarder) -> None:
         super().__init__()
         self._forwarder = forwarder
 

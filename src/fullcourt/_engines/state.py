@@ -12,11 +12,11 @@ from fullcourt._os.locks import Condition, make_lock, make_rlock
 
 TYPE_CHECKING = False  # workers import this, and no `typing`
 if TYPE_CHECKING:
-    from typing import Any, TypeVar
+    from typing import Any, Self, TypeVar
 
     T = TypeVar("T")
 
-__all__ = ["WorkerState", "enter_slot", "leave_slot", "worker_state"]
+__all__ = ["BroadcastHandle", "WorkerState", "enter_slot", "leave_slot", "worker_state"]
 
 
 class WorkerState:
@@ -219,12 +219,33 @@ class Kept:
 kept = Kept()
 
 
-class Arrived:
-    """A broadcast value's handle in a worker: what a `Broadcast` becomes there."""
+class BroadcastHandle:
+    """What stands for a broadcast value, in the program and in the workers. A worker gets it as `Arrived`."""
 
     def __init__(self, key: int) -> None:
         self._key = key
-        self._is_open = True
+
+    def close(self) -> None:
+        """Let go of the value."""
+        raise NotImplementedError
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Arrived, (self._key,)
+
+    def __repr__(self) -> str:
+        return f"<Broadcast {self._key}>"
+
+
+class Arrived(BroadcastHandle):
+    """A broadcast value's handle in a worker."""
+
+    _is_open = True
 
     @property
     def value(self) -> Any:
@@ -236,19 +257,3 @@ class Arrived:
     def close(self) -> None:
         """A worker cannot have the pool forget a value."""
         self._is_open = False
-
-    def __enter__(self) -> Arrived:  # noqa: PYI034  it has no subclasses
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self.close()
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return arrive, (self._key,)
-
-    def __repr__(self) -> str:
-        return f"<Broadcast {self._key}>"
-
-
-def arrive(key: int) -> Arrived:
-    return Arrived(key)

@@ -72,17 +72,12 @@ class Template:
             self._orphans = orphans = Orphans()  # where the program ignores SIGCHLD, the kernel would reap its children
             poll.register(self._control, select.POLLIN)
             self._unstarted = list(first)
-            started: list[tuple[int, int]] = []
             while self._unstarted:
-                worker_id, fds = self._unstarted.pop(0)
-                started.append((worker_id, self._start(worker_id, fds)))
+                self._start(*self._unstarted.pop(0))
             poll.register(orphans.fd, select.POLLIN)
             pool_fd = open_pidfd(self._pool_pid)
             if pool_fd >= 0:
                 poll.register(pool_fd, select.POLLIN)
-            for worker_id, pid in started:
-                if pid:
-                    self.adopt(worker_id, pid)
             while not self.done and os.getppid() == self._pool_pid:
                 for fd, event in poll.poll():
                     if fd == pool_fd:
@@ -109,11 +104,8 @@ class Template:
         message = marshal.loads(data)
         if message[0] == "start":
             packed = b"".join(content for _, _, content in ancillary)
-            pid = self._start(
-                message[1], [int.from_bytes(packed[i : i + 4], sys.byteorder) for i in range(0, len(packed), 4)]
-            )
-            if pid:
-                self.adopt(message[1], pid)
+            fds = [int.from_bytes(packed[i : i + 4], sys.byteorder) for i in range(0, len(packed), 4)]
+            self._start(message[1], fds)
         elif message[0] == "kill":
             pid = self._pids.get(message[1], 0)
             if pid and message[2] == _signal.SIGKILL:
@@ -127,16 +119,16 @@ class Template:
             return False
         return True
 
-    def _start(self, worker_id: int, fds: list[int]) -> int:
-        """Returns the pid; 0: it could not be started, and the pool was told."""
+    def _start(self, worker_id: int, fds: list[int]) -> None:
         try:
-            return self._start_worker(worker_id, fds)
+            pid = self._start_worker(worker_id, fds)
         except OSError as error:
             self._tell(("failed", worker_id, str(error)))
-            return 0
+            return
         finally:
             for fd in fds:
                 os.close(fd)
+        self.adopt(worker_id, pid)
 
     def leave(self) -> None:
         """In a worker that was just forked: give up what is the template's and other workers'."""

@@ -99,8 +99,6 @@ class Sleeper:
         if fd >= 0:
             living.pop(fd, None)
             os.close(fd)
-        else:
-            self._lock = threading.Lock()
 
     def __del__(self) -> None:
         if getattr(self, "_fd", -1) >= 0:  # its wait was torn, or it was never waited for
