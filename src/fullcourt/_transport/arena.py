@@ -26,6 +26,7 @@ from collections.abc import Sequence
 from time import monotonic
 
 from fullcourt._os.locks import make_lock
+from fullcourt._transport.copying import copy
 
 TYPE_CHECKING = False  # workers import this, and no `typing`
 if TYPE_CHECKING:
@@ -43,7 +44,6 @@ MAX_BLOCKS = 16
 MAX_ASKED = 3  # leases tried for one block: the likeliest to be free; each costs 1 us
 MAX_AGE_S = 30.0  # unused for so long: given back when the next block is asked for
 ROUND = 1 << 20  # sizes are multiples of this, so that arrays of about one size fit into each other's blocks
-SLICE = 8 << 20  # copied at a time: other threads get the GIL in between
 
 
 class Kept:
@@ -81,16 +81,12 @@ class Kept:
             at = 0
             if self.memory is not None:
                 # These pages exist, so the copy cannot fail for want of memory (which would be a SIGBUS).
-                while at < len(part) and offset + at < warm:
-                    n = min(len(part) - at, warm - offset - at, SLICE)
-                    self.memory[offset + at : offset + at + n] = part[at : at + n]
-                    at += n
+                at = max(0, min(len(part), warm - offset))
+                copy(self.memory, offset, part[:at])
             while at < len(part):
                 at += os.pwrite(self.fd, part[at:], offset + at)
         if total > warm:
-            if self.memory is not None:
-                self.memory.close()
-                self.memory = None
+            self._unmap()
             # a whole number of pages, all of them written
             os.posix_fallocate(self.fd, 0, total)
             self.size = total
@@ -100,10 +96,14 @@ class Kept:
         return os.open(f"/proc/self/fd/{self.fd}", os.O_RDONLY | os.O_CLOEXEC)
 
     def close(self) -> None:
-        if self.memory is not None:
-            self.memory.close()
-            self.memory = None
+        self._unmap()
         os.close(self.fd)
+
+    def _unmap(self) -> None:
+        memory, self.memory = self.memory, None
+        if memory is not None:
+            with contextlib.suppress(BufferError):  # a copy was interrupted: it goes with the thread that still copies
+                memory.close()
 
 
 class Arena:
