@@ -7,7 +7,17 @@ from collections.abc import Callable
 import pytest
 
 from fullcourt._os import spinning
-from fullcourt._os.spinning import FORGOTTEN, LEAST_GONE, MOST_GONE, MOST_VAIN, SLEPT_AT_FIRST, SPIN_S, Spinner
+from fullcourt._os.spinning import (
+    LATE_S,
+    LEAST_GONE,
+    MOST_GONE,
+    MOST_LATE,
+    MOST_VAIN,
+    SAVED_S,
+    SLEPT_AT_FIRST,
+    SPIN_S,
+    Spinner,
+)
 
 
 class World:
@@ -79,11 +89,52 @@ def test_who_loses_the_core_keeps_off_it_and_longer_each_time(world: World, come
         assert spinner.n_to_sleep == 2 ** min(LEAST_GONE + n, MOST_GONE)
 
 
-def test_a_core_that_was_never_gone_again_is_trusted(world: World) -> None:
+def test_what_waits_awake_have_saved_may_be_lost(world: World) -> None:
+    """After so many good waits, a core that was gone for 3 ms has cost less than they saved."""
     spinner = Spinner(may_spin=True)
+    spinner.n_to_sleep = 0
+    n_that_pay = round(3e-3 / SAVED_S) + 1
     for _ in range(3):
+        for _ in range(n_that_pay):
+            assert spinner.spin(world.look(1)) == "it"
         spinner.spin(world.look(None, gone_at=1))
-    for _ in range(FORGOTTEN):
+        assert spinner.n_to_sleep == 0
+    for _ in range(n_that_pay - 3):
         spinner.spin(world.look(1))
     spinner.spin(world.look(None, gone_at=1))
     assert spinner.n_to_sleep == 2**LEAST_GONE
+
+
+def test_what_has_paid_is_trusted_again(world: World) -> None:
+    spinner = Spinner(may_spin=True)
+    for _ in range(3):
+        spinner.spin(world.look(None, gone_at=1))
+    for _ in range(round(3e-3 / SAVED_S) + 1):
+        spinner.spin(world.look(1))
+    for _ in range(2):
+        spinner.spin(world.look(None, gone_at=1))
+    assert spinner.n_to_sleep == 2**LEAST_GONE
+
+
+LATE = round(LATE_S * 1e6) + 10  # the look at which something comes late
+
+
+def test_what_comes_late_is_forgiven_for_a_while(world: World) -> None:
+    spinner = Spinner(may_spin=True)
+    spinner.n_to_sleep = 0
+    for _ in range(MOST_LATE):
+        assert spinner.spin(world.look(LATE)) == "it"
+        assert spinner.n_to_sleep == 0
+    assert spinner.spin(world.look(LATE)) == "it"
+    assert spinner.n_to_sleep == 2
+
+
+def test_what_comes_in_time_wipes_out_what_came_late(world: World) -> None:
+    spinner = Spinner(may_spin=True)
+    spinner.n_to_sleep = 0
+    for _ in range(MOST_LATE):
+        spinner.spin(world.look(LATE))
+    spinner.spin(world.look(5))
+    for _ in range(MOST_LATE):
+        assert spinner.spin(world.look(LATE)) == "it"
+        assert spinner.n_to_sleep == 0

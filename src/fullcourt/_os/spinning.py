@@ -4,8 +4,13 @@ To fall asleep and be woken is most of what a tiny task costs: 15 us and more on
 whose idle cores the host takes away. Whoever waits awake has it within 2 us, but keeps a core that somebody else may
 need. So it is done only where it pays, and that shows by itself:
 
-- Nothing came within `SPIN_S`: the next waits are slept through, each time twice as many.
-- Between two looks the core was gone, or the GIL: somebody else needs it, and many more waits are slept through.
+- Nothing came: the next waits are slept through, each time twice as many. The same where it comes, but late, again and
+  again: then a wait awake costs more than it saves.
+- Between two looks the core was gone, or the GIL: somebody else needs it. If that cost more than the waits awake have
+  saved since it was gone the last time, many more waits are slept through, each time twice as many.
+
+Who waits asleep is late by a wake-up, and so whoever waits awake for him sees him late at first. So waits last for as
+long as a slow wake-up, and some late ones are forgiven: else neither side would ever begin.
 
 Measured on 2 cores of a virtual machine, a call of a pool's worker and its answer: 78 us asleep, 20 awake; beside one,
 two and four programs that compute, 27, 27 and 55 asleep, and 3 to 7 % more by the waits that try whether it pays.
@@ -25,12 +30,14 @@ if TYPE_CHECKING:
 
 __all__ = ["SPIN_S", "Spinner"]
 
-SPIN_S = 50e-6
+SPIN_S = 200e-6
+LATE_S = 50e-6  # what comes after that has not come near enough ...
+MOST_LATE = 16  # ... and so often one after another it is forgiven
 GONE_S = 100e-6  # a look takes 1 to 2 us
+SAVED_S = 20e-6  # by a wait awake: a wake-up
 SLEPT_AT_FIRST = 8
 MOST_VAIN = 8  # the exponents of two of how many waits are slept through: after vain ones ...
 LEAST_GONE, MOST_GONE = 6, 16  # ... and where the core was gone
-FORGOTTEN = 1000  # after so many good waits it counts as never gone
 
 
 class Spinner:
@@ -43,13 +50,14 @@ class Spinner:
         n_to_sleep: how many of the next waits are slept through.
     """
 
-    __slots__ = ("_gone", "_n_good", "_vain", "n_to_sleep")
+    __slots__ = ("_gone", "_n_good", "_n_late", "_vain", "n_to_sleep")
 
     def __init__(self, *, may_spin: bool) -> None:
         self.n_to_sleep = SLEPT_AT_FIRST if may_spin else 1 << 62
         self._vain = 0
         self._gone = LEAST_GONE
-        self._n_good = 0
+        self._n_late = 0
+        self._n_good = 0  # since the core was gone
 
     def wait(self, look: Callable[[], Any]) -> Any:
         """Look again and again, where that pays. Returns what was found; what is false: nothing, go to sleep."""
@@ -70,15 +78,18 @@ class Spinner:
                 break
             last = now
         if longest > GONE_S:
-            self.n_to_sleep = 1 << self._gone
-            self._gone = min(MOST_GONE, self._gone + 1)
+            if self._n_good * SAVED_S > longest:
+                self._gone = LEAST_GONE
+            else:
+                self.n_to_sleep = 1 << self._gone
+                self._gone = min(MOST_GONE, self._gone + 1)
             self._n_good = 0
-        elif found:
+        elif found and (now - began <= LATE_S or self._n_late < MOST_LATE):
+            self._n_late = 0 if now - began <= LATE_S else self._n_late + 1
             self._vain = 0
             self._n_good += 1
-            if self._n_good >= FORGOTTEN:
-                self._gone = LEAST_GONE
         else:
+            self._n_late = 0
             self._vain = min(MOST_VAIN, self._vain + 1)
             self.n_to_sleep = 1 << self._vain
         return found
