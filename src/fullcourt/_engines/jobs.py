@@ -271,7 +271,8 @@ class MapJob:
 
     def put(self, start: int, values: list[Any]) -> list[Settlement]:
         """The items from ``start`` on gave these results."""
-        self._results[start : start + len(values)] = values
+        if not self.stopped_early:
+            self._results[start : start + len(values)] = values
         self.n_done += len(values)
         return self._progress()
 
@@ -280,12 +281,13 @@ class MapJob:
         self.n_done += 1
         self.n_failed += 1
         if self.return_failures:
-            self._results[index] = Failure(error, index, attempt)
+            if not self.stopped_early:
+                self._results[index] = Failure(error, index, attempt)
             return self._progress()
         if self.stopped:
             return []
         self.stopped = self.stopped_early = True
-        return [*self._progress(), (self._let_go(), None, error)]
+        return [*self._progress(), *self._let_go(error)]
 
     def _progress(self) -> list[Settlement]:
         out: list[Settlement] = []
@@ -310,12 +312,18 @@ class MapJob:
         if self.stopped:
             return []
         self.stopped = self.stopped_early = True
-        return [(self._let_go(), None, error)]
+        return self._let_go(error)
 
-    def _let_go(self) -> Future[Any]:
-        """Give the future away: its error holds frames, perhaps with the pool, and workers hold chunks of this."""
+    def _let_go(self, error: BaseException | None) -> list[Settlement]:
+        """Give the future away: its error holds frames, perhaps with the pool, and workers hold chunks of this.
+
+        What workers have need not hold all that they will not get either. It goes without the lock, as callbacks do:
+        its finalizers are the user's.
+        """
         future, self.future = self.future, Future()
-        return future
+        held: list[Any] = [self._items, self._results]
+        self._items, self._results = (), []
+        return [(future, None, error), (None, held.clear, None)]
 
 
 class StreamJob(MapJob):
@@ -453,5 +461,6 @@ class StreamJob(MapJob):
             return []
         self.input_error = error  # first: the consumer looks for it, without a lock, when it sees that this is stopped
         self.stopped = self.stopped_early = True
-        self.input.clear()
-        return self._notify()
+        held = [self.input]
+        self.input = deque()
+        return [*self._notify(), (None, held.clear, None)]

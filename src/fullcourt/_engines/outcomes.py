@@ -162,7 +162,9 @@ class Outcomes(DriverBase):
     def _abort_abandoned(self) -> None:
         while self._abandoned_jobs:
             job = self._abandoned_jobs.pop()
-            self._outcomes.extend(settlement for settlement in job.abort(None) if settlement[0] is not None)
+            report, job.report = job.report, None  # nobody looks any more
+            self._outcomes.extend(job.abort(None))
+            job.report = report
             self._close_job(job)
             if job.queued:
                 self.scheduler.streams.remove(job)
