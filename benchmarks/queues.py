@@ -4,6 +4,8 @@ Cases:
 
     1x1, 4x4     messages per second of small tuples, producers x consumers, each a process
     2x2-many     the same with put_many and get_many; against faster-fifo's own put_many and get_many, if installed
+    published    the cases that faster-fifo publishes about itself, by put and get and by put and get_many; against it
+                 (if installed) and the standard library; items per second
     round-trip   microseconds to send a small tuple through a pipe and get it back through a queue
     arrays       10 MB arrays per second, one producer, one consumer
     full         microseconds to put 20,000 items that nobody takes yet, and to take them, each
@@ -22,11 +24,14 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
+from queue import Empty
 from typing import Any
 
 import fullcourt
 
 context = multiprocessing.get_context("fork")
+
+PUBLISHED = ((1, 1), (1, 10), (10, 1), (3, 20), (20, 3), (20, 20))  # producers, consumers
 
 
 def wait_for_start(ready: Any, go: Any) -> None:
@@ -55,27 +60,37 @@ def consume(queue: Any, n: int, done: Any, go: Any) -> None:
 
 
 def consume_many(queue: Any, n: int, done: Any, go: Any) -> None:
+    # faster-fifo's first argument is another one, and it gives up after a while
+    take = queue.get_many if isinstance(queue, fullcourt.Queue) else lambda n: queue.get_many(max_messages_to_get=n)
     wait_for_start(done, go)
     got = 0
     while got < n:
-        with contextlib.suppress(Exception):  # faster-fifo's Empty
-            got += len(queue.get_many(min(100, n - got)))
+        with contextlib.suppress(Empty):
+            got += len(take(min(1000, n - got)))
     done.send(None)
 
 
 def throughput(
-    make: Callable[[], Any], producers: int, consumers: int, n: int, item: Any = (1, "two", 3.0), *, many: bool = False
+    make: Callable[[], Any],
+    producers: int,
+    consumers: int,
+    n: int,
+    item: Any = (1, "two", 3.0),
+    *,
+    put_many: bool = False,
+    get_many: bool = False,
 ) -> float:
     """Items per second, from the moment when all processes are there to the last consumer's end."""
     queue = make()
+    n -= n % (producers * consumers)
     ours, theirs = context.Pipe()
     go = context.Event()
     processes = [
-        context.Process(target=consume_many if many else consume, args=(queue, n // consumers, theirs, go))
+        context.Process(target=consume_many if get_many else consume, args=(queue, n // consumers, theirs, go))
         for _ in range(consumers)
     ]
     processes += [
-        context.Process(target=produce_many if many else produce, args=(queue, item, n // producers, theirs, go))
+        context.Process(target=produce_many if put_many else produce, args=(queue, item, n // producers, theirs, go))
         for _ in range(producers)
     ]
     for process in processes:
@@ -149,7 +164,9 @@ def show(rate: float, unit: str) -> str:
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("cases", nargs="*", help="1x1, 4x4, 2x2-many, round-trip, arrays, full (default: all)")
+    parser.add_argument(
+        "cases", nargs="*", help="1x1, 4x4, 2x2-many, published, round-trip, arrays, full (default: all)"
+    )
     parser.add_argument("--quick", action="store_true", help="a tenth of the messages, and three runs")
     options = parser.parse_args(arguments)
     runs, n = (3, 4000) if options.quick else (7, 40_000)
@@ -167,14 +184,26 @@ def main(arguments: list[str] | None = None) -> int:
                 fullcourt=lambda p=producers, c=consumers: throughput(fullcourt.Queue, p, c, n),
                 multiprocessing=lambda p=producers, c=consumers: throughput(theirs, p, c, n),
             )
+    ours_and_fifo: dict[str, Callable[[], Any]] = {"fullcourt": fullcourt.Queue}
+    with contextlib.suppress(ImportError):
+        fifo = importlib.import_module("faster_fifo")
+        ours_and_fifo["faster_fifo"] = lambda: fifo.Queue(100_000_000)
     if wanted("2x2-many"):
         sides: dict[str, Callable[[], float]] = {
-            "fullcourt": lambda: throughput(fullcourt.Queue, 2, 2, 5 * n, many=True)
+            name: lambda make=make: throughput(make, 2, 2, 5 * n, put_many=True, get_many=True)
+            for name, make in ours_and_fifo.items()
         }
-        with contextlib.suppress(ImportError):
-            fifo = importlib.import_module("faster_fifo")
-            sides["faster_fifo"] = lambda: throughput(lambda: fifo.Queue(10_000_000), 2, 2, 5 * n, many=True)
         compare("2x2-many", "items/s", runs, **sides)
+    if wanted("published"):
+        for case in PUBLISHED:
+            sides = {}
+            for many in ("", "_get_many"):
+                for name, make in ours_and_fifo.items():
+                    sides[name + many] = lambda make=make, case=case, many=many: throughput(
+                        make, *case, n, get_many=bool(many)
+                    )
+            sides["multiprocessing"] = lambda case=case: throughput(theirs, *case, n)
+            compare(f"{case[0]}x{case[1]}", "items/s", runs, **sides)
     if wanted("round-trip"):
         compare(
             "round-trip",

@@ -904,3 +904,94 @@ def test_the_number_of_messages_in_a_socket_stays_below_the_modulus() -> None:
         pass
     assert 100 < n < 512
     assert line._count() == n
+
+
+# -- many producers, and readers that are behind -----------------------------------------------------------------------
+
+
+def fill_socket(items: Any) -> int:
+    """Put until the socket takes no more, as far as whoever puts can tell. Returns how many items that were."""
+    n = 0
+    while not items._stalled:
+        items.put(n)
+        n += 1
+    return n
+
+
+def test_a_queue_that_nobody_reads_takes_all_after_a_moment() -> None:
+    items: Any = fullcourt.Queue()
+    n = fill_socket(items)
+    assert items._log.n_waiting == 1, "the first that found no room lies in the log"
+    assert [items.get() for _ in range(n)] == list(range(n))
+
+
+def test_what_waits_for_readers_takes_the_room_that_others_leave() -> None:
+    """The kernel tells of room only when most of the socket is empty; other producers may never let it become so."""
+    items: Any = fullcourt.Queue()
+    with pytest.raises(queue.Empty):
+        items.get(timeout=0.001)  # somebody reads
+    taken: list[Any] = []
+    for n in itertools.count():
+        try:
+            items._send(pickle.dumps(n).ljust(513, b"\0"))
+        except BlockingIOError:
+            break
+    reader = threading.Timer(0.005, lambda: taken.append(items.get()))
+    reader.start()
+    items.put(n)
+    reader.join()
+    assert items._log.n_waiting == 0
+    assert [*taken, *(items.get() for _ in range(n))] == list(range(n + 1))
+
+
+def put_after_a_pause(items: Any, number: int, n: int, go: Any) -> None:
+    go.wait()
+    for i in range(n):
+        items.put((number, i))
+
+
+def test_many_producers_that_are_far_ahead_give_way_to_the_reader() -> None:
+    """All begin before anybody reads, so that they come to the log together."""
+    n_producers, n = 8, 1500
+    items: Any = fullcourt.Queue()
+    context = multiprocessing.get_context("fork")
+    go = context.Event()
+    producers = [context.Process(target=put_after_a_pause, args=(items, i, n, go)) for i in range(n_producers)]
+    for producer in producers:
+        producer.start()
+    go.set()
+    while not items._log.n_waiting:
+        pass
+    found = [items.get(timeout=60) for _ in range(n_producers * n)]
+    for producer in producers:
+        producer.join()
+    assert items.empty()
+    for number in range(n_producers):
+        assert [i for who, i in found if who == number] == list(range(n)), "in the order in which it was put"
+
+
+def test_whoever_has_to_wait_for_the_lock_knows() -> None:
+    items: Any = fullcourt.Queue()
+    own = items._monitor
+    other = type(own)(items._fds[0], items._fds[1])  # as another process has it
+    try:
+        assert other.locked(lambda: other.n_awaited) == 0
+        is_held, goes_on = threading.Event(), threading.Event()
+
+        def hold() -> None:
+            is_held.set()
+            assert goes_on.wait(30)
+
+        holder = threading.Thread(target=own.locked, args=(hold,))
+        holder.start()
+        assert is_held.wait(30)
+        waiter = threading.Thread(target=other.locked, args=(int,))
+        waiter.start()
+        while not other.n_awaited:
+            pass
+        goes_on.set()
+        holder.join()
+        waiter.join()
+        assert (own.n_awaited, other.n_awaited) == (0, 1)
+    finally:
+        other.close()

@@ -12,7 +12,7 @@ from typing import Any
 
 from fullcourt._os.waits import checked
 from fullcourt._transport.carried import Rights
-from fullcourt.channels._line import CAME, DRAIN_WANTED, IN, LEFT, LIFE, LISTENED, SHUT
+from fullcourt.channels._line import CAME, DRAIN_WANTED, IN, LEFT, LIFE, LISTENED, READER, SHUT
 from fullcourt.channels._listeners import Listener, enter_list
 from fullcourt.channels._log import IN_LOG
 from fullcourt.channels._messages import ANCILLARY_BYTES, PLAIN, RECEIVE_BYTES, arrived, read, receive
@@ -169,6 +169,7 @@ class Channel(Putting):
             return receive(self._in)
         except BlockingIOError:
             items = self._log.take()
+            self._words[READER] = os.getpid()
             if self._words[DRAIN_WANTED] and not self._log.n_waiting:
                 self._words[DRAIN_WANTED] = 0
                 os.eventfd_write(self._fds[LEFT], 1)
@@ -179,17 +180,26 @@ class Channel(Putting):
 
     def _get_more(self, found: list[Any], n: int) -> None:
         """Take what is there, until there are ``n``, or until one cannot be read: that is told by the next call."""
+        words, recvmsg = self._words, self._recvmsg
         while len(found) < n:
-            if self._words[IN_LOG]:
+            if words[IN_LOG] or self._counts_taken:
                 messages = self._monitor.locked(partial(self._take_group, n - len(found)), ring=True)
+                if not messages:
+                    return
             else:
-                message = self._try_to_take()
-                messages = [] if message is None else [message]
-            if not messages:
-                return
-            for message in messages:
                 try:
-                    found.append(read(*message))
+                    data, ancillary, _, _ = recvmsg(RECEIVE_BYTES, ANCILLARY_BYTES)
+                except BlockingIOError:
+                    return
+                except BaseException:  # a signal's, and it may have come after the message
+                    self._monitor.ring()
+                    raise
+                if words[WANTED]:
+                    eventfd_write(self._monitor.bell, 1)
+                messages = [(data, arrived(ancillary) if ancillary else None)]
+            for data, rights in messages:
+                try:
+                    found.append(loads(data) if data[0] == PLAIN else read(data, rights))
                 except Exception as error:  # noqa: BLE001  unpickling is user code
                     self._unread.append(error)
             if self._unread:

@@ -25,7 +25,7 @@ import mmap
 import os
 import select
 from collections.abc import Callable, Iterable, Iterator
-from fcntl import LOCK_EX, LOCK_UN, flock
+from fcntl import LOCK_EX, LOCK_NB, LOCK_UN, flock
 from time import monotonic
 from typing import TYPE_CHECKING, Self, TypeVar
 
@@ -63,10 +63,14 @@ class Monitor:
     Args:
         memory: descriptor of the block, which stays the caller's.
         bell: descriptor of the eventfd, which stays the caller's.
+
+    Attributes:
+        n_awaited: how often another process held the lock when it was wanted here.
     """
 
     def __init__(self, memory: int, bell: int) -> None:
         self.bell = bell
+        self.n_awaited = 0
         self._memory = memory
         self.block = mmap.mmap(memory, PAGE_BYTES)
         self.words = memoryview(self.block).cast("Q")
@@ -105,7 +109,11 @@ class Monitor:
                 n_released = -1
                 while n_released != self._n_released:
                     n_released = self._n_released
-                    flock(self._file, LOCK_EX)
+                    try:
+                        flock(self._file, LOCK_EX | LOCK_NB)
+                    except BlockingIOError:
+                        self.n_awaited += 1
+                        flock(self._file, LOCK_EX)
                 self._held = True
                 if ring and self.words[WANTED]:
                     eventfd_write(self.bell, 1)

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import queue
 import select
 import sys
 from collections.abc import Iterable, Sequence
 from functools import partial
 from pickle import dumps
+from time import monotonic
 from typing import Any
 
 from fullcourt._transport.codec import STACK_GLOBAL
-from fullcourt.channels._line import CAME, DRAIN_WANTED, LEFT, LISTENED, OUT, SHUT, Line, pad
+from fullcourt.channels._line import CAME, DRAIN_WANTED, LEFT, LISTENED, OUT, READER, SHUT, Line, pad
 from fullcourt.channels._messages import Message, encode, in_one_piece
 from fullcourt.channels._monitor import Waiter
 
@@ -25,13 +27,20 @@ else:
         """The queue was shut down: nothing more can be put, or nothing is left to be taken. ``queue.ShutDown``."""
 
 
-# How long a put waits for the readers of a full socket before it uses the log; and how often, while they read. Also
-# how long a producer that is so many items ahead in the log waits for them, if they have taken any since it last
-# looked: then the socket, which costs a third, can be used again. If that was in vain, it waits again when it is twice
-# as far ahead.
-PATIENCE_MS = 80
+# How long a put waits for the readers of a full socket before it uses the log, looking now and then; and how often,
+# while they read. Where nobody is known to read only the first few of these waits: they may be about to begin.
+WAITS_MS = (1, 2, 4, 8, 16, 24, 25)
+N_AT_FIRST = 2
 PATIENCE = 4
+# A producer that is so many items ahead in the log waits for its readers, if these are others and there are any: then
+# the socket, which costs a third, and much less where many put, can be used again. It waits while they read, but not
+# for ever. If that was in vain, it waits again when it is twice as far ahead.
 FAR_AHEAD = 500
+DRAIN_S = 0.08
+SHORT_DRAIN_S = 0.005  # where they have taken nothing since it last looked
+MOST_DRAIN_S = 0.32
+# So long a producer leaves the lock of the log to others, the readers above all, when it had to wait for it.
+GIVE_WAY_S = 0.001
 
 # Longer pickles than this need more than the least length of a message.
 LONGEST_SHORT = 513
@@ -86,9 +95,13 @@ class Putting(Line):
             self._check_open()
         message = encode(obj, self._blocks)
         if self._mark and type(message) is bytes and not self._maxsize and not self._words[SHUT]:
-            ahead = self._monitor.locked(partial(self._follow_into_log, message))
+            monitor = self._monitor
+            n_awaited = monitor.n_awaited
+            ahead = monitor.locked(partial(self._follow_into_log, message))
             if ahead > FAR_AHEAD and ahead > self._far_ahead and block:
                 self._wait_for_drain()
+            elif ahead > 0 and block and monitor.n_awaited != n_awaited:
+                self._give_way()
             if ahead > 0:
                 return
         self._put_slowly(obj, message, block, timeout)
@@ -104,12 +117,9 @@ class Putting(Line):
         with self._use:
             self._check_open()
             self._begin_to_put()
-            if not self._maxsize and not (isinstance(message, Message) and message.has_guests):
-                done = self._try_to_send(message)
-                if not done and block and self._wait_for_readers():
-                    done = self._try_to_send(message)
-                if done:
-                    return
+            may_wait_in_log = not self._maxsize and not (isinstance(message, Message) and message.has_guests)
+            if may_wait_in_log and (self._try_to_send(message) or (block and self._send_when_read(message))):
+                return
             done = self._monitor.wait_until(
                 lambda: (self._try_to_put(obj, message), ()), block=block, timeout=timeout, room=self._fds[OUT]
             )
@@ -157,16 +167,23 @@ class Putting(Line):
         self._direct = not self._maxsize
         return True
 
-    def _wait_for_readers(self) -> bool:
-        """Wait a moment for the readers of a full socket, if they read. Returns whether they made room."""
-        if self._mark or self._stalled or not self._words[LISTENED]:
+    def _send_when_read(self, message: bytes | Message) -> bool:
+        """Wait a moment for the readers of a full socket, if they read. Returns whether the message found room.
+
+        The kernel tells of room only when most of the socket is empty. Where other producers keep it full there is room
+        from time to time all the same, so it is tried.
+        """
+        if self._mark or self._stalled:
             return False
         room = select.poll()
         room.register(self._out, select.POLLOUT)
         before = self._bytes_inside()
-        for _ in range(PATIENCE):
-            if room.poll(PATIENCE_MS):
-                return True
+        is_read = self._words[LISTENED] or self._words[READER] not in (0, os.getpid())
+        for _ in range(PATIENCE if is_read else 1):
+            for wait_ms in WAITS_MS if is_read else WAITS_MS[:N_AT_FIRST]:
+                room.poll(wait_ms)
+                if self._try_to_send(message):
+                    return True
             now = self._bytes_inside()
             if now >= before:
                 break
@@ -174,21 +191,29 @@ class Putting(Line):
         self._stalled = True
         return False
 
+    def _give_way(self) -> None:
+        """Leave the log to others for a moment, or until it is empty."""
+        with self._use, Waiter(self._fds[LEFT]) as waiter:
+            self._words[DRAIN_WANTED] = 1
+            waiter.wait((), GIVE_WAY_S)
+
     def _wait_for_drain(self) -> None:
         """Wait a moment for the readers to come to the end of the log, while they read."""
         words, log = self._words, self._log
         taken_then, self._taken_then = self._taken_then, log.n_taken
-        if self._taken_then == taken_then:  # nobody reads
+        is_read = self._taken_then != taken_then
+        if not is_read and words[READER] in (0, os.getpid()):
             self._far_ahead = self._mark - taken_then + FAR_AHEAD
             return
         with self._use, Waiter(self._fds[LEFT]) as waiter:
             before = log.n_taken
-            for _ in range(PATIENCE):
+            until = monotonic() + MOST_DRAIN_S
+            while monotonic() < until:
                 words[DRAIN_WANTED] = 1
                 if not log.n_waiting:
                     self._far_ahead = 0
                     return
-                waiter.wait((), PATIENCE_MS / 1000)
+                waiter.wait((), DRAIN_S if is_read else SHORT_DRAIN_S)
                 now = log.n_taken
                 if now == before:
                     break
