@@ -165,11 +165,11 @@ class Channel(Putting):
 
     def _take_in_order(self) -> tuple[bytes, Rights | None] | None:
         """Take a message from the socket or else from the log. With the lock held."""
+        self._words[READER] = os.getpid()
         try:
             return receive(self._in)
         except BlockingIOError:
             items = self._log.take()
-            self._words[READER] = os.getpid()
             if self._words[DRAIN_WANTED] and not self._log.n_waiting:
                 self._words[DRAIN_WANTED] = 0
                 os.eventfd_write(self._fds[LEFT], 1)

@@ -124,10 +124,12 @@ class Line(Handle):
         self._n_users = 0
         self._iterations: list[None] = []  # one for each that runs
         self._closed = False
-        self._has_put = False
+        self._n_put = 0  # items, about: two threads may count one
         self._unread: list[Exception] = []  # what was raised by items that get_many took beside good ones
         self._mark = 0  # when so many items were taken from the log, ours were
         self._stalled = False  # waiting for the readers was in vain
+        self._waited_s = 0.0  # waits that were not, since the readers emptied most of the socket ...
+        self._n_put_then = 0  # ... when so many items had been put
         self._far_ahead = 0  # how far ahead in the log this handle last waited for the readers in vain
         self._taken_then = 0  # what was taken from the log when this handle last looked whether to wait
         self._maxsize = self._words[MAXSIZE]
@@ -160,7 +162,7 @@ class Line(Handle):
 
     def _only_take(self) -> None:
         """Count as one that only takes, if the queue is shared, and nothing was put from here."""
-        if self._is_shared and not self._has_put and not self._closed and self._fds[LIVES] >= 0:
+        if self._is_shared and not self._n_put and not self._closed and self._fds[LIVES] >= 0:
             self._let_go()
 
     def _hold(self) -> None:
@@ -186,7 +188,7 @@ class Line(Handle):
         self._lock = make_rlock()
         self._n_users = 0
         self._iterations = []
-        self._has_put = False
+        self._n_put = self._n_put_then = 0
         self._unread = []
         listeners, self._listeners = self._listeners, []
         for listener in listeners:  # they are our parent's, too

@@ -109,9 +109,12 @@ class Monitor:
                 n_released = -1
                 while n_released != self._n_released:
                     n_released = self._n_released
+                    is_free = True
                     try:
                         flock(self._file, LOCK_EX | LOCK_NB)
                     except BlockingIOError:
+                        is_free = False
+                    if not is_free:
                         self.n_awaited += 1
                         flock(self._file, LOCK_EX)
                 self._held = True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import queue
 import select
@@ -12,6 +13,7 @@ from pickle import dumps
 from time import monotonic
 from typing import Any
 
+from fullcourt._os.waits import deadline
 from fullcourt._transport.codec import STACK_GLOBAL
 from fullcourt.channels._line import CAME, DRAIN_WANTED, LEFT, LISTENED, OUT, READER, SHUT, Line, pad
 from fullcourt.channels._messages import Message, encode, in_one_piece
@@ -32,15 +34,18 @@ else:
 WAITS_MS = (1, 2, 4, 8, 16, 24, 25)
 N_AT_FIRST = 2
 PATIENCE = 4
+# When one handle's puts have waited for so long in all, and for longer than that for each item, the readers do not keep
+# up: a queue without a bound must not take their pace.
+MOST_WAITED_S = 0.32
+SLOW_S = 0.0002
 # A producer that is so many items ahead in the log waits for its readers, if these are others and there are any: then
 # the socket, which costs a third, and much less where many put, can be used again. It waits while they read, but not
 # for ever. If that was in vain, it waits again when it is twice as far ahead.
 FAR_AHEAD = 500
 DRAIN_S = 0.08
 SHORT_DRAIN_S = 0.005  # where they have taken nothing since it last looked
-MOST_DRAIN_S = 0.32
 # So long a producer leaves the lock of the log to others, the readers above all, when it had to wait for it.
-GIVE_WAY_S = 0.001
+GIVE_WAY_MS = 1
 
 # Longer pickles than this need more than the least length of a message.
 LONGEST_SHORT = 513
@@ -87,7 +92,7 @@ class Putting(Line):
                 except BlockingIOError:
                     pass
                 else:
-                    self._has_put = True
+                    self._n_put += 1
                     return
             self._put_slowly(obj, message, block, timeout)
             return
@@ -98,11 +103,12 @@ class Putting(Line):
             monitor = self._monitor
             n_awaited = monitor.n_awaited
             ahead = monitor.locked(partial(self._follow_into_log, message))
-            if ahead > FAR_AHEAD and ahead > self._far_ahead and block:
-                self._wait_for_drain()
-            elif ahead > 0 and block and monitor.n_awaited != n_awaited:
-                self._give_way()
-            if ahead > 0:
+            if ahead > 0:  # it is in; who has no time to wait shall not
+                if block and timeout is None:
+                    if ahead > FAR_AHEAD and ahead > self._far_ahead:
+                        self._wait_for_drain()
+                    elif monitor.n_awaited != n_awaited and self._is_read_elsewhere():
+                        select.poll().poll(GIVE_WAY_MS)
                 return
         self._put_slowly(obj, message, block, timeout)
 
@@ -118,7 +124,8 @@ class Putting(Line):
             self._check_open()
             self._begin_to_put()
             may_wait_in_log = not self._maxsize and not (isinstance(message, Message) and message.has_guests)
-            if may_wait_in_log and (self._try_to_send(message) or (block and self._send_when_read(message))):
+            until = deadline(timeout if block else 0)
+            if may_wait_in_log and (self._try_to_send(message) or self._send_when_read(message, until)):
                 return
             done = self._monitor.wait_until(
                 lambda: (self._try_to_put(obj, message), ()), block=block, timeout=timeout, room=self._fds[OUT]
@@ -128,7 +135,7 @@ class Putting(Line):
 
     def _begin_to_put(self) -> None:
         self._check_shut()
-        self._has_put = True
+        self._n_put += 1
         self._hold()
 
     def _check_shut(self) -> None:
@@ -142,7 +149,7 @@ class Putting(Line):
                 return False
             if not self._monitor.locked(self._leave_log):
                 return False
-        elif not self._maxsize:
+        elif not self._maxsize and not self._closed:
             self._direct = True
         try:
             if isinstance(message, bytes):
@@ -164,50 +171,64 @@ class Putting(Line):
             return False
         self._mark = 0
         self._stalled = False
-        self._direct = not self._maxsize
+        self._direct = not self._maxsize and not self._closed
         return True
 
-    def _send_when_read(self, message: bytes | Message) -> bool:
+    def _is_read_elsewhere(self) -> bool:
+        """Whether anybody but this process has waited for items, or has taken one since the log was in use."""
+        return bool(self._words[LISTENED]) or self._words[READER] not in (0, os.getpid())
+
+    def _send_when_read(self, message: bytes | Message, until: float | None) -> bool:
         """Wait a moment for the readers of a full socket, if they read. Returns whether the message found room.
 
         The kernel tells of room only when most of the socket is empty. Where other producers keep it full there is room
         from time to time all the same, so it is tried.
         """
-        if self._mark or self._stalled:
+        is_read = self._is_read_elsewhere()
+        if self._mark or self._stalled or (not is_read and self._words[READER]):
             return False
         room = select.poll()
         room.register(self._out, select.POLLOUT)
         before = self._bytes_inside()
-        is_read = self._words[LISTENED] or self._words[READER] not in (0, os.getpid())
+        began = now = monotonic()
         for _ in range(PATIENCE if is_read else 1):
             for wait_ms in WAITS_MS if is_read else WAITS_MS[:N_AT_FIRST]:
-                room.poll(wait_ms)
+                if until is not None and now >= until:
+                    return False
+                if room.poll(wait_ms if until is None else min(wait_ms, 1000 * (until - now))):
+                    self._n_put_then, self._waited_s = self._n_put, 0.0
+                now = monotonic()
+                if self._words[SHUT]:
+                    return False
                 if self._try_to_send(message):
+                    self._note_wait(now - began)
                     return True
-            now = self._bytes_inside()
-            if now >= before:
+            n_bytes = self._bytes_inside()
+            if n_bytes >= before:
                 break
-            before = now
+            before = n_bytes
         self._stalled = True
         return False
 
-    def _give_way(self) -> None:
-        """Leave the log to others for a moment, or until it is empty."""
-        with self._use, Waiter(self._fds[LEFT]) as waiter:
-            self._words[DRAIN_WANTED] = 1
-            waiter.wait((), GIVE_WAY_S)
+    def _note_wait(self, seconds: float) -> None:
+        """A wait brought room. If such waits take too long for what could be put, the next ones are left out."""
+        self._waited_s += seconds
+        if self._waited_s > MOST_WAITED_S:
+            self._stalled = self._waited_s > SLOW_S * (self._n_put - self._n_put_then)
+            self._n_put_then, self._waited_s = self._n_put, 0.0
 
     def _wait_for_drain(self) -> None:
         """Wait a moment for the readers to come to the end of the log, while they read."""
         words, log = self._words, self._log
         taken_then, self._taken_then = self._taken_then, log.n_taken
         is_read = self._taken_then != taken_then
-        if not is_read and words[READER] in (0, os.getpid()):
+        if not is_read and not self._is_read_elsewhere():
             self._far_ahead = self._mark - taken_then + FAR_AHEAD
             return
-        with self._use, Waiter(self._fds[LEFT]) as waiter:
+        self._far_ahead = 2 * (self._mark - taken_then)  # first: whatever is raised from here on, the item is in
+        with contextlib.suppress(OSError), self._use, Waiter(self._fds[LEFT]) as waiter:  # no descriptor is left
             before = log.n_taken
-            until = monotonic() + MOST_DRAIN_S
+            until = monotonic() + MOST_WAITED_S
             while monotonic() < until:
                 words[DRAIN_WANTED] = 1
                 if not log.n_waiting:
@@ -237,6 +258,7 @@ class Putting(Line):
     def _add_to_log(self, items: Sequence[bytes]) -> None:
         self._direct = False
         self._mark = self._log.add(items, self._fds[CAME] if self._words[LISTENED] else -1)
+        self._direct = False  # another thread may have thought that there is no mark
 
     def _wait_for_room(self, block: bool, timeout: float | None) -> int:
         """Wait for room in a queue with a bound. Returns for how many items there is some; 0: the time was up."""
