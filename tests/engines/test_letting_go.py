@@ -118,3 +118,9 @@ def test_what_comes_of_it_later_is_not_kept(pool: fullcourt.Pool) -> None:
     with pytest.raises(fullcourt.TaskCancelled):
         result.get(30)
     assert pool.map(work, [0.001] * 50) == [None] * 50
+
+
+def test_of_a_chunk_that_has_ended(pool: fullcourt.Pool) -> None:
+    """The last that is held of an item may be its chunk, which goes as its results come."""
+    results = pool.imap(work, (Item(1.0) for _ in range(200)), chunksize=1)
+    assert sum(1 for _ in results) == 200

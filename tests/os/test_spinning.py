@@ -129,6 +129,26 @@ def test_what_comes_late_is_forgiven_for_a_while(world: World) -> None:
     assert spinner.n_to_sleep == 2
 
 
+def test_what_always_comes_late_is_slept_through_nearly_always(world: World) -> None:
+    spinner = Spinner(may_spin=True)
+    n_looked = 0
+    for _ in range(5000):
+        spinner.wait(world.look(LATE))
+        n_looked += world.n_looks > 0
+    assert n_looked < 0.05 * 5000
+
+
+def test_late_ones_save_nothing(world: World) -> None:
+    """They are no good against a core that was gone."""
+    spinner = Spinner(may_spin=True)
+    for _ in range(5):
+        for _ in range(MOST_LATE):
+            spinner.spin(world.look(LATE))
+        spinner.spin(world.look(1))
+    spinner.spin(world.look(None, gone_at=1))
+    assert spinner.n_to_sleep == 2**LEAST_GONE
+
+
 def test_what_comes_in_time_wipes_out_what_came_late(world: World) -> None:
     spinner = Spinner(may_spin=True)
     spinner.n_to_sleep = 0

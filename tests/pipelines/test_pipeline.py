@@ -6,6 +6,7 @@ import gc
 import itertools
 import os
 import threading
+import time
 
 import pytest
 
@@ -22,6 +23,7 @@ METHODS = [m for m in start_methods() if m != "fork" or not PORTABLE]
 @pytest.fixture(scope="module")
 def pool():
     with Pool(threads=2, name="base") as pool:
+        pool.submit(time.sleep, 0.02).result()  # who waits for the first time makes a descriptor, which is kept
         yield pool
 
 

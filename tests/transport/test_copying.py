@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import _thread
 import mmap
 import os
+import signal
 import sys
 import threading
 import time
 import types
 from collections.abc import Iterator
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -53,20 +56,13 @@ def test_every_byte_comes_to_its_place(n: int, four_cores: None) -> None:
 
 def test_without_numpy_too(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "numpy", None)  # type: ignore[arg-type]
-    started: list[Any] = []
-    monkeypatch.setattr(copying, "start_new_thread", started.append)
+    monkeypatch.setattr(copying.Piece, "begin", lambda _: pytest.fail("a thread"))
     check_copy(SLICE + 5)
-    assert started == []
-
-
-def test_while_numpy_is_being_imported(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "numpy", types.ModuleType("numpy"))
-    check_copy(2 * FOR_A_THREAD)
 
 
 def test_on_one_core_no_thread_is_started(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(copying, "n_cores", lambda: 1)
-    monkeypatch.setattr(copying, "start_new_thread", lambda *_: pytest.fail("a thread"))
+    monkeypatch.setattr(copying.Piece, "begin", lambda _: pytest.fail("a thread"))
     check_copy(2 * FOR_A_THREAD)
 
 
@@ -86,7 +82,8 @@ def test_no_more_threads(monkeypatch: pytest.MonkeyPatch, four_cores: None) -> N
     def start(*_: Any) -> None:
         raise RuntimeError("can't start new thread")
 
-    monkeypatch.setattr(copying, "start_new_thread", start)
+    monkeypatch.setattr(copying, "start_joinable", start)
+    monkeypatch.setattr(_thread, "start_new_thread", start)
     check_copy(4 * FOR_A_THREAD)
 
 
@@ -135,5 +132,47 @@ def test_an_interrupt_leaves_nothing_behind(monkeypatch: pytest.MonkeyPatch, fou
         arena.close()
 
 
+@pytest.mark.parametrize("raised", [RuntimeError, IndexError], ids=["RuntimeError", "IndexError"])
+def test_what_a_signals_handler_raises_is_never_swallowed(raised: type[Exception], four_cores: None) -> None:
+    """And what returns has copied all, whenever the signal came."""
+
+    class Raised(raised):  # type: ignore[misc, valid-type]
+        pass
+
+    def handle(*_: object) -> None:
+        nonlocal n_handled
+        n_handled += 1
+        raise Raised
+
+    n_handled = n_raised = n_copied = 0
+    before = signal.signal(signal.SIGALRM, handle)
+    source = np.empty(2 * FOR_A_THREAD, dtype=np.uint8)
+    try:
+        for i in range(150):
+            source[:] = i
+            target = mmap.mmap(-1, len(source))  # it goes with the last thread that copies into it
+            try:
+                signal.setitimer(signal.ITIMER_REAL, 1e-5 + i * 3e-5)
+                copy(target, 0, memoryview(source))
+                signal.setitimer(signal.ITIMER_REAL, 0)
+                n_copied += 1
+                assert target[-1] == target[len(source) // 2] == target[0] == i
+            except Raised:
+                n_raised += 1
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert n_handled == n_raised > 0
+    assert n_raised + n_copied == 150
+
+
+@pytest.mark.parametrize("stub", [mock.MagicMock(), types.SimpleNamespace(copyto=print), types.ModuleType("numpy")])
+def test_what_is_not_numpy_is_not_used(stub: Any, monkeypatch: pytest.MonkeyPatch, four_cores: None) -> None:
+    monkeypatch.setitem(sys.modules, "numpy", stub)
+    check_copy(2 * FOR_A_THREAD)
+
+
 def namespace(copyto: Any) -> Any:
-    return types.SimpleNamespace(copyto=copyto, frombuffer=np.frombuffer, uint8=np.uint8)
+    module: Any = types.ModuleType("numpy")
+    module.copyto, module.frombuffer, module.uint8 = copyto, np.frombuffer, np.uint8
+    return module

@@ -138,8 +138,9 @@ class Leg(MapJob):
         with self._lock:
             taken: Any = self.source.take(n_tasks)
         chunk = MapChunk(self, self.new_id(), taken.start, taken.items)
-        self._n_out += chunk.count
-        self._chunks[chunk.start] = chunk.count
+        if chunk.count:  # else the source was stopped just now
+            self._n_out += chunk.count
+            self._chunks[chunk.start] = chunk.count
         return chunk
 
     # -- results ---------------------------------------------------------------------------------------------------

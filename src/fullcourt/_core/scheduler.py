@@ -541,6 +541,9 @@ class Scheduler:
             else:
                 stream = streams[0]
                 chunk = stream.take(self._size(stream, worker))
+                if not chunk.count:  # what there was went just now: its map was stopped by another thread
+                    self._unqueue_first()
+                    continue
                 if not stream.available():
                     self._unqueue_first()
                 elif streams[-1].priority == stream.priority:
@@ -563,6 +566,9 @@ class Scheduler:
         while roomy and n_left:
             worker = next(iter(roomy.values()))
             chunk = stream.take(1)
+            if not chunk.count:  # as there
+                n_left = 0
+                break
             n_left -= 1
             mean_s = chunk.estimate.mean_s
             chunk.expected_s = expected_s = UNKNOWN_S if mean_s is None else mean_s

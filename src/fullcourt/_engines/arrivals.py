@@ -207,6 +207,7 @@ class Arrivals(Sending):
             self._n_open -= 1
             future, chunk.future, chunk.payload = chunk.future, None, SENT
             return [(future, value, None)] if future is not None else []
+        event.chunk = chunk
         if problem is None:
             handle.n_done += count
         if self.supervisor.waits_for_answers():

@@ -82,6 +82,7 @@ class FrameArrived:
     data: bytes
     fd: Attached
     call: str | None = None  # which task it is of, in words, where that was asked for
+    chunk: Any = None  # whose items' finalizers, which are the user's, are not to run with the driver's lock held
 
 
 @dataclass(slots=True)

@@ -32,7 +32,8 @@ __all__ = ["SPIN_S", "Spinner"]
 
 SPIN_S = 200e-6
 LATE_S = 50e-6  # what comes after that has not come near enough ...
-MOST_LATE = 16  # ... and so often one after another it is forgiven
+MOST_LATE = 16  # ... and so often one after another it is forgiven,
+LATE_AGAIN = 4  # or so often while waits are in vain
 GONE_S = 100e-6  # a look takes 1 to 2 us
 SAVED_S = 20e-6  # by a wait awake: a wake-up
 SLEPT_AT_FIRST = 8
@@ -84,10 +85,11 @@ class Spinner:
                 self.n_to_sleep = 1 << self._gone
                 self._gone = min(MOST_GONE, self._gone + 1)
             self._n_good = 0
-        elif found and (now - began <= LATE_S or self._n_late < MOST_LATE):
-            self._n_late = 0 if now - began <= LATE_S else self._n_late + 1
-            self._vain = 0
+        elif found and now - began <= LATE_S:
+            self._n_late = self._vain = 0
             self._n_good += 1
+        elif found and self._n_late < (LATE_AGAIN if self._vain else MOST_LATE):
+            self._n_late += 1
         else:
             self._n_late = 0
             self._vain = min(MOST_VAIN, self._vain + 1)

@@ -92,8 +92,8 @@ class StageJob(StreamJob):
     def abort(self, error: BaseException | None) -> list[Settlement]:
         if self.stopped or self.finished:
             return []
-        super().abort(error)
-        return [] if error is None else [(None, partial(self.broke, error), None)]
+        settlements = super().abort(error)  # it tells nobody, but lets go of its items
+        return settlements if error is None else [*settlements, (None, partial(self.broke, error), None)]
 
 
 class StageRun:

@@ -10,19 +10,23 @@ Two things make the difference, measured for 200 MB on 2 cores of a virtual mach
 
 from __future__ import annotations
 
+import _thread
+import builtins
 import contextlib
 import os
 import sys
-from _queue import SimpleQueue  # the C module under `queue`
-from _thread import start_new_thread
-from collections import deque
+from types import ModuleType
 
 TYPE_CHECKING = False  # workers import this, and no `typing`
 if TYPE_CHECKING:
     import mmap
+    from collections.abc import Callable
     from typing import Any
 
 __all__ = ["copy"]
+
+start_joinable: Any = getattr(_thread, "start_joinable_thread", None)  # from Python 3.13 on
+NO_THREAD = (RuntimeError, getattr(builtins, "PythonFinalizationError", RuntimeError))
 
 SLICE = 64 << 20  # copied at a time where the GIL is held: other threads get it in between
 FOR_A_THREAD = 8 << 20  # bytes that are worth a thread
@@ -36,7 +40,7 @@ def copy(target: mmap.mmap, offset: int, part: memoryview) -> None:
     """
     n_threads = min(len(part) // FOR_A_THREAD, MOST_THREADS)
     numpy: Any = sys.modules.get("numpy")
-    if n_threads > 1 and hasattr(numpy, "copyto"):  # else it is not there, or just being imported
+    if n_threads > 1 and is_numpy(numpy):
         n_threads = min(n_threads, n_cores())
         if n_threads > 1:
             copy_by_threads(numpy, target, offset, part, n_threads)
@@ -46,6 +50,11 @@ def copy(target: mmap.mmap, offset: int, part: memoryview) -> None:
         target[offset + at : offset + at + len(piece)] = piece
 
 
+def is_numpy(module: object) -> bool:
+    """Whether it is a module, as a mock is not, and has what is needed, as one that is being imported may not."""
+    return type(module) is ModuleType and {"copyto", "frombuffer", "uint8"} <= vars(module).keys()
+
+
 def n_cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
@@ -53,36 +62,63 @@ def n_cores() -> int:
 
 
 def copy_by_threads(numpy: Any, target: mmap.mmap, offset: int, part: memoryview, n_threads: int) -> None:
-    """Copy equal pieces at the same time. This thread, too, copies what nobody has begun."""
+    """Copy equal pieces at the same time, the first of them here, and those for which there is no thread."""
     to = numpy.frombuffer(target, numpy.uint8, len(part), offset)
     what = numpy.frombuffer(part, numpy.uint8)
     step = -(-len(part) // n_threads)
-    pieces = deque((to[at : at + step], what[at : at + step]) for at in range(0, len(part), step))
-    ended: SimpleQueue[None] = SimpleQueue()
+    pieces = [Piece(numpy.copyto, to[at : at + step], what[at : at + step]) for at in range(0, len(part), step)]
+    for piece in pieces[1:]:
+        try:
+            piece.begin()
+        except RuntimeError as error:
+            if type(error) not in NO_THREAD:  # a signal's handler has raised it
+                raise
+            break
+    for piece in pieces:
+        piece.finish()
 
-    def copy_pieces() -> None:
-        with contextlib.suppress(IndexError):
-            while True:
-                piece = pieces.popleft()
-                try:
-                    numpy.copyto(*piece)
-                except BaseException:  # no memory for the call: whoever comes last tries again
-                    pieces.append(piece)
-                    raise
 
-    def help_copying() -> None:
+class Piece:
+    """What one thread copies.
+
+    The threads are begun by hand: `threading.Thread.start` cannot be left by a signal's exception without a mess.
+    """
+
+    __slots__ = ("_copyto", "_ended", "_is_begun", "_is_copied", "_thread", "_to", "_what")
+
+    def __init__(self, copyto: Callable[[Any, Any], None], to: Any, what: Any) -> None:
+        self._copyto = copyto
+        self._to = to
+        self._what = what
+        self._ended = _thread.allocate_lock()
+        self._ended.acquire()
+        self._is_begun = self._is_copied = False
+        self._thread: Any = None
+
+    def begin(self) -> None:
+        """Copy it in a thread. Raises RuntimeError if there is none for it."""
+        if start_joinable is not None:
+            self._thread = start_joinable(self._copy_in_thread)
+        else:
+            _thread.start_new_thread(self._copy_in_thread, ())
+        self._is_begun = True
+
+    def _copy_in_thread(self) -> None:
         try:
             with contextlib.suppress(MemoryError):
-                copy_pieces()
+                self._copy()
         finally:
-            ended.put(None)
+            self._ended.release()
 
-    n_started = 0
-    with contextlib.suppress(RuntimeError):  # no more threads
-        for _ in range(n_threads - 1):
-            start_new_thread(help_copying, ())
-            n_started += 1
-    copy_pieces()
-    for _ in range(n_started):
-        ended.get()
-    copy_pieces()
+    def finish(self) -> None:
+        """Return when it is copied; do so here, if no thread has."""
+        if self._is_begun:
+            self._ended.acquire()
+            if self._thread is not None:  # so that it does not count when the next statement forks
+                self._thread.join()
+        if not self._is_copied:
+            self._copy()
+
+    def _copy(self) -> None:
+        self._copyto(self._to, self._what)
+        self._is_copied = True
