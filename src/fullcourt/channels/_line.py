@@ -124,12 +124,12 @@ class Line(Handle):
         self._n_users = 0
         self._iterations: list[None] = []  # one for each that runs
         self._closed = False
-        self._n_put = 0  # items, about: two threads may count one
+        self._n_put: int = 0  # items, about: two threads may count one
         self._unread: list[Exception] = []  # what was raised by items that get_many took beside good ones
         self._mark = 0  # when so many items were taken from the log, ours were
         self._stalled = False  # waiting for the readers was in vain
         self._waited_s = 0.0  # waits that were not, since the readers emptied most of the socket ...
-        self._n_put_then = 0  # ... when so many items had been put
+        self._n_put_then: int = 0  # ... when so many items had been put
         self._far_ahead = 0  # how far ahead in the log this handle last waited for the readers in vain
         self._taken_then = 0  # what was taken from the log when this handle last looked whether to wait
         self._maxsize = self._words[MAXSIZE]
