@@ -46,7 +46,7 @@ SHUT = FIRST_WORD
 LISTENED = FIRST_WORD + 1  # somebody has waited for items: ring the first bell when the log grows. Never taken back
 MAXSIZE = FIRST_WORD + 2
 DRAIN_WANTED = FIRST_WORD + 4  # a producer waits for the log to become empty; if its ring is lost, not for long
-READER = FIRST_WORD + 5  # the pid of who took from the log last; 0: nobody has
+READER = FIRST_WORD + 5  # the pid of who took an item last while the log was in use; 0: nobody has
 
 MEMORY, LEFT, CAME, OUT, IN, LIFE, LIVES = range(7)
 
