@@ -28,11 +28,13 @@ from advise_tasks import facts_like
 
 import fullcourt
 from fullcourt import Failure, Pool
-from fullcourt._advise.calls import Calls
+from fullcourt._advise import hub
+from fullcourt._advise.calls import Calls, Pending
 from fullcourt._advise.course import Course
 from fullcourt._advise.facts import Facts
 from fullcourt._advise.hub import Hub
 from fullcourt._advise.model import Mode, choose, predict
+from fullcourt._engines.future import Future
 
 N = 400
 
@@ -680,6 +682,67 @@ def test_items_that_do_not_pickle_run_in_threads_also_beside_workers_that_are_th
         for _ in range(3):
             assert pool.map(tasks.kind_of, [threading.Lock() for _ in range(100)]) == ["lock"] * 100
             assert list(pool.imap(tasks.kind_of, [threading.Lock() for _ in range(100)])) == ["lock"] * 100
+
+
+class EndsLate(Future[Any]):
+    """Of its end others could take what is next in line."""
+
+    def _settle(self, result: Any, exception: BaseException | None) -> None:
+        time.sleep(0.01)
+        super()._settle(result, exception)
+
+
+def test_who_leads_one_driver_hears_of_what_another_has_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Threads share what there is to settle: that one has said so must not come before it is so."""
+    with Pool(mode="auto", start_method="fork") as pool:
+        cast("Hub", pool._driver).remember(tasks.kind_of, facts_like("python", wall=0.1))
+        assert pool.map(tasks.kind_of, range(50)) == ["int"] * 50  # its worker processes run
+        monkeypatch.setattr(hub, "Future", EndsLate)
+        got = list(pool.imap(tasks.kind_of, [threading.Lock() for _ in range(100)]))
+        assert got == ["lock"] * 100
+        monkeypatch.undo()
+
+
+class SlowList(list[int]):
+    """Time enough for somebody else to read on."""
+
+    def __iter__(self) -> Iterator[int]:
+        for item in super().__iter__():
+            time.sleep(0.001)
+            yield item
+
+
+def test_one_thread_at_a_time_reads_an_input() -> None:
+    """Whoever asks for a map begins to read; and who gives it to other workers wants more at once."""
+    with Pool(mode="auto", start_method="fork") as pool:
+        cast("Hub", pool._driver).remember(tasks.add_one, facts_like("python", wall=0.1))
+        for _ in range(10):
+            assert list(pool.imap(tasks.add_one, SlowList(range(30)))) == list(range(1, 31))
+
+
+class PickledLate:
+    """Cannot be pickled, which shows only when somebody leads the worker processes."""
+
+    def __init__(self, driver: Any) -> None:
+        self.driver = driver
+
+    def __reduce__(self) -> Any:
+        until = time.monotonic() + 10
+        while self.driver.roles._leader is None and time.monotonic() < until:
+            time.sleep(0.001)
+        raise TypeError("no")
+
+
+def test_who_waits_hears_of_a_call_that_could_not_be_sent_after_all() -> None:
+    with Pool(mode="auto", start_method="fork") as pool:
+        many = cast("Hub", pool._driver)
+        driver, _ = many.drivers.for_mode(Mode(2, 1))
+        future: Future[str] = Future(cast("Any", many))
+        call = Pending(tasks.kind_of, (PickledLate(driver),), {}, future, None)
+        thread = threading.Thread(target=many.route, args=(call, driver))
+        thread.start()
+        assert future.result(20) == "PickledLate"
+        thread.join()
 
 
 def test_it_explains_how_many_calls_were_made() -> None:

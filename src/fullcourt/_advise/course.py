@@ -61,14 +61,12 @@ class Course:
 
     Attributes:
         source: the map, as `Pool` made it.
-        has_moved: whether it has been with a driver that needs driving.
         is_serial: whether it was decided that its items run one at a time.
     """
 
     def __init__(self, hub: Hub, source: MapJob) -> None:
         self.hub = hub
         self.source = source
-        self.has_moved = False
         self.is_serial = False
         self.leg: Leg | None = None  # the one that is attached
         self.strays: Strays | None = None
@@ -275,8 +273,6 @@ class Course:
         source = self.source
         if isinstance(source, StreamJob):
             source.n_slots = leg.driver.scheduler.n_workers * leg.driver.scheduler.n_slots
-        if leg.driver.engine.needs_driving:
-            self.has_moved = True
         while True:
             try:
                 leg.driver.start_job(leg)

@@ -35,6 +35,7 @@ class Drivers:
     Attributes:
         all: those that were opened.
         initialized: whether an initializer has been run to its end in the trial threads, or there is none.
+        is_opening: whether a driver is being opened that is not in `all` yet.
     """
 
     def __init__(self, hub: Hub, options: dict[str, Any]) -> None:
@@ -42,6 +43,7 @@ class Drivers:
         self._hub = hub
         self._options = options
         self.opening = make_lock()  # held while a driver is opened; before it no other lock
+        self.is_opening = False
         self._by_threads: dict[int, Driver] = {}
         self._processes: Driver | None = None
         self._process_mode = Mode(0, 1)
@@ -144,14 +146,20 @@ class Drivers:
                 seed.close()
                 seed = None
             options.update(start_method="fork" if seed is not None else self._hub.start_method)
-        driver = build_driver(processes=processes, threads=threads, kind=kind, **options)
-        if isinstance(driver, Sender):
-            driver.hub = self._hub
-            driver.roles.lets_go = True
-        if seed is not None:
-            driver.engine.seed = seed
-        driver.open()
-        self.all.append(driver)
+        self.is_opening = True
+        try:
+            driver = build_driver(processes=processes, threads=threads, kind=kind, **options)
+            if isinstance(driver, Sender):
+                driver.hub = self._hub
+                driver.roles.lets_go = True
+            if seed is not None:
+                driver.engine.seed = seed
+            driver.open()
+            self.all.append(driver)
+        finally:
+            self.is_opening = False
+            if self._hub._terminated:  # the end of others may have waited for this
+                self._hub._driver_ended(None)
         driver.ended.add_done_callback(self._hub._driver_ended)
         if self._hub._terminated:
             driver.terminate()
@@ -202,6 +210,7 @@ class Sender(Driver):
         call = super()._prepare(fn, args, kwargs, trial, options)
         if call is None:
             self.n_failed -= 1
+            future.call_back(self.hub.tell_leaders, hurries=False)  # who waits for it may lead here by now
             self.hub.route(Pending(fn, args, kwargs, future, options), self.hub.drivers.trial())
             return None
         call.future = future

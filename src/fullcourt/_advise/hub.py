@@ -372,23 +372,35 @@ class Hub:
         for lock in list(self._sleepers):
             let_go(lock)
 
-    def tell_others(self, driver: Driver) -> None:
-        """A driver has settled what somebody may be waiting for while he leads another one."""
+    def tell_leaders(self, _: object = None) -> None:
+        """Something has ended: whoever leads looks whether it was his."""
+        self._tell_others(None)
+
+    def _tell_others(self, driver: Driver | None) -> None:
         for other in self.drivers.all:
             if other is not driver and other.engine.needs_driving:
                 other.roles.tell()
 
+    def settle_and_tell(self, driver: Driver | None, settlement: Settlement) -> None:
+        """End a future, from that driver's threads, and have whoever leads another one look whether it was his."""
+        self._end(settlement)
+        self._tell_others(driver)
+
     def _settle(self, settlements: list[Settlement]) -> None:
-        for future, result, error in settlements:
-            if future is None:
-                result()
-            elif error is None:
-                future._settle(result, None)
-            elif isinstance(error, TaskCancelled):
-                future._settle_cancelled()
-            else:
-                future._settle(None, error)
-        self.tell_others(cast("Any", None))
+        for settlement in settlements:
+            self._end(settlement)
+        self.tell_leaders()
+
+    def _end(self, settlement: Settlement) -> None:
+        future, result, error = settlement
+        if future is None:
+            result()
+        elif error is None:
+            future._settle(result, None)
+        elif isinstance(error, TaskCancelled):
+            future._settle_cancelled()
+        else:
+            future._settle(None, error)
 
     # -- waiting and cancelling ------------------------------------------------------------------------------------
 
@@ -535,8 +547,8 @@ class Hub:
             with self._lock:
                 if self.ended.done():
                     return
-                if self._terminated and self.drivers.opening.locked():
-                    return  # one is being opened; it ends at once, and comes here
+                if self._terminated and self.drivers.is_opening:
+                    return  # it ends at once, and comes here
             try:
                 self.ended.set_result(None)
             except Exception:  # noqa: BLE001  another thread was here just before

@@ -190,9 +190,15 @@ class Leg(MapJob):
             course.ring()
         if self.limit is not None and self.attached and self.source.open:
             settlements = [*settlements, (None, partial(course.pump, self), None)]
-        if settlements and course.has_moved:  # who waits may lead another driver
-            settlements = [*settlements, (None, partial(course.hub.tell_others, self.driver), None)]
-        return settlements
+        return self._told(settlements)
+
+    def _told(self, settlements: list[Settlement]) -> list[Settlement]:
+        """Each with word to others when it is done: who waits for it may lead another driver.
+
+        In one, since a driver's threads share what there is to settle: two in a row may be done by two of them at once.
+        """
+        tell = self.course.hub.settle_and_tell
+        return [one if one[0] is None else (None, partial(tell, self.driver, one), None) for one in settlements]
 
     def input_ended(self, error: BaseException | None) -> list[Settlement]:
         """The source's input is exhausted, or raised."""
@@ -236,7 +242,7 @@ class Leg(MapJob):
         with self._lock:
             settlements = self.source.abort(error)
         self.course.ring()
-        return settlements
+        return self._told(settlements)
 
 
 class Strays(Leg):

@@ -133,7 +133,7 @@ class Feeder:
                 make_thread(self._run, f"{driver.name}-input").start()
             else:
                 self._iterator = iter(iterable)
-                self._pull_here()
+                self.refill()  # somebody may have done so by now: the job runs already
         except BaseException:  # there will be no iterator of results whose end would be this job's
             driver.stop_job(job)
             self.refill()  # its thread, if it runs already, sees that
