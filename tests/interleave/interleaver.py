@@ -348,17 +348,17 @@ class Condition(Lock):
 class Bell:
     def __init__(self, world: Interleaver) -> None:
         self._world = world
-        self._n_rings = 0
+        self._rings = False
 
     def ring(self) -> None:
-        self._n_rings += 1
+        self._rings = True
         self._world.point("ring")
 
     def wait(self, timeout: float | None = None) -> bool:
         self._world.point("wait for a ring")
-        if not self._world.block(lambda: self._n_rings > 0, timeout):
+        if not self._world.block(lambda: self._rings, timeout):
             return False
-        self._n_rings -= 1
+        self._rings = False
         return True
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from fullcourt._os.locks import Condition, make_lock, make_rlock
+from fullcourt._os.locks import Bell, Condition, Letter, make_lock, make_rlock
 
 pytestmark = pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="needs interval timers")
 
@@ -89,3 +89,35 @@ def test_a_condition_waits_and_is_notified() -> None:
             condition.notify()
     thread.join()
     assert seen == [True]
+
+
+def test_a_wait_whose_time_is_over_before_it_begins_ends() -> None:
+    """CPython's SimpleQueue waits for ever then, up to 3.12: in its first wait, or the first one after a ring."""
+    assert not any(Bell().wait(1e-9) for _ in range(100_000))
+    assert not Bell().wait(-1.0)
+
+
+def test_rings_that_nobody_has_waited_for_count_as_one() -> None:
+    bell = Bell()
+    bell.ring()
+    bell.ring()
+    assert bell.wait(0.0)
+    assert not bell.wait(0.0)
+
+
+def test_a_ring_ends_a_wait() -> None:
+    bell = Bell()
+    heard: list[bool] = []
+    thread = threading.Thread(target=lambda: heard.append(bell.wait()))
+    thread.start()
+    bell.ring()
+    thread.join()
+    assert heard == [True]
+
+
+def test_a_letter_is_taken_once() -> None:
+    letter = Letter()
+    assert letter.get(0.001) is None
+    letter.put([1])
+    assert letter.get(1.0) == [1]
+    assert letter.get(0.0) is None

@@ -186,11 +186,11 @@ class Phase:
         since = perf_counter()
         runners = carried + [Runner(self._supply, n_threads, bell) for _ in range(n_threads - len(carried))]
         self.runners += runners[len(carried) :]
-        for _ in range(n_threads - len(carried)):
+        while any(runner.log is None for runner in runners):
             bell.wait()
         until = perf_counter() + self._phase_s
         while perf_counter() < until and not all(runner.is_over for runner in runners):
-            bell.wait(max(0.0, until - perf_counter()))
+            bell.wait(until - perf_counter())
             if any(runner.is_over for runner in runners) and n_threads > 1:
                 break
         report = self._lap()  # while the threads are there

@@ -7,8 +7,6 @@ it is decided. No moment lasts longer than a tenth of a second, whatever the cal
 
 from __future__ import annotations
 
-import contextlib
-import queue
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -27,6 +25,7 @@ from fullcourt._core.options import Options
 from fullcourt._engines.driver import Driver
 from fullcourt._engines.future import Future
 from fullcourt._os.cpus import usable_cores
+from fullcourt._os.locks import Bell
 from fullcourt._transport.functions import function_name
 
 if TYPE_CHECKING:
@@ -75,7 +74,7 @@ class Calls:
         self._conducted = False
         self._n_ended = 0  # while they were tried
         self.n_handed_on = 0  # since
-        self._bell: queue.SimpleQueue[None] = queue.SimpleQueue()
+        self._bell = Bell()
         self._logs = threading.local()
         self._all_logs: list[SlotLog] = []
         self._samples: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
@@ -115,7 +114,7 @@ class Calls:
 
     def ring(self) -> None:
         """Something has happened: the conductor looks."""
-        self._bell.put(None)
+        self._bell.ring()
 
     def pump(self) -> None:
         """Have as many run as shall."""
@@ -178,7 +177,7 @@ class Calls:
         """Alone, in pairs, decided. In a thread of its own: pickling may take long, and so may starting processes."""
         try:
             while self.waiting and not self.hub.drivers.initialized:
-                self._bell.get()
+                self._bell.wait()
             machine = Machine()
             alone = self._phase(ALONE_S, machine)
             with self.hub._lock:
@@ -218,8 +217,7 @@ class Calls:
         while self.waiting and self.hub.drivers.error is None and perf_counter() < since + longest_s:
             if self._n_ended - n_before >= MIN_ITEMS and perf_counter() > since + SHORTEST_S:
                 break
-            with contextlib.suppress(queue.Empty):
-                self._bell.get(timeout=max(0.0, since + longest_s - perf_counter()))
+            self._bell.wait(since + longest_s - perf_counter())
         now = perf_counter()
         elapsed, own, self._foreign = machine.look()
         stretch = stretch_of(list(self._all_logs), since, now, own)

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import os
 import pickle
-import queue
 import socket
 import threading
 from collections.abc import Callable, Sequence
@@ -34,7 +33,7 @@ from fullcourt._engines.linked import Event, FrameArrived, with_function_rights
 from fullcourt._engines.mailbox import Mailbox
 from fullcourt._engines.nested import STOPPING, Request
 from fullcourt._os.interrupts import Shield
-from fullcourt._os.locks import make_lock
+from fullcourt._os.locks import Letter, make_lock
 from fullcourt._os.threads import make_thread
 from fullcourt._transport import frames
 from fullcourt._transport.frames import unpack
@@ -273,7 +272,7 @@ class NestedEngine:
         self._pool_pid = place.pool_pid
         self._end = place.end
         self._mailbox = Mailbox()
-        self._answers: queue.SimpleQueue[int] = queue.SimpleQueue()
+        self._answer = Letter()
         self._asking = make_lock()  # held from a question to its answer
         self._socket: socket.socket | None = None
         self._reader: threading.Thread | None = None
@@ -303,7 +302,7 @@ class NestedEngine:
 
     def _arrived(self, fields: Any, data: bytes, attached: Any) -> None:
         if fields[0] == frames.CANCEL_ANSWER:
-            self._answers.put(fields[5])
+            self._answer.put(fields[5])
         else:
             self._mailbox.put(FrameArrived(self.handles[1], fields, data, attached))
 
@@ -365,11 +364,9 @@ class NestedEngine:
     def ask_to_cancel(self, chunk_id: int) -> int:
         """Cancel a call that was sent. 1: it will not run. STOPPING: it runs, and is being stopped. 0: neither."""
         with self._asking:
+            self._answer = Letter()
             self._ask(frames.NESTED_CANCEL, chunk_id, 0, 0, b"", [])
-            try:
-                return self._answers.get(timeout=ANSWER_S)
-            except queue.Empty:
-                return 0
+            return self._answer.get(ANSWER_S) or 0
 
     def stop_started(self, chunk_id: int) -> None:
         """Have what runs of a chunk stopped."""

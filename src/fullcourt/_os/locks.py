@@ -14,13 +14,12 @@ from __future__ import annotations
 import _thread
 import sys
 import threading
-from _queue import Empty, SimpleQueue  # the C module under `queue`, for the sake of a fresh worker's start
 
 TYPE_CHECKING = False  # workers import this, and no `typing`
 if TYPE_CHECKING:
     from typing import Any
 
-__all__ = ["Bell", "Condition", "make_lock", "make_rlock"]
+__all__ = ["Bell", "Condition", "Letter", "make_lock", "make_rlock"]
 
 if not TYPE_CHECKING and (3, 14) <= sys.version_info < (3, 15):
     take = _thread.RLock.acquire
@@ -59,24 +58,48 @@ class Condition(threading.Condition):
 
 
 class Bell:
-    """Wakes who waits for it, once for each ring, also for one that came before.
+    """Wakes the one who waits for it, also by a ring that came before. Rings that nobody has waited for count as one.
 
     A ring is one call of C that takes no lock: the garbage collector may ring, and a signal's handler come in between.
+
+    Not by a ``SimpleQueue``: in Python 3.11 and 3.12 its ``get`` waits for ever if the time is over before its wait has
+    begun, as on a busy machine that of 2 ms may be (the time left is then below 0, which means no time-out).
     """
 
-    __slots__ = ("_rings",)
+    __slots__ = ("_lock",)
 
     def __init__(self) -> None:
-        self._rings: SimpleQueue[None] = SimpleQueue()
+        self._lock = _thread.allocate_lock()  # released: it has rung
+        self._lock.acquire()
 
     def ring(self) -> None:
-        """Have one wait end."""
-        self._rings.put(None)
+        """Have a wait end."""
+        try:  # noqa: SIM105  quicker so
+            self._lock.release()
+        except RuntimeError:
+            pass  # it has rung
 
     def wait(self, timeout: float | None = None) -> bool:
         """Wait for a ring. False: none came within so many seconds."""
-        try:
-            self._rings.get(timeout=timeout)
-        except Empty:
-            return False
-        return True
+        return self._lock.acquire() if timeout is None else self._lock.acquire(timeout=max(0.0, timeout))
+
+
+class Letter:
+    """A value that one thread waits for and another one brings."""
+
+    __slots__ = ("_bell", "_value")
+
+    def __init__(self) -> None:
+        self._bell = Bell()
+        self._value: Any = None
+
+    def put(self, value: Any) -> None:
+        """Bring it."""
+        self._value = value
+        self._bell.ring()
+
+    def get(self, timeout: float) -> Any:
+        """Take it. None: it has not come within so many seconds."""
+        self._bell.wait(timeout)
+        value, self._value = self._value, None
+        return value

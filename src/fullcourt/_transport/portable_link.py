@@ -31,7 +31,7 @@ from collections.abc import Callable
 from multiprocessing import connection
 from typing import TYPE_CHECKING, Any
 
-from fullcourt._os.locks import make_lock, make_rlock
+from fullcourt._os.locks import Letter, make_lock, make_rlock
 from fullcourt._transport import frames
 from fullcourt._transport.frames import HEADER_BYTES, MAX_INLINE, PARTS, pack, unpack
 from fullcourt._transport.link import Attached, Fields
@@ -182,7 +182,7 @@ class PoolEnd:
         self.is_ready = False  # the worker has said so
         self._at_end = False
         self._asked = False  # the worker was asked to give back, and has not answered
-        self._answer: queue.SimpleQueue[list[int]] | None = None  # where somebody waits for its answer
+        self._answer: Letter | None = None  # where somebody waits for its answer
         self._given_back: deque[int] = deque()  # chunks that came back when nobody waited any more
         self.n_said = 0
         self.bytes_out = 0
@@ -273,15 +273,14 @@ class PoolEnd:
             if len(self._in_flight) <= self._n_slots or self._asked or self._n_in_outbox or self._at_end:
                 return ids
             self._asked = True
-            answer = self._answer = queue.SimpleQueue()
+            answer = self._answer = Letter()
             self._put(Message(pack(frames.TAKE_BACK, 0, 0, 0, 0, 0, 0, 0.0), []))
-        try:
-            return ids + answer.get(timeout=ANSWER_S)
-        except queue.Empty:
-            pass
-        with self._lock:
-            self._answer = None
-        return ids if answer.empty() else ids + answer.get()
+        given: list[int] | None = answer.get(ANSWER_S)
+        if given is None:
+            with self._lock:
+                self._answer = None
+            given = answer.get(0.0)  # it may have come just now
+        return ids + (given or [])
 
     # -- from the worker -------------------------------------------------------------------------------------------
 
