@@ -98,6 +98,9 @@ class Work:
     def fixed_size(self) -> int | None:
         return self.fixed
 
+    def is_awaited_whole(self) -> bool:
+        return self.length_known and self.estimates is None and self.fixed is None
+
     def take(self, n_tasks: int) -> Piece:
         assert self.available() > 0, "taken from a stream that has nothing"
         assert n_tasks >= 1, "a chunk of nothing"

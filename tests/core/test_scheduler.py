@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from fullcourt._core import scheduler as module
-from fullcourt._core.chunking import MAX_CHUNK
+from fullcourt._core.chunking import LONG_S, MAX_CHUNK, TARGET_S
 from fullcourt._core.model import NESTED, Estimate
-from fullcourt._core.scheduler import MAX_OVERTAKEN, MAX_SENT, STEAL_S, STILL_S, Scheduler
+from fullcourt._core.scheduler import CROWDED_S, MAX_OVERTAKEN, MAX_SENT, STEAL_S, STILL_S, Scheduler
 from tests.core.scheduler_work import Piece, Work, timed
 
 
@@ -1012,6 +1012,30 @@ def call(priority: int = 0) -> Piece:
     return Work(1, 1, estimates=[Estimate()], priority=priority).take(1)
 
 
+EACH_S = 0.0005
+N_LONG, N_SHORT = int(LONG_S / EACH_S), int(TARGET_S / EACH_S)
+
+
+def with_chunks(n_tasks: int, **options: Any) -> tuple[Scheduler, Work]:
+    """One worker with chunks of a map."""
+    scheduler = opened(1)
+    stream = Work(n_tasks, **options)
+    stream.estimate.mean_s = EACH_S
+    fill(scheduler, stream)
+    actions(scheduler)
+    return scheduler, stream
+
+
+def end_as_expected(scheduler: Scheduler, now: float) -> None:
+    for piece in held(scheduler, 1):
+        n_left = piece.count - piece.done
+        scheduler.ended(piece, n_left, n_left * EACH_S, now)
+
+
+def sizes(scheduler: Scheduler) -> list[int]:
+    return [piece.count for piece in held(scheduler, 1) if piece.stream.total > 1]
+
+
 def test_a_call_goes_before_what_a_map_has_unread() -> None:
     scheduler, _ = laden()
     unread = held(scheduler, 1)[1:]
@@ -1022,6 +1046,84 @@ def test_a_call_goes_before_what_a_map_has_unread() -> None:
     assert held(scheduler, 1)[:2][1] is lone
     end_all(scheduler, 1)
     assert actions(scheduler)[0] == ("send", 1, (1, 1))  # and then what was taken back
+
+
+def test_a_long_chunk_is_parted_for_a_call_a_short_one_is_not() -> None:
+    scheduler, _ = with_chunks(10_000)
+    running = held(scheduler, 1)[0]
+    assert sizes(scheduler) == [N_LONG, N_LONG]  # nothing else waits
+    lone = call()
+    assert scheduler.overtook(lone, 0, 0.001)
+    assert [action[:2] for action in actions(scheduler)] == [("part", 1), ("take_back", 1), ("send", 1)]
+    scheduler.taken_back(held(scheduler, 1)[1:2], 0.001)
+    scheduler.parted(running, 2, 0.002)
+    for _ in range(4):  # from now on chunks are short, since there may be more calls
+        end_as_expected(scheduler, 0.01)
+    assert max(sizes(scheduler)) == N_SHORT
+    actions(scheduler)
+    assert scheduler.overtook(call(), 0, 0.011)
+    assert [action[:2] for action in actions(scheduler)] == [("take_back", 1), ("send", 1)]
+
+
+def test_chunks_grow_long_again_when_no_call_has_come_for_a_while() -> None:
+    scheduler, _ = with_chunks(10_000)
+    assert scheduler.overtook(call(), 0, 0.0)
+    for _ in range(4):
+        end_as_expected(scheduler, 0.99 * CROWDED_S)
+    assert sizes(scheduler) == [N_SHORT, N_SHORT]
+    for _ in range(2):
+        end_as_expected(scheduler, CROWDED_S)
+    assert sizes(scheduler) == [N_LONG, N_LONG]
+
+
+def test_chunks_are_short_where_maps_take_turns_and_where_it_is_not_known_what_is_to_come() -> None:
+    scheduler, _ = with_chunks(10_000)
+    other = Work(10_000)
+    other.estimate.mean_s = EACH_S
+    fill(scheduler, other)
+    for _ in range(4):
+        end_as_expected(scheduler, 0.0)
+    assert sizes(scheduler) == [N_SHORT, N_SHORT]
+    scheduler, _ = with_chunks(10_000, length_known=False)
+    assert sizes(scheduler) == [N_SHORT, N_SHORT]
+
+
+def test_what_is_long_of_a_map_takes_turns_with_one_that_comes_later() -> None:
+    scheduler, first = with_chunks(10_000)
+    running, unread = held(scheduler, 1)
+    second = Work(10_000)
+    second.estimate.mean_s = EACH_S
+    fill(scheduler, second, 0.001)
+    assert [action[:2] for action in actions(scheduler)] == [("part", 1), ("take_back", 1)]
+    scheduler.taken_back([unread], 0.001)
+    assert not scheduler.returned
+    scheduler.parted(running, 3, 0.002)
+    scheduler.ended(running, 3, 3 * EACH_S, 0.002)
+    turns = []
+    for _ in range(12):
+        turns += [piece.stream for piece in held(scheduler, 1)]
+        assert max(sizes(scheduler)) <= N_SHORT
+        end_as_expected(scheduler, 0.01)
+    assert turns.count(second) >= len(turns) // 4
+    assert set(turns) == {first, second}
+
+
+def test_at_a_maps_end_a_call_goes_to_where_it_ends_soon() -> None:
+    scheduler = opened(2)
+    stream = Work(8)
+    stream.estimate.mean_s = 1e-5
+    fill(scheduler, stream)
+    assert not scheduler.streams
+    assert not scheduler.idle
+    long, short = (held(scheduler, worker_id)[0] for worker_id in (2, 1))
+    scheduler.ended(short, short.count - 1, 1e-5, 0.0)
+    lone = call()
+    actions(scheduler)
+    assert not scheduler.placed_at_once(lone, 0.0)
+    assert scheduler.overtook(lone, 0, 0.0)
+    assert held(scheduler, 1)[-1] is lone
+    assert [action[:2] for action in actions(scheduler)] == [("send", 1)]
+    assert long.count > 1
 
 
 def test_a_worker_is_overtaken_by_one_call_at_a_time() -> None:

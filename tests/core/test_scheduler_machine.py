@@ -116,10 +116,10 @@ class SchedulerMachine(RuleBasedStateMachine):
         waiting = [other.priority for other in self.scheduler.streams]
         if self.scheduler.overtook(piece, priority, self.now):
             assert self.may_take_back
-            assert waiting
-            assert max(waiting) <= priority
+            assert all(other <= priority for other in waiting)
+            assert not self.scheduler.idle
             player = self.players[piece.worker_id]
-            assert len(player.held) > self.n_slots
+            assert len(player.held) >= self.n_slots
             self.streams.append(stream)
             self.open.add((stream.number, 0))
 

@@ -303,6 +303,9 @@ class Calls:
     def fixed_size(self) -> int | None:
         return 1
 
+    def is_awaited_whole(self) -> bool:
+        return False
+
     def take(self, n_tasks: int) -> Chunk:
         self.n -= 1
         return Chunk(next(self.ids), 0, 1, self.estimate)

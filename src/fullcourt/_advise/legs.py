@@ -134,6 +134,9 @@ class Leg(MapJob):
     def may_part(self) -> bool:
         return self.limit is None and bool(self.source.may_part())
 
+    def is_awaited_whole(self) -> bool:
+        return False  # it is looked at what it does in a moment
+
     def take(self, n_tasks: int) -> Chunk:
         with self._lock:
             taken: Any = self.source.take(n_tasks)

@@ -1,29 +1,33 @@
 """How many tasks travel together.
 
-One message should be about a millisecond of work: so its cost (some tens of microseconds for pickling, two system
-calls and a wake-up) stays under a few per cent. Until a task has been timed, chunks are of one; then they grow at
-most 16-fold a step, since the first tasks may not be like the rest. Towards the end of the input a chunk is at most
+One message should be some milliseconds of work: so its cost (0.1 ms in each of both processes, where all cores compute)
+stays under a few per cent. Where something else waits for its turn, and where results are taken one by one, it is no
+more than 2 ms. Until a task has been timed, chunks are of one; then they grow at most 16-fold a step, since the first
+tasks may not be like the rest. Towards the end of the input a chunk is at most
 half of an even share of what remains (guided self-scheduling, Polychronopoulos and Kuck 1987), so that all workers
 finish together, but no less than 50 microseconds of work.
 """
 
 from __future__ import annotations
 
-__all__ = ["FLUSH_S", "LOOK_N", "LOOK_S", "MAX_CHUNK", "chunk_size"]
+__all__ = ["FLUSH_S", "LONG_S", "LOOK_N", "LOOK_S", "MAX_CHUNK", "TARGET_S", "chunk_size"]
 
 TARGET_S = 0.002
+LONG_S = 0.016  # where nothing else waits, nor anybody for anything but the end of the whole
 SMALLEST_S = 0.00005
 MAX_CHUNK = 8192  # as many as a worker's journal has places for
 MAX_LAZY_CHUNK = 1024  # of an input whose end is not known: some such portions are read ahead of the results' consumer
 GROWTH = 16
 # While a chunk runs: results are handed over at least this often; so often its slot looks whether it is time, and
 # whether it is to go on, but after so many items at the latest, since what tiny items were may be long from now on.
-FLUSH_S = 0.002
+FLUSH_S = 0.02
 LOOK_S = 0.0001
 LOOK_N = 16
 
 
-def chunk_size(mean_s: float | None, previous: int, remaining: int | None, n_slots: int) -> int:
+def chunk_size(
+    mean_s: float | None, previous: int, remaining: int | None, n_slots: int, target_s: float = TARGET_S
+) -> int:
     """Say how many tasks the next chunk of a stream should have.
 
     Args:
@@ -31,6 +35,7 @@ def chunk_size(mean_s: float | None, previous: int, remaining: int | None, n_slo
         previous: the size of this stream's last chunk; 0 at its start.
         remaining: tasks that are still to come, if known.
         n_slots: places where tasks run, in the whole pool.
+        target_s: seconds of work that it should be.
 
     Returns:
         A number from 1 to :data:`MAX_CHUNK`, or :data:`MAX_LAZY_CHUNK` where it is not known what is to come.
@@ -38,7 +43,7 @@ def chunk_size(mean_s: float | None, previous: int, remaining: int | None, n_slo
     if mean_s is None:
         return 1
     mean_s = max(mean_s, 1e-8)
-    size = int(TARGET_S / mean_s)
+    size = int(target_s / mean_s)
     if previous and size > GROWTH * previous:
         size = GROWTH * previous
     if remaining is None:

@@ -107,6 +107,10 @@ class Stream(Protocol):
         """The chunk size that the caller asked for; None where the scheduler may choose."""
         ...
 
+    def is_awaited_whole(self) -> bool:
+        """Whether nobody waits for anything but its end, and its chunks may be parted: then they may be long."""
+        ...
+
     def take(self, n_tasks: int) -> Chunk:
         """Give a chunk of at most so many tasks, at least one. Only called while some are available."""
         ...
@@ -137,6 +141,9 @@ class Rest:
 
     def fixed_size(self) -> int | None:
         return None
+
+    def is_awaited_whole(self) -> bool:
+        return False
 
     def take(self, n_tasks: int) -> Chunk:
         taken = self._chunk

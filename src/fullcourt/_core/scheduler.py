@@ -24,8 +24,9 @@ Invariants (``check`` asserts them; the property tests call it after every event
    where they would be more than ``max_workers`` together with those wholly lent. With ``grows``, the worker itself gets
    a slot for each lent one.
 7. Nested tasks go before all others, the deepest first: so those that wait for them are few.
-8. A single task that comes while maps fill all links goes before what lies unread in one of them, which comes back and
-   is sent again: one such task at a time for each worker.
+8. A single task that comes while maps fill all slots goes before what lies unread in a link, which comes back and is
+   sent again, and what runs there is parted (10) if it takes long: one such task at a time for each worker. Where a
+   second stream comes beside a map that was alone, that is done with what is long of it, since both take turns.
 9. What lies unread behind a task that turns out to be long does not wait for its end while others' slots become free:
    it comes back and goes before all that waits, and its worker, which is *overdue*, gets no more until it tells of an
    end.
@@ -39,7 +40,7 @@ import itertools
 from collections import deque
 from typing import Literal
 
-from fullcourt._core.chunking import MAX_CHUNK, TARGET_S, chunk_size
+from fullcourt._core.chunking import LONG_S, MAX_CHUNK, TARGET_S, chunk_size
 from fullcourt._core.model import NESTED, Chunk, Rest, Stream, Worker
 
 __all__ = ["Action", "Scheduler"]
@@ -52,7 +53,8 @@ MAX_SENT = 64
 MAX_OVERTAKEN = 4
 UNKNOWN_S = 0.001  # what an untimed task counts for in a worker's load
 STEAL_S = 0.0002  # queued work below this is not worth taking back, unless it lies still
-PART_S = TARGET_S  # what is left of a chunk and takes no longer than a chunk should is not worth parting
+PART_S = TARGET_S  # what is left of a chunk and takes no longer than that is not worth parting
+CROWDED_S = 0.1  # so long after a single task came beside a map, its chunks stay short
 STILL_S = 0.002  # a worker that reported nothing for so long is taken to be stuck in a long task
 
 Action = (
@@ -105,6 +107,7 @@ class Scheduler:
         self.look_again_at: float | None = None
         self.closing = False
         self.under_pressure = False  # memory is short: a task starts only where no other runs
+        self._crowded_until = 0.0  # single tasks come beside maps
         self.n_sent_tasks = 0
         self._next_worker = 1
 
@@ -127,6 +130,8 @@ class Scheduler:
     def stream_filled(self, stream: Stream, now: float) -> None:
         """A stream that had nothing has tasks."""
         if not stream.queued and stream.available():
+            if self.may_take_back and len(self.streams) == 1 and self.streams[0].is_awaited_whole():
+                self._make_room(now)
             self._enqueue(stream)
         if self.roomy or self.n_unasked:
             self._dispatch(now)
@@ -243,7 +248,11 @@ class Scheduler:
             self._drop(worker, chunk, now)
             self.n_sent_tasks -= chunk.count - chunk.done
             self._take_off(worker, chunk, now)
-            self.returned.append(chunk)
+            others_wait = len(self.streams) > 1 or now < self._crowded_until
+            if others_wait and chunk.expected_s > TARGET_S and chunk.may_part():
+                self._enqueue(Rest(chunk))  # it takes turns
+            else:
+                self.returned.append(chunk)
         self._dispatch(now)
 
     def came_back(self, chunks: list[Chunk], now: float) -> None:
@@ -540,7 +549,7 @@ class Scheduler:
                     returned.appendleft(chunk.cut(chunk.done + self.max_tasks - worker.n_given))
             else:
                 stream = streams[0]
-                chunk = stream.take(self._size(stream, worker))
+                chunk = stream.take(self._size(stream, worker, now))
                 if not chunk.count:  # what there was went just now: its map was stopped by another thread
                     self._unqueue_first()
                     continue
@@ -604,13 +613,16 @@ class Scheduler:
         at = next(i for i, other in enumerate(streams) if other.priority < stream.priority)
         streams.insert(at, stream)
 
-    def _size(self, stream: Stream, worker: Worker) -> int:
+    def _size(self, stream: Stream, worker: Worker, now: float) -> int:
         size = stream.fixed_size()
         if size is not None:
             size = min(size, MAX_CHUNK)
         else:
             n_slots = self.n_workers * self.n_slots
-            size = chunk_size(stream.estimate.mean_s, stream.last_size, stream.remaining(), n_slots)
+            remaining = stream.remaining()
+            is_alone = self.may_take_back and len(self.streams) == 1 and now >= self._crowded_until
+            target_s = LONG_S if is_alone and stream.is_awaited_whole() else TARGET_S
+            size = chunk_size(stream.estimate.mean_s, stream.last_size, remaining, n_slots, target_s)
             stream.last_size = size
         if self.max_tasks is not None:
             size = min(size, self.max_tasks - worker.n_given)
@@ -625,6 +637,8 @@ class Scheduler:
             return 0
         if self.idle:
             worker = self.idle[next(reversed(self.idle))]
+        elif self.partable and self.may_take_back:  # it may overtake what runs of a map
+            return 0
         elif self.roomy and not self.n_unasked:  # or else another worker is to be started for it
             worker = next(iter(self.roomy.values()))
             self.roomy[worker.id] = self.roomy.pop(worker.id)
@@ -643,19 +657,22 @@ class Scheduler:
         return worker.id
 
     def overtook(self, chunk: Chunk, priority: int, now: float) -> bool:
-        """A single task came while others wait: it goes before what lies unread in a worker's link, if one may.
+        """A single task came and all slots are taken: it goes to where a map's items run, before those not begun there.
 
-        So one call does not wait for two chunks of a map that fill that link, and for the moment that there is room.
-        Only items of maps are overtaken: calls of one thread run in their order, and nested tasks are awaited.
-        Each worker is overtaken by one at a time: a burst of calls takes its turn with the maps.
+        So one call does not wait for chunks of a map that fill a link, and for the moment that there is room. Only
+        items of maps are overtaken: calls of one thread run in their order, and nested tasks are awaited. Each worker
+        is overtaken by one at a time: a burst of calls takes its turn with the maps.
         """
+        self._crowded_until = now + CROWDED_S
         if not self.may_take_back or self.under_pressure or self.max_tasks is not None or self.returned:
             return False
-        if not self.streams or self.streams[0].priority > priority:
+        if self.idle or (self.streams and self.streams[0].priority > priority):
+            return False
+        if not self.laden and self.n_unasked:  # another worker is to be started for it
             return False
         best: Worker | None = None
         best_s = 0.0
-        for i, worker in enumerate(self.laden.values()):
+        for i, worker in enumerate((self.laden or self.roomy).values()):
             first = next(iter(worker.sent.values()))
             expected_s = (first.estimate.mean_s or UNKNOWN_S) * (first.count - first.done)
             left_s = abs(expected_s - (now - worker.progress_at))  # one that is overdue may be stuck in a long task
@@ -670,7 +687,12 @@ class Scheduler:
         if best is None:
             return False
         best.overtaken_by = chunk.id
-        self.actions.append(("take_back", best.id))
+        first = next(iter(best.sent.values()))
+        if best_s >= PART_S and first.id in self.partable and first.yields_to(priority):
+            del self.partable[first.id]  # it is asked once
+            self.actions.append(("part", best.id, first))
+        if best.id in self.laden:
+            self.actions.append(("take_back", best.id))
         self._hold(best, chunk, now)
         self.actions.append(("send", best.id, chunk))
         return True
@@ -779,6 +801,18 @@ class Scheduler:
         if best is not None:
             del self.partable[best.id]  # it is asked once
             self.actions.append(("part", best.worker_id or 0, best))
+
+    def _make_room(self, now: float) -> None:
+        """Something comes beside a map that was alone: what is long of it shall take turns from now on."""
+        for worker in itertools.islice(self.laden.values(), 8):  # as in `_steal`
+            held = iter(worker.sent.values())
+            first = next(held)
+            left_s = first.expected_s - (now - worker.progress_at)
+            if left_s >= PART_S and first.id in self.partable:
+                del self.partable[first.id]  # it is asked once
+                self.actions.append(("part", worker.id, first))
+            if any(chunk.expected_s > TARGET_S and chunk.count > 1 for chunk in held):
+                self.actions.append(("take_back", worker.id))
 
     def _pass_by(self, now: float) -> None:
         """A slot is free, and others wait: have what lies unread behind a task that takes too long go before them."""

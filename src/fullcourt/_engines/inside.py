@@ -93,8 +93,8 @@ class NestedScheduler(Scheduler):
         while stream.available():
             self._give(worker, stream.take(1), now)
 
-    def _size(self, stream: Stream, worker: Any) -> int:
-        size = super()._size(stream, worker)
+    def _size(self, stream: Stream, worker: Any, now: float) -> int:
+        size = super()._size(stream, worker, now)
         return size if self._chunk_limit is None else min(size, self._chunk_limit)
 
 

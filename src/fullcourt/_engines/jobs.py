@@ -124,6 +124,9 @@ class CallStream:
     def fixed_size(self) -> int | None:
         return 1
 
+    def is_awaited_whole(self) -> bool:
+        return False
+
     def take(self, n_tasks: int) -> Chunk:
         while True:
             call = self._calls.popleft()
@@ -257,6 +260,9 @@ class MapJob:
         """Whether what a worker has not begun of a chunk may go to others."""
         return self.options is None and self._chunksize is None
 
+    def is_awaited_whole(self) -> bool:
+        return self.may_part()
+
     def take(self, n_tasks: int) -> Chunk:
         start = self._next
         self._next = min(start + n_tasks, self._total)
@@ -389,6 +395,9 @@ class StreamJob(MapJob):
 
     def remaining(self) -> int | None:
         return len(self.input) if self.exhausted else None
+
+    def is_awaited_whole(self) -> bool:
+        return False  # its results are taken one by one
 
     def take(self, n_tasks: int) -> Chunk:
         n = min(n_tasks, len(self.input))
