@@ -102,6 +102,18 @@ def test_imap_unordered_gives_what_is_done_while_the_first_item_still_runs(
     assert list(results) == [0]
 
 
+def test_imap_gives_what_is_done_while_a_later_item_of_its_chunk_still_runs(
+    new_pool: Callable[..., Any], gate: Any, engine: Engine
+) -> None:
+    if engine.inline:
+        pytest.skip("one slot: an item that waits blocks the caller")
+    pool = new_pool()
+    results = pool.imap(tasks.fourth_waits, [(gate.turnstile, item) for item in range(8)], chunksize=8)
+    assert list(itertools.islice(results, 3)) == [0, 1, 2]
+    gate.permit()
+    assert list(results) == [3, 4, 5, 6, 7]
+
+
 def test_large_inputs_keep_their_order(pool: Any) -> None:
     assert pool.map(tasks.square, range(50_000)) == [i * i for i in range(50_000)]
     assert list(pool.imap(tasks.square, range(20_000))) == [i * i for i in range(20_000)]

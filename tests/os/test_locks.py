@@ -115,9 +115,9 @@ def test_a_ring_ends_a_wait() -> None:
     assert heard == [True]
 
 
-def test_a_letter_is_taken_once() -> None:
+def test_a_letter_is_there_from_when_it_is_brought() -> None:
     letter = Letter()
     assert letter.get(0.001) is None
     letter.put([1])
     assert letter.get(1.0) == [1]
-    assert letter.get(0.0) is None
+    assert letter.get(0.0) == [1]

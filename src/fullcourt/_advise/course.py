@@ -50,6 +50,7 @@ TRY_S = 0.3
 TRY_GAIN = 1.2  # what they would do at best, to what is done now
 LEAST_GAIN = 1.05  # what they are predicted to do, to what threads do
 HELD_UP_CORES = 0.75  # with fewer at work, threads of one process do not wait for the GIL for long
+LEAST_RATE = 1e-3  # items a second: it may be that none has ended while it was looked
 STUCK_S = 0.1  # where items run one at a time, none has waited for longer behind one that does not end
 SERIAL = Mode(0, 1)
 BEGUN = "It has only begun."
@@ -391,10 +392,10 @@ class Course:
     def _is_worth_more(self, rate: float) -> bool:
         """Whether enough is left to look again."""
         n_left = self._n_left()
-        return n_left is None or n_left / max(rate, 1e-9) > 1.0
+        return n_left is None or n_left / rate > 1.0
 
     def _measure(self, leg: Leg, window_s: float) -> tuple[float | None, bool]:
-        """Items a second over a while, and whether there was work enough all the time. None: it is over."""
+        """Items a second (more than 0) over a while, and whether there was work all the time. None: it is over."""
         self._sleep(0.1)  # what was begun elsewhere ends, workers start
         if self.is_over():
             return None, False
@@ -407,7 +408,7 @@ class Course:
                 busy = busy and not leg.driver.scheduler.idle and leg.queued
             else:
                 busy = busy and leg.source.available() > 0
-        return (leg.n_ended - n_before) / (perf_counter() - began), busy
+        return max(LEAST_RATE, (leg.n_ended - n_before) / (perf_counter() - began)), busy
 
     def _change_over(self, facts: Facts, chosen: Prediction, rate: float) -> None:
         """It does less than was predicted: items have changed, or the prediction was wrong."""

@@ -146,7 +146,7 @@ class Drivers:
                 seed.close()
                 seed = None
             options.update(start_method="fork" if seed is not None else self._hub.start_method)
-        self.is_opening = True
+        self._hub.will_open()
         try:
             driver = build_driver(processes=processes, threads=threads, kind=kind, **options)
             if isinstance(driver, Sender):

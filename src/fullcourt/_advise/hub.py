@@ -542,6 +542,13 @@ class Hub:
             driver.close()
         self._driver_ended(None)
 
+    def will_open(self) -> None:
+        """A driver is about to be opened: until it is there, this pool's end waits for it."""
+        with self._lock:
+            if self._terminated and self.ended.done():
+                raise PoolClosed("the pool was terminated")
+            self.drivers.is_opening = True
+
     def _driver_ended(self, _: object) -> None:
         if self._closing and all(driver.ended.done() for driver in self.drivers.all):
             with self._lock:

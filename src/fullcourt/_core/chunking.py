@@ -10,17 +10,30 @@ finish together, but no less than 50 microseconds of work.
 
 from __future__ import annotations
 
-__all__ = ["FLUSH_S", "LONG_S", "LOOK_N", "LOOK_S", "MAX_CHUNK", "TARGET_S", "chunk_size"]
+__all__ = [
+    "FLUSH_S",
+    "HEAVY_BYTES",
+    "LONG_S",
+    "LOOK_N",
+    "LOOK_S",
+    "MAX_CHUNK",
+    "TARGET_S",
+    "WHOLE_FLUSH_S",
+    "chunk_size",
+]
 
 TARGET_S = 0.002
 LONG_S = 0.016  # where nothing else waits, nor anybody for anything but the end of the whole
+HEAVY_BYTES = 250_000  # a map of which a chunk was more than that keeps to short ones: each worker holds two
 SMALLEST_S = 0.00005
 MAX_CHUNK = 8192  # as many as a worker's journal has places for
 MAX_LAZY_CHUNK = 1024  # of an input whose end is not known: some such portions are read ahead of the results' consumer
 GROWTH = 16
-# While a chunk runs: results are handed over at least this often; so often its slot looks whether it is time, and
-# whether it is to go on, but after so many items at the latest, since what tiny items were may be long from now on.
-FLUSH_S = 0.02
+# While a chunk runs: after an item, results are handed over if they have waited for so long, or for longer where nobody
+# waits for one of them; so often its slot looks whether it is time, and whether it is to go on, but after so many items
+# at the latest, since what tiny items were may be long from now on.
+FLUSH_S = 0.002
+WHOLE_FLUSH_S = 0.02
 LOOK_S = 0.0001
 LOOK_N = 16
 

@@ -27,10 +27,11 @@ NESTED = 1 << 40
 class Estimate:
     """The running mean of the seconds that one function's tasks take; None until one has been measured."""
 
-    __slots__ = ("durations", "mean_s")
+    __slots__ = ("durations", "is_heavy", "mean_s")
 
     def __init__(self) -> None:
         self.mean_s: float | None = None
+        self.is_heavy = False  # whether chunks of them are large
         self.durations: Durations | None = None  # kept where a time limit is a multiple of their median
 
     def add(self, n_tasks: int, seconds: float) -> None:
@@ -117,24 +118,27 @@ class Stream(Protocol):
 
 
 class Rest:
-    """What a worker has given back of a chunk, as a stream.
+    """What workers have given back of a map's chunks, as a stream.
 
-    It is divided when its turn comes, by what is known then of the time that its tasks take; it takes turns with
-    others; and what is left of it goes to nobody when its map is over.
+    It is divided when its turn comes, by what is known then of the time that its tasks take; it has its map's turns
+    as long as there is any of it; and what is left of it goes to nobody when its map is over.
     """
 
-    __slots__ = ("_chunk", "estimate", "last_size", "priority", "queued")
+    __slots__ = ("_chunks", "estimate", "last_size", "priority", "queued")
 
     def __init__(self, chunk: Chunk) -> None:
-        self._chunk: Chunk | None = chunk
+        self._chunks: list[Chunk] = [chunk]
         self.estimate = chunk.estimate
         self.priority = chunk.priority_of_rest()
         self.last_size = 0
         self.queued = False
 
+    def add(self, chunk: Chunk) -> None:
+        """More of the same map came back."""
+        self._chunks.append(chunk)
+
     def available(self) -> int:
-        chunk = self._chunk
-        return chunk.count if chunk is not None and chunk.is_wanted() else 0
+        return sum(chunk.count for chunk in self._chunks) if self._chunks and self._chunks[0].is_wanted() else 0
 
     def remaining(self) -> int | None:
         return self.available()
@@ -146,9 +150,9 @@ class Rest:
         return False
 
     def take(self, n_tasks: int) -> Chunk:
-        taken = self._chunk
-        assert taken is not None
-        self._chunk = taken.cut(n_tasks) if n_tasks < taken.count else None
+        taken = self._chunks.pop(0)
+        if n_tasks < taken.count:
+            self._chunks.insert(0, taken.cut(n_tasks))
         return taken
 
 

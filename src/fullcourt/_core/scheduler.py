@@ -54,6 +54,7 @@ MAX_OVERTAKEN = 4
 UNKNOWN_S = 0.001  # what an untimed task counts for in a worker's load
 STEAL_S = 0.0002  # queued work below this is not worth taking back, unless it lies still
 PART_S = TARGET_S  # what is left of a chunk and takes no longer than that is not worth parting
+MOST_ROOM = 64  # so many workers are looked at for long chunks: more would take the pool a millisecond and more
 CROWDED_S = 0.1  # so long after a single task came beside a map, its chunks stay short
 STILL_S = 0.002  # a worker that reported nothing for so long is taken to be stuck in a long task
 
@@ -104,10 +105,12 @@ class Scheduler:
         self.n_active = 0  # workers that are neither stopping nor in reserve nor wholly lent
         self.streams: deque[Stream] = deque()
         self.returned: deque[Chunk] = deque()
+        self._rests: dict[int, Rest] = {}  # those in the row, by the id of their map's estimate
         self.look_again_at: float | None = None
         self.closing = False
         self.under_pressure = False  # memory is short: a task starts only where no other runs
         self._crowded_until = 0.0  # single tasks come beside maps
+        self._has_long = False  # whether workers may hold long chunks
         self.n_sent_tasks = 0
         self._next_worker = 1
 
@@ -130,8 +133,10 @@ class Scheduler:
     def stream_filled(self, stream: Stream, now: float) -> None:
         """A stream that had nothing has tasks."""
         if not stream.queued and stream.available():
-            if self.may_take_back and len(self.streams) == 1 and self.streams[0].is_awaited_whole():
-                self._make_room(now)
+            if self.streams and stream.priority >= self.streams[0].priority:
+                self._crowded_until = now + CROWDED_S
+                if self._has_long:
+                    self._make_room(now)
             self._enqueue(stream)
         if self.roomy or self.n_unasked:
             self._dispatch(now)
@@ -217,7 +222,7 @@ class Scheduler:
         if chunk.done == n_kept:
             self._drop(worker, chunk, now)
             self._take_off(worker, chunk, now)
-        self._enqueue(Rest(rest))
+        self._enqueue_rest(rest)
         self._dispatch(now)
 
     def not_parted(self, chunk: Chunk, now: float) -> None:
@@ -250,7 +255,7 @@ class Scheduler:
             self._take_off(worker, chunk, now)
             others_wait = len(self.streams) > 1 or now < self._crowded_until
             if others_wait and chunk.expected_s > TARGET_S and chunk.may_part():
-                self._enqueue(Rest(chunk))  # it takes turns
+                self._enqueue_rest(chunk)  # it takes turns
             else:
                 self.returned.append(chunk)
         self._dispatch(now)
@@ -549,17 +554,17 @@ class Scheduler:
                     returned.appendleft(chunk.cut(chunk.done + self.max_tasks - worker.n_given))
             else:
                 stream = streams[0]
+                if self._rests and self._has_rest(stream):  # its turns are for that
+                    self._to_the_end(stream)
+                    continue
                 chunk = stream.take(self._size(stream, worker, now))
                 if not chunk.count:  # what there was went just now: its map was stopped by another thread
                     self._unqueue_first()
                     continue
                 if not stream.available():
                     self._unqueue_first()
-                elif streams[-1].priority == stream.priority:
-                    streams.rotate(-1)
                 else:
-                    streams.popleft()
-                    self._enqueue(stream)
+                    self._to_the_end(stream)
             self._give(worker, chunk, now)
         self._look_out(now)
 
@@ -600,8 +605,32 @@ class Scheduler:
     def _unqueue_first(self) -> None:
         stream = self.streams.popleft()
         stream.queued = False
+        if type(stream) is Rest:
+            self._rests.pop(id(stream.estimate), None)
         if stream.available():  # filled by another thread, which saw it still queued
             self._enqueue(stream)
+
+    def _to_the_end(self, stream: Stream) -> None:
+        """The first in the row has had its turn."""
+        if self.streams[-1].priority == stream.priority:
+            self.streams.rotate(-1)
+        else:
+            self.streams.popleft()
+            self._enqueue(stream)
+
+    def _has_rest(self, stream: Stream) -> bool:
+        """Whether some of what was taken from a map has come back, and is in the row."""
+        rest = self._rests.get(id(stream.estimate))
+        return rest is not None and rest is not stream and rest.queued and rest.available() > 0
+
+    def _enqueue_rest(self, chunk: Chunk) -> None:
+        """A part of a map, or a long chunk of it, came back, and takes turns: all of one map together."""
+        rest = self._rests.get(id(chunk.estimate))
+        if rest is not None and rest.queued:
+            rest.add(chunk)
+            return
+        rest = self._rests[id(chunk.estimate)] = Rest(chunk)
+        self._enqueue(rest)
 
     def _enqueue(self, stream: Stream) -> None:
         """Behind all of its priority, before all of a lower one."""
@@ -620,13 +649,19 @@ class Scheduler:
         else:
             n_slots = self.n_workers * self.n_slots
             remaining = stream.remaining()
-            is_alone = self.may_take_back and len(self.streams) == 1 and now >= self._crowded_until
-            target_s = LONG_S if is_alone and stream.is_awaited_whole() else TARGET_S
+            is_long = self.may_take_back and now >= self._crowded_until and not stream.estimate.is_heavy
+            is_long = is_long and self._is_alone(stream) and stream.is_awaited_whole()
+            self._has_long = self._has_long or is_long
+            target_s = LONG_S if is_long else TARGET_S
             size = chunk_size(stream.estimate.mean_s, stream.last_size, remaining, n_slots, target_s)
             stream.last_size = size
         if self.max_tasks is not None:
             size = min(size, self.max_tasks - worker.n_given)
         return size
+
+    def _is_alone(self, stream: Stream) -> bool:
+        """Whether the first in the row takes turns with nobody."""
+        return len(self.streams) == 1 or self.streams[1].priority < stream.priority
 
     def placed_at_once(self, chunk: Chunk, now: float) -> int:
         """A single task came: give it to a worker, past the streams, if nothing waits and one has room.
@@ -688,11 +723,13 @@ class Scheduler:
             return False
         best.overtaken_by = chunk.id
         first = next(iter(best.sent.values()))
-        if best_s >= PART_S and first.id in self.partable and first.yields_to(priority):
+        # By what the whole of it was thought to take: one that seems to be about to end may be slower than thought.
+        if first.expected_s > PART_S and first.id in self.partable and first.yields_to(priority):
             del self.partable[first.id]  # it is asked once
             self.actions.append(("part", best.id, first))
         if best.id in self.laden:
             self.actions.append(("take_back", best.id))
+            self.laden[best.id] = self.laden.pop(best.id)  # they take turns
         self._hold(best, chunk, now)
         self.actions.append(("send", best.id, chunk))
         return True
@@ -804,11 +841,11 @@ class Scheduler:
 
     def _make_room(self, now: float) -> None:
         """Something comes beside a map that was alone: what is long of it shall take turns from now on."""
-        for worker in itertools.islice(self.laden.values(), 8):  # as in `_steal`
+        self._has_long = False
+        for worker in itertools.islice(self.laden.values(), MOST_ROOM):
             held = iter(worker.sent.values())
             first = next(held)
-            left_s = first.expected_s - (now - worker.progress_at)
-            if left_s >= PART_S and first.id in self.partable:
+            if first.expected_s > PART_S and first.id in self.partable:
                 del self.partable[first.id]  # it is asked once
                 self.actions.append(("part", worker.id, first))
             if any(chunk.expected_s > TARGET_S and chunk.count > 1 for chunk in held):

@@ -23,6 +23,7 @@ Settlement = tuple[Any, Any, BaseException | None]
 
 CALL, MAP, STARMAP = 1, 2, 3  # as the frames' kinds
 TIMED = 4  # added to MAP and STARMAP: each item's start is recorded, since its time is limited
+WHOLE = 8  # likewise: nobody waits for a result by itself
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,7 +174,10 @@ class MapChunk(Chunk):
 
     @property
     def kind(self) -> int:
-        return self.job.kind if not self.job.is_timed else self.job.kind + TIMED
+        job = self.job
+        if job.is_timed:
+            return job.kind + TIMED
+        return job.kind + WHOLE if job.is_awaited_whole() else job.kind
 
     @property
     def options(self) -> Options | None:

@@ -20,6 +20,7 @@ from functools import partial
 from time import monotonic
 from typing import Any
 
+from fullcourt._core.chunking import HEAVY_BYTES
 from fullcourt._core.model import Chunk
 from fullcourt._engines.jobs import MapChunk
 from fullcourt._engines.output import Output
@@ -31,6 +32,7 @@ from fullcourt._os.spinning import SPIN_S, Spinner
 from fullcourt._os.waits import LOOK_UP_S, bounded
 from fullcourt._transport import frames
 from fullcourt._transport.arena import pool_arena
+from fullcourt._transport.blocks import raw_views
 from fullcourt._transport.codec import Buffers, Codec, Encoded
 from fullcourt._transport.frames import MAX_INLINE, pack
 from fullcourt._transport.journal import (
@@ -177,6 +179,9 @@ class RemoteEngine(abc.ABC):
     def _send_encoded(self, handle: Handle, chunk: Any, payload: bytes, buffers: Any) -> PicklingError | None:
         """:meth:`send` for what is pickled."""
         function = chunk.function
+        if chunk.count > 1 and not chunk.estimate.is_heavy:
+            n_bytes = len(payload) + sum(view.nbytes for view in raw_views(buffers))
+            chunk.estimate.is_heavy = n_bytes > HEAVY_BYTES
         data = b""
         if function.id not in handle.known:
             data = function.data

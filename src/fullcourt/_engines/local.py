@@ -15,7 +15,7 @@ from queue import Empty
 from time import monotonic, perf_counter
 from typing import Any, Protocol
 
-from fullcourt._core.chunking import FLUSH_S, LOOK_N, LOOK_S
+from fullcourt._core.chunking import FLUSH_S, LOOK_N, LOOK_S, WHOLE_FLUSH_S
 from fullcourt._core.model import Chunk
 from fullcourt._engines.jobs import STARMAP, Call
 from fullcourt._engines.state import WorkerState, enter_slot, leave_slot
@@ -226,6 +226,7 @@ class LocalEngine:
         index = first = 0
         values: list[Any] = []  # of the items from the first that was not reported
         n_next = 1  # so many until the clock is read, and whether to go on
+        flush_s = WHOLE_FLUSH_S if chunk.job.is_awaited_whole() else FLUSH_S
         began = flushed = perf_counter()
         while index < count and not (chunk.job.stopped or chunk.parts):
             try:
@@ -240,7 +241,7 @@ class LocalEngine:
                 values, first, flushed = [], failed + 1, now
             now = perf_counter()
             n_done, index = first + len(values) - index, first + len(values)
-            if values and now - flushed > FLUSH_S:
+            if values and now - flushed > flush_s:
                 report(handle, chunk, chunk.start + first, values, None, now - flushed)
                 values, first, flushed = [], index, now
             n_next = max(1, min(LOOK_N, int(LOOK_S * n_done / (now - began + 1e-9))))

@@ -16,7 +16,7 @@ from functools import partial
 from pickle import dumps, loads
 from time import perf_counter, perf_counter_ns
 
-from fullcourt._core.chunking import FLUSH_S, LOOK_N, LOOK_S
+from fullcourt._core.chunking import FLUSH_S, LOOK_N, LOOK_S, WHOLE_FLUSH_S
 from fullcourt._engines import face
 from fullcourt._engines.face import Face, Place
 from fullcourt._engines.state import Missing, WorkerState, become_worker, enter_slot, kept, leave_slot
@@ -359,9 +359,9 @@ class Worker:
             return
         body = None  # type: ignore[assignment]
         journal.words[PHASE_WORD] = RUNNING
-        if kind in (frames.STARMAP, frames.TIMED_STARMAP):
+        if kind in (frames.STARMAP, frames.TIMED_STARMAP, frames.WHOLE_STARMAP):
             fn = starred(fn)
-        if kind >= frames.TIMED_MAP:
+        if kind in (frames.TIMED_MAP, frames.TIMED_STARMAP):
             self._run_timed_items(journal, fn, chunk_id, start, items)
             return
         words, put, slot = journal.words, journal.put, journal.slot
@@ -375,6 +375,7 @@ class Worker:
         clock_at = 1  # and when so many have ended, at the clock: often enough, but not for every tiny task
         puts = True  # whether results that are neither None nor ints go into the journal; large ones are sent at once
         looked = 0
+        flush_s = FLUSH_S if kind < frames.WHOLE_MAP else WHOLE_FLUSH_S
         looked_s = flushed = perf_counter()
         revoked = False
         while index < count and not revoked:
@@ -407,7 +408,7 @@ class Worker:
                         step = min(n_items, LOOK_N)
                         clock_at = index + n_items
                         looked, looked_s = index, now
-                        if now - flushed > FLUSH_S or words[index] == UNSET:
+                        if now - flushed > flush_s or words[index] == UNSET:
                             slot.leave()
                             self._answer_items(journal, chunk_id, start, sent, results, now - flushed)
                             results.clear()

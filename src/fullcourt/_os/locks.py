@@ -85,7 +85,7 @@ class Bell:
 
 
 class Letter:
-    """A value that one thread waits for and another one brings."""
+    """A value that one thread waits for and another one brings, once."""
 
     __slots__ = ("_bell", "_value")
 
@@ -99,7 +99,6 @@ class Letter:
         self._bell.ring()
 
     def get(self, timeout: float) -> Any:
-        """Take it. None: it has not come within so many seconds."""
+        """It, or None: it has not come within so many seconds."""
         self._bell.wait(timeout)
-        value, self._value = self._value, None
-        return value
+        return self._value

@@ -22,7 +22,8 @@ A frame is one datagram of a ``SOCK_SEQPACKET`` socket (one message of the porta
                                 PARTS: the same table; each part follows in messages of at most PIECE_BYTES
 
 To a worker: CALL (payload: ``(args, kwargs)``), MAP and STARMAP (payload: list of items), the same
-as TIMED_MAP and TIMED_STARMAP (the start of each item is recorded in the journal), STOP, SETTINGS (payload: what
+as TIMED_MAP and TIMED_STARMAP (the start of each item is recorded in the journal), or as WHOLE_MAP and WHOLE_STARMAP
+(nobody waits for a result by itself), STOP, SETTINGS (payload: what
 of logs and warnings the program wants to have); over the portable link TAKE_BACK (give back what no slot has begun).
 BROADCAST: the payload is a value that the worker keeps under a number, for tasks to come; with a count of 0, it forgets
 that value. The number's lower half is in the place of the function id, the upper one in that of ``start``.
@@ -69,6 +70,8 @@ STOP = 4
 TAKE_BACK = 5
 TIMED_MAP = 6  # MAP and STARMAP + 4
 TIMED_STARMAP = 7
+WHOLE_MAP = 10  # MAP and STARMAP + 8
+WHOLE_STARMAP = 11
 SETTINGS = 8
 BROADCAST = 9
 # These do not come back when a link is emptied: the worker must still get them.
