@@ -334,6 +334,7 @@ class Course:
                 self._change_over(facts, chosen, rate)
             else:
                 window_s = min(2 * window_s, LONGEST_WINDOW_S)
+                leg.is_settled = True
                 continue
             if self.is_over():
                 return

@@ -47,6 +47,7 @@ class Leg(MapJob):
         limit: how many chunks run at a time; None: as many as the driver likes.
         attached: whether it takes more items.
         n_ended: items that have ended here.
+        is_settled: whether it is not looked any more at what it does in a moment.
     """
 
     def __init__(self, course: Course, driver: Driver, limit: int | None = None) -> None:
@@ -58,6 +59,7 @@ class Leg(MapJob):
         self.limit = limit
         self.attached = True
         self.n_ended = 0
+        self.is_settled = False
         self.fed_at = 0.0
         self._lock = course.hub._lock
         self._n_out = 0  # items that were taken and have not ended
@@ -135,7 +137,7 @@ class Leg(MapJob):
         return self.limit is None and bool(self.source.may_part())
 
     def is_awaited_whole(self) -> bool:
-        return False  # it is looked at what it does in a moment
+        return self.is_settled and self.source.is_awaited_whole()
 
     def take(self, n_tasks: int) -> Chunk:
         with self._lock:
